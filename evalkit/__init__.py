@@ -1,0 +1,1 @@
+"""evalkit: an evaluation harness for Vision-Language-Action robot policies."""

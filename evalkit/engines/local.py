@@ -1,0 +1,155 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.environment import Environment
+from evalkit.errors import EnvironmentProblem
+from evalkit.execution import Execution
+from evalkit.observation import Needs
+from evalkit.resources import package_folder
+from evalkit.suite import Suite
+from evalkit.wire import Channel, Closed
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Everything a worker is started with; the same for every worker of a run.
+
+    Attributes:
+        suite: the suite.
+        environment: where it runs.
+        needs: what the policy looks at.
+        execution: how chunks become control steps.
+        film: the camera of the run's videos, or None.
+        assets: the suite's asset folder, or None.
+        logs: folder for what the simulators print.
+        patience_s: a worker that owes a message for so long has hung.
+    """
+
+    suite: Suite
+    environment: Environment
+    needs: Needs
+    execution: Execution
+    film: str | None
+    assets: Path | None
+    logs: Path
+    patience_s: float = 300.0
+
+    @property
+    def renders(self) -> bool:
+        """Whether workers will be asked for images."""
+        return bool(self.needs.cameras) or self.film is not None
+
+    def message(self) -> dict[str, Any]:
+        """The worker's first message."""
+        return {
+            "type": "configure",
+            "suite": self.suite.to_message(),
+            "folder": str(self.environment.source),
+            "needs": self.needs.to_dict(),
+            "execution": self.execution.to_dict(),
+            "film": self.film,
+            "assets": str(self.assets) if self.assets else None,
+            "versions": self.suite.environment.versions,
+        }
+
+
+class WorkerProcess:
+    """One worker: a process in the suite's environment and the channel to it.
+
+    ``number`` names its log file; a replacement for a dead worker takes its number and goes on in its log.
+    """
+
+    def __init__(self, config: WorkerConfig, number: int) -> None:
+        """Starts the process and sends its configuration; the reply is for :meth:`greet`."""
+        self.number = number
+        self._suite = config.suite.name
+        self._log = config.logs / f"worker-{number}.log"
+        config.logs.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        with theirs, self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(config.environment.python), "-I", str(package_folder() / "_bootstrap.py"), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=config.environment.variables(config.suite, config.renders),
+                start_new_session=True,  # Ctrl-C is for the host, which then stops its workers
+            )
+        ours.settimeout(config.patience_s)
+        self.channel = Channel(ours)
+        self.channel.send(config.message())
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def greet(self) -> dict[str, Any]:
+        """Waits for the worker to be configured; returns its ``ready`` message.
+
+        Raises:
+            EnvironmentProblem: it could not start or could not load the suite.
+        """
+        return self._expect("ready")
+
+    def probe(self, tasks: list[tuple[str, str]]) -> Mapping[str, Any]:
+        """Asks the suite what it finds; returns its ``probed`` message. Raises EnvironmentProblem where that fails."""
+        self.channel.send({"type": "probe", "tasks": [list(t) for t in tasks]})
+        return self._expect("probed")
+
+    def why_it_ended(self) -> str:
+        """One line on a worker that has gone: its signal or exit status, and the last line it printed."""
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its connection"
+        ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return f"the worker ended ({ended}{self._last_words()})"
+
+    def stop(self) -> None:
+        """Asks the worker to end, and kills it where it does not within two seconds."""
+        try:
+            self.channel.send({"type": "stop"})
+        except Closed:
+            pass
+        self.channel.close()
+        deadline = time.monotonic() + 2
+        while self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self.channel.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def _expect(self, kind: str) -> dict[str, Any]:
+        try:
+            message = self.channel.receive()
+        except Closed as error:
+            raise EnvironmentProblem(f"{self._suite}: {self.why_it_ended()}") from error
+        if message["type"] == "failed":
+            raise EnvironmentProblem(f"{self._suite}: {message['message']}")
+        if message["type"] != kind:
+            raise EnvironmentProblem(f"{self._suite}: the worker answered {message['type']!r} where {kind!r} was due")
+        return message
+
+    def _last_words(self) -> str:
+        try:
+            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            return ""
+        return f": {lines[-1].strip()[:200]}" if lines else ""

@@ -1,0 +1,137 @@
+"""The journal: one JSON line per finished episode, appended and never rewritten.
+
+Everything in a record depends on the episode and the run's identity alone, except the ``host`` part (who ran it, how
+long it took, how many attempts), which two runs of the same thing may differ in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evalkit.episode import Episode
+from evalkit.errors import RunExists, UsageError
+
+FILE = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one episode.
+
+    Attributes:
+        episode: which one.
+        success: the suite's verdict; None where the episode ended in an error.
+        steps: control steps executed, waiting steps apart.
+        inferences: how often the policy was asked.
+        clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says.
+        metrics: further numbers of the suite, by name.
+        digest: SHA-256 over all executed actions and the final physics state.
+        error: why there is no verdict: {"kind", "message"}; None where there is one.
+        host: attempts, worker, wall-clock seconds, time of day: not part of the outcome.
+    """
+
+    episode: Episode
+    success: bool | None
+    steps: int = 0
+    inferences: int = 0
+    clipped_steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    digest: str | None = None
+    error: dict[str, str] | None = None
+    host: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line, keys in the order of the fields."""
+        return json.dumps({"id": self.episode.id, **asdict(self)}, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """The inverse of :meth:`to_json`; raises ValueError, KeyError or TypeError for anything else."""
+        fields = json.loads(line)
+        identity = fields.pop("id")
+        record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
+        if record.episode.id != identity:
+            raise ValueError(f"id {identity!r} is not that of its episode")
+        return record
+
+    def outcome(self) -> dict[str, Any]:
+        """The record without its ``host`` part: equal for equal episodes of equal runs."""
+        fields = asdict(self)
+        del fields["host"]
+        return fields
+
+
+class Journal:
+    """A run's journal, open for appending by one process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens (or begins) the journal in ``folder`` and drops a torn last line.
+
+        Raises:
+            RunExists: another process is writing it.
+            UsageError: a line other than the last is not a record.
+        """
+        self.path = folder / FILE
+        self._file = self.path.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise RunExists(f"{folder}: another evalkit process is writing this run") from error
+        whole = _whole_lines(self.path)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+        self.records = read_journal(folder)
+
+    def append(self, record: Record) -> None:
+        """Adds one record with a single write, so that a killed process leaves at most one torn line."""
+        self._file.write(record.to_json().encode() + b"\n")
+        self._file.flush()
+        self.records[record.episode] = record
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_journal(folder: Path) -> dict[Episode, Record]:
+    """A run's records by episode, in the order first written; a later record of an episode replaces an earlier one.
+
+    A torn last line is passed over; it is the trace of a killed process. Raises UsageError for any other damage.
+    """
+    path = folder / FILE
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    records: dict[Episode, Record] = {}
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = Record.from_json(line.decode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: line {number} is not an episode record ({error})") from error
+        records[record.episode] = record
+    return records
+
+
+def canonical(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What two journals of the same run must agree on, bit for bit: the outcomes, ordered by episode."""
+    return [r.outcome() for r in sorted(records, key=lambda r: r.episode)]
+
+
+def _whole_lines(path: Path) -> int:
+    """How many bytes of the file are whole lines."""
+    return path.read_bytes().rfind(b"\n") + 1

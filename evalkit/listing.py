@@ -1,0 +1,89 @@
+"""What `evalkit list` shows: the suites, the checkpoints and the runs, as plain rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evalkit.checkpoint import load_checkpoints
+from evalkit.environment import Environment
+from evalkit.errors import EvalkitError
+from evalkit.journal import read_journal
+from evalkit.manifest import FILE, read_manifest
+from evalkit.resources import suite_folders
+from evalkit.suite import load_suite
+
+
+def suites() -> list[dict[str, Any]]:
+    """Every suite: its splits with their number of tasks, and whether its environment is built."""
+    rows = []
+    for name in suite_folders():
+        suite = load_suite(name)
+        rows.append(
+            {
+                "suite": name,
+                "title": suite.title,
+                "summary": suite.summary,
+                "splits": {split: len(section.tasks) for split, section in suite.splits.items()},
+                "ready": Environment.of(suite, name).ready,
+            }
+        )
+    return rows
+
+
+def checkpoints() -> list[dict[str, Any]]:
+    """Every checkpoint of checkpoints.yaml."""
+    return [
+        {"checkpoint": name, "summary": entry.summary, "suites": entry.suites}
+        for name, entry in load_checkpoints().items()
+    ]
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run under a folder, oldest first."""
+    rows = []
+    for path in sorted(folder.glob(f"*/{FILE}"), key=lambda p: p.stat().st_mtime):
+        try:
+            manifest = read_manifest(path.parent)
+            records = read_journal(path.parent).values() if (path.parent / "journal.jsonl").exists() else []
+        except EvalkitError as error:
+            rows.append({"run": str(path.parent), "problem": str(error)})
+            continue
+        plan = manifest.plan
+        rows.append(
+            {
+                "run": str(path.parent),
+                "suite": manifest.fingerprint["suite"],
+                "checkpoint": manifest.checkpoint["id"],
+                "episodes": sum(r.error is None for r in records),
+                "planned": len(plan.tasks) * plan.scenes * plan.repeats,
+                "created": manifest.created,
+            }
+        )
+    return rows
+
+
+def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
+    """Prints rows of one kind for people."""
+    if not rows:
+        console.print(f"[bold]{kind}[/bold]: none")
+        return
+    table = Table(title=kind, title_style="bold", title_justify="left", box=None, pad_edge=False)
+    columns = list(dict.fromkeys(key for row in rows for key in row if key != "title"))
+    for column in columns:
+        table.add_column(column, style="bold" if column == columns[0] else "", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(table)
+    console.print()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} ({v})" for k, v in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no: evalkit setup"
+    return "any" if value is None else str(value)

@@ -1,0 +1,169 @@
+"""The manifest: everything that could change a run's outcome, written before its first episode."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from evalkit.episode import Episode
+from evalkit.errors import RunExists, RunMismatch, UsageError
+from evalkit.suite import Suite, parse
+
+FILE = "manifest.json"
+FORMAT = 1
+
+
+class Plan(BaseModel):
+    """Which episodes a run is made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: list[tuple[str, str]]
+    scenes: int
+    seed: int
+    repeats: int
+
+    @classmethod
+    def of(cls, episodes: list[Episode]) -> Plan:
+        """The plan that :meth:`evalkit.suite.Suite.plan` made."""
+        return cls(
+            tasks=list(dict.fromkeys(e.task_key for e in episodes)),
+            scenes=1 + max(e.scene for e in episodes),
+            seed=episodes[0].seed,
+            repeats=1 + max(e.repeat for e in episodes),
+        )
+
+    def episodes(self, suite: str) -> list[Episode]:
+        """The episodes, in order."""
+        return [
+            Episode(suite, split, task, scene, self.seed, repeat)
+            for split, task in self.tasks
+            for scene in range(self.scenes)
+            for repeat in range(self.repeats)
+        ]
+
+
+class Manifest(BaseModel):
+    """What a run is.
+
+    Attributes:
+        fingerprint: what decides whether two runs may be compared: suite, protocol, simulator versions, assets, GL.
+        checkpoint: the policy: id, code, parameters, and what identifies its weights.
+        execution: how chunks become control steps.
+        plan: which episodes.
+        code: evalkit's version and the digest of the suite's files.
+        suite: ``suite.yaml`` as it was.
+        incomparable: why the results must not be held against published ones; empty where they may.
+        machine: where it ran, for the record.
+        created: when, in UTC.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    fingerprint: dict[str, Any]
+    checkpoint: dict[str, Any]
+    execution: dict[str, Any]
+    plan: Plan
+    code: dict[str, str]
+    suite: dict[str, Any]
+    incomparable: list[str] = []
+    machine: dict[str, Any] = {}
+    created: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be continued: all but the record of when and where."""
+        return self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
+
+    def write(self, folder: Path) -> None:
+        """Writes it into ``folder``; raises RunExists where there is one already, however close the race."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        draft = folder / f".{FILE}.{os.getpid()}"
+        draft.write_text(text, encoding="utf-8")
+        try:
+            os.link(draft, folder / FILE)
+        except FileExistsError as error:
+            raise RunExists(_exists(folder)) from error
+        finally:
+            draft.unlink()
+
+    def check_resumes(self, folder: Path) -> None:
+        """Raises RunMismatch that names the first field in which the run in ``folder`` is another one."""
+        theirs = read_manifest(folder).identity()
+        difference = first_difference(theirs, self.identity())
+        if difference:
+            field, was, now = difference
+            raise RunMismatch(
+                f"{folder}: cannot resume: {field} was {_short(was)} in that run and is {_short(now)} now; "
+                "give the same options, or another --out"
+            )
+
+
+def fingerprint(suite: Suite, versions: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """What decides comparability. ``versions``: the simulator's distributions; ``facts``: what the probe found."""
+    protocol = json.dumps(suite.to_message(), sort_keys=True).encode()
+    return {
+        "suite": suite.name,
+        "protocol": hashlib.sha256(protocol).hexdigest(),
+        "versions": versions,
+        **facts,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where this process runs."""
+    return {"platform": platform.platform(), "processor": platform.machine(), "python": platform.python_version()}
+
+
+def now() -> str:
+    """The time of day in UTC, to the second."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """A run's manifest. Raises UsageError that names the file and the field at fault."""
+    path = folder / FILE
+    if not path.is_file():
+        raise UsageError(f"{folder}: not a run (there is no {FILE})")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise UsageError(f"{path}: format {content.get('format')!r} is not one this evalkit reads ({FORMAT})")
+    return parse(Manifest, content, path)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises RunExists where ``folder`` holds a run, UsageError where it is a file or holds something else."""
+    if (folder / FILE).exists():
+        raise RunExists(_exists(folder))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder}: exists and is not empty; name a new folder")
+
+
+def first_difference(was: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two JSON values differ: (dotted field, one value, the other), or None."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted({*was, *now}):
+            found = first_difference(was.get(key), now.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if was == now else (path, was, now)
+
+
+def _exists(folder: Path) -> str:
+    return f"{folder}: holds a run already; continue it with --resume, or name another --out"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

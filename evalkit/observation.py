@@ -1,0 +1,65 @@
+"""What a policy says it needs to see, and what it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a policy looks at. Nothing else is rendered, computed or sent.
+
+    Attributes:
+        cameras: names of the suite's cameras to render at each look.
+        state: names of the suite's state vectors to read at each look.
+        expert: how many steps of the suite's scripted expert to plan at each look; 0 for every policy but an oracle.
+    """
+
+    cameras: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    expert: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {"cameras": list(self.cameras), "state": list(self.state), "expert": self.expert}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Needs:
+        """The inverse of :meth:`to_dict`."""
+        return cls(tuple(fields["cameras"]), tuple(fields["state"]), int(fields["expert"]))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees at one look, taken at one instant of simulated time.
+
+    Attributes:
+        instruction: the task in words, as the suite gives it (a policy may re-word it for its prompt).
+        images: camera name → (H, W, 3) uint8 RGB, oriented as the suite's ``suite.yaml`` says (LIBERO's are upside down,
+            and turning them is the policy's business).
+        state: vector name → (N,) float64; names, units and frames are in the suite's ``suite.yaml``.
+        expert: (T, A) float32, what the scripted expert would do from here, or None where no policy asked for it.
+    """
+
+    instruction: str
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    expert: np.ndarray | None = None
+
+    def to_message(self) -> dict[str, Any]:
+        """The fields as a wire message (arrays stay arrays)."""
+        return {
+            "instruction": self.instruction,
+            "images": dict(self.images),
+            "state": dict(self.state),
+            "expert": self.expert,
+        }
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Observation:
+        """The inverse of :meth:`to_message`."""
+        return cls(message["instruction"], message["images"], message["state"], message["expert"])

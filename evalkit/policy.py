@@ -1,0 +1,80 @@
+"""The policy's side of evalkit: observations in, action chunks out. Someone who adds a policy reads this file alone.
+
+A policy runs in the host process. It says once what it needs (:class:`Spec`), then is asked with batches of requests
+from every worker::
+
+    policy = build(suite, parameters)      # a factory named in checkpoints.yaml as "module:function"
+    policy.spec
+    policy.act([request, ...])             # one chunk per request
+    policy.close()
+
+A policy that samples draws from ``request.seed`` and nothing else, and treats every row of a batch by itself: then a
+request's chunk does not depend on what else was in the batch, on the order of episodes or on the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from evalkit.episode import Episode
+from evalkit.observation import Needs, Observation
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a policy is.
+
+    Attributes:
+        needs: what it looks at.
+        chunk: length T of the action chunks it returns.
+        facts: what identifies its weights and code (hashes, versions, dtype, ...), for the manifest; JSON values.
+    """
+
+    needs: Needs
+    chunk: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a policy.
+
+    Attributes:
+        episode: the episode it belongs to.
+        step: the control step before which the observation was taken, from 0.
+        observation: exactly what the policy's spec needs.
+        prefix: (K, A) float32 actions that are already committed to and will be executed before the reply can be, or None.
+    """
+
+    episode: Episode
+    step: int
+    observation: Observation
+    prefix: np.ndarray | None = None
+
+    @property
+    def seed(self) -> int:
+        """A seed in [0, 2³²) that depends on the episode and the step alone."""
+        summary = hashlib.sha256(f"{self.episode.id}@{self.step}".encode()).digest()
+        return int.from_bytes(summary[:4], "big")
+
+
+class Policy(Protocol):
+    """Turns observations into action chunks."""
+
+    @property
+    def spec(self) -> Spec:
+        """What this policy is; the same for its whole life."""
+
+    def act(self, requests: Sequence[Request]) -> Sequence[np.ndarray]:
+        """One chunk for each request, in order: (T, A) float32 each, in the suite's action space.
+
+        Values beyond the action space are treated by the suite's protocol (clipped or refused); NaN is refused.
+        """
+
+    def close(self) -> None:
+        """Releases the policy. Called once."""

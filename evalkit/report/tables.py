@@ -1,0 +1,97 @@
+"""Rows as text that other programs and papers take: markdown, CSV, JSON, LaTeX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal
+
+from evalkit.aggregate import Row, Summary
+
+Format = Literal["md", "csv", "json", "latex"]
+
+
+def percent(value: float | None) -> str:
+    """A fraction of 1 as a percentage with one decimal, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def interval(row: Row) -> str:
+    """The 95 % interval in percent, or nothing."""
+    return "" if row.low is None else f"{percent(row.low)}–{percent(row.high)}"
+
+
+def label(row: Row) -> str:
+    """What a row is about."""
+    return row.task or row.split or row.metric
+
+
+def render(summaries: Sequence[Summary], form: Format) -> str:
+    """Every row of every run, as one document.
+
+    JSON and CSV have one record per row and numbers in full; markdown and LaTeX have one table per run, in percent.
+    """
+    if form == "json":
+        return json.dumps({"rows": [asdict(row) for s in summaries for row in s.rows]}, indent=1)
+    if form == "csv":
+        return _csv(summaries)
+    tables = [_markdown(s) if form == "md" else _latex(s) for s in summaries]
+    return "\n\n".join(tables)
+
+
+def _csv(summaries: Sequence[Summary]) -> str:
+    import pandas as pd
+
+    rows = [
+        {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **asdict(r)}
+        for s in summaries
+        for r in s.rows
+    ]
+    text: str = pd.DataFrame(rows).to_csv(index=False)
+    return text.rstrip("\n")
+
+
+def title(summary: Summary) -> str:
+    """One line on what a run is."""
+    manifest = summary.manifest
+    execution = f"{manifest.execution['name']}, horizon {manifest.execution['horizon']}"
+    return f"{manifest.suite['title']} · {manifest.checkpoint['id']} · {execution}"
+
+
+def notes(summary: Summary) -> list[str]:
+    """What a reader of the numbers must know: missing episodes, errors, why they are not comparable."""
+    lines = []
+    missing = summary.planned - summary.finished - summary.errors
+    if missing:
+        lines.append(f"{missing} of {summary.planned} planned episodes are missing: continue with --resume")
+    if summary.errors:
+        lines.append(f"{summary.errors} episodes ended in errors; they count neither as success nor as failure")
+    lines += [f"not comparable with published figures: {reason}" for reason in summary.manifest.incomparable]
+    return lines
+
+
+def _cells(row: Row) -> list[str]:
+    return [label(row), percent(row.value), interval(row), str(row.n), str(row.errors) if row.errors else ""]
+
+
+def _markdown(summary: Summary) -> str:
+    header = ["", "success rate (%)", "95 % interval", "n", "errors"]
+    lines = [f"**{title(summary)}**", "", "| " + " | ".join(header) + " |", "|---|---:|---:|---:|---:|"]
+    for row in summary.rows:
+        cells = _cells(row)
+        if row.task is None:
+            cells[0] = f"**{cells[0]}**"
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *(f"\n{note}" for note in notes(summary))])
+
+
+def _latex(summary: Summary) -> str:
+    lines = [rf"% {title(summary)}", r"\begin{tabular}{lrrr}", r"\toprule"]
+    lines += [r" & success rate (\%) & 95\,\% interval & $n$ \\", r"\midrule"]
+    for row in summary.rows:
+        name, rate, ends, n, _ = (c.replace("_", r"\_").replace("–", "--") for c in _cells(row))
+        name = name if row.task else rf"\textbf{{{name}}}"
+        lines.append(rf"{name} & {rate} & {ends} & {n} \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in notes(summary))]
+    return "\n".join(lines)

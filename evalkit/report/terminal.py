@@ -1,0 +1,53 @@
+"""Rows for people, in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from evalkit.aggregate import Row, Summary
+from evalkit.report.tables import interval, label, notes, percent, title
+
+_WIDTH = 24  # cells of the bar from 0 to 100 %
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Prints a run: its tasks by split, the headline and what must be known about them."""
+    console.print(render(summary))
+
+
+def render(summary: Summary) -> RenderableType:
+    """A run as a rich table with a bar per row (its interval in a lighter shade)."""
+    table = Table(title=title(summary), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("success", justify="right")
+    table.add_column("95 % interval", justify="right", style="dim")
+    table.add_column("0 %" + " " * (_WIDTH - 8) + "100 %", no_wrap=True)
+    table.add_column("n", justify="right")
+    if summary.errors:
+        table.add_column("errors", justify="right", style="red")
+    for split_row in (r for r in summary.rows if r.split and not r.task):
+        table.add_row(*_cells(split_row, summary), style="bold")
+        for row in (r for r in summary.rows if r.split == split_row.split and r.task):
+            table.add_row(*_cells(row, summary, indent="  "))
+        table.add_row()
+    table.add_row(*_cells(summary.headline, summary), style="bold")
+    return Group("", table, *(Text(f"! {note}", style="yellow") for note in notes(summary)))
+
+
+def _cells(row: Row, summary: Summary, indent: str = "") -> list[str | Text]:
+    cells: list[str | Text] = [indent + label(row), percent(row.value), interval(row), _bar(row), str(row.n)]
+    return [*cells, str(row.errors) if row.errors else ""] if summary.errors else cells
+
+
+def _bar(row: Row) -> Text:
+    """A bar to the value; beyond it and up to the interval's end, a thin line."""
+    if row.value is None or row.low is None or row.high is None:
+        return Text("")
+    colour = "green" if row.value >= 0.9 else "yellow" if row.value >= 0.5 else "red"
+    low, value, high = (round(x * _WIDTH) for x in (row.low, row.value, row.high))
+    bar = Text("━" * low, style=colour)
+    bar.append("━" * (value - low), style=f"dim {colour}")
+    bar.append("╌" * (high - value), style="dim")
+    return bar

@@ -1,0 +1,67 @@
+"""Where evalkit's own data lies, and where it keeps what it builds."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from evalkit.errors import UsageError, unknown
+
+SUITES_GROUP = "evalkit.suites"
+
+
+def package_folder() -> Path:
+    """The folder of the ``evalkit`` package itself."""
+    return Path(__file__).resolve().parent
+
+
+def data_folder() -> Path:
+    """The folder that holds ``suites/`` and ``checkpoints.yaml``: inside an installed wheel, or a checkout's root."""
+    installed = package_folder() / "_data"
+    return installed if installed.is_dir() else package_folder().parent
+
+
+def home_folder() -> Path:
+    """Where environments and caches live: ``$EVALKIT_HOME``, else ``$XDG_CACHE_HOME/evalkit``, else ``~/.cache/evalkit``."""
+    chosen = os.environ.get("EVALKIT_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
+
+
+def suite_folders() -> dict[str, Path]:
+    """Every suite that can be named: the ones that ship with evalkit, then those of installed packages.
+
+    A third-party package offers a suite by an entry point in group ``evalkit.suites`` whose value is the dotted name of
+    the package folder that holds ``suite.yaml``; it is located, not imported.
+    """
+    folders = {p.parent.name: p.parent for p in sorted((data_folder() / "suites").glob("*/suite.yaml"))}
+    for entry in entry_points(group=SUITES_GROUP):
+        folders.setdefault(entry.name, _entry_folder(entry))
+    return folders
+
+
+def suite_folder(name: str) -> Path:
+    """The folder of a suite, given its name or (with a path separator in it) the folder itself.
+
+    Raises UsageError for a name that does not exist, with the nearest ones that do.
+    """
+    if os.sep in name:
+        folder = Path(name).expanduser().absolute()
+        if not (folder / "suite.yaml").is_file():
+            raise UsageError(f"{folder}: no suite.yaml there")
+        return folder
+    folders = suite_folders()
+    if name not in folders:
+        raise unknown("suite", name, folders)
+    return folders[name]
+
+
+def _entry_folder(entry: EntryPoint) -> Path:
+    spec = find_spec(entry.value)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise UsageError(f"entry point {entry.name} = {entry.value!r} in group {SUITES_GROUP} is not a package folder")
+    return Path(places[0])

@@ -1,0 +1,305 @@
+"""The run: checkpoint × suite × execution, from what was asked for to a journal of finished episodes."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from evalkit.checkpoint import Checkpoint, find_checkpoint
+from evalkit.engines.local import WorkerConfig, WorkerProcess
+from evalkit.environment import Environment, assets_folder
+from evalkit.episode import Episode
+from evalkit.errors import EnvironmentProblem, RunExists, UsageError
+from evalkit.execution import EXECUTIONS, Execution
+from evalkit.journal import Journal, Record
+from evalkit.manifest import Manifest, Plan, fingerprint, machine, now, refuse_existing
+from evalkit.policy import Policy
+from evalkit.scheduler import Scheduler
+from evalkit.suite import Suite, load_suite, suite_digest
+from evalkit.video import VideoWriter, video_path
+
+Video = Literal["none", "failures", "all"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What was asked for. The command line's options, by the same names.
+
+    Attributes:
+        suite: a suite's name, or the path of its folder.
+        checkpoint: ``ID`` or ``ID:key=value,...``; the suite's default where None.
+        splits: names of splits; the suite's default ones where empty.
+        tasks: names or numbers of tasks; all where empty.
+        episodes: scenes per task; the protocol's number where None.
+        repeats: attempts at each scene.
+        workers: worker processes; one per core where None.
+        execution: how chunks become control steps.
+        horizon: control steps executed of each chunk; the whole chunk where None.
+        out: the run's folder; a new one under results/runs/ where None.
+        resume: continue the run in ``out``.
+        video: which episodes to film.
+        shuffle: seed of a shuffled order of episodes; the planned order where None. Changes no outcome.
+        patience_s: a worker that is silent for so long has hung.
+    """
+
+    suite: str
+    checkpoint: str | None = None
+    splits: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    episodes: int | None = None
+    repeats: int = 1
+    workers: int | None = None
+    execution: str = "sync"
+    horizon: int | None = None
+    out: Path | None = None
+    resume: bool = False
+    video: Video = "none"
+    shuffle: int | None = None
+    patience_s: float = 300.0
+
+
+class Progress(Protocol):
+    """Told how a run goes, for people to see."""
+
+    def begin(self, total: int, records: Sequence[Record]) -> None:
+        """So many episodes in all; these are there already."""
+
+    def record(self, record: Record) -> None:
+        """One more."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+
+def run(options: RunOptions, progress: Progress) -> Path:
+    """Plays what is missing of a run and returns its folder, the manifest and the whole journal in it.
+
+    Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
+
+    Raises:
+        EvalkitError: see :mod:`evalkit.errors`; the message is for the user.
+    """
+    suite = load_suite(options.suite)
+    checkpoint = find_checkpoint(options.checkpoint or suite.default.checkpoint)
+    episodes = suite.plan(options.splits, options.tasks, options.episodes, options.repeats)
+    environment = Environment.of(suite, options.suite)
+    if options.resume and options.out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to continue")
+    out = options.out or default_folder(suite, checkpoint)
+    policy = checkpoint.build(suite)
+    try:
+        _check_fits(suite, checkpoint, policy, episodes, options)
+        environment.require()
+        with _folder(out, options.resume):
+            config = _worker_config(suite, environment, policy, options, out)
+            first = WorkerProcess(config, 0)
+            try:
+                manifest = _preflight(config, first, checkpoint, policy, episodes)
+                if options.resume:
+                    manifest.check_resumes(out)
+                else:
+                    manifest.write(out)
+                for reason in manifest.incomparable:
+                    progress.note(f"not comparable with published figures: {reason}")
+            except BaseException:
+                first.kill()
+                raise
+        _play(config, first, policy, episodes, options, out, progress)
+    finally:
+        policy.close()
+    return out
+
+
+def default_folder(suite: Suite, checkpoint: Checkpoint) -> Path:
+    """``results/runs/<suite>-<checkpoint>-<local time>`` under the working folder."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("results") / "runs" / f"{suite.name}-{checkpoint.id}-{stamp}"
+
+
+def default_workers(episodes: int) -> int:
+    """One worker per usable core, and no more than there are episodes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, episodes))
+
+
+def _check_fits(
+    suite: Suite, checkpoint: Checkpoint, policy: Policy, episodes: list[Episode], options: RunOptions
+) -> None:
+    """Refuses what could only fail later."""
+    strangers = {e.split for e in episodes} - set(suite.expert)
+    if policy.spec.needs.expert and strangers:
+        known = f"only {', '.join(suite.expert)}: pass --split" if suite.expert else "none of its splits"
+        raise UsageError(
+            f"checkpoint {checkpoint.id!r} needs a scripted expert, and {suite.name} has none for "
+            f"{', '.join(sorted(strangers))} ({known}, or use another checkpoint)"
+        )
+    for camera in policy.spec.needs.cameras:
+        if camera not in suite.cameras:
+            raise UsageError(f"checkpoint {checkpoint.id!r} looks through camera {camera!r}, which {suite.name} lacks")
+    for name in policy.spec.needs.state:
+        if name not in suite.state:
+            raise UsageError(f"checkpoint {checkpoint.id!r} reads state {name!r}, which {suite.name} lacks")
+    if options.execution not in EXECUTIONS:
+        raise UsageError(f"--execution {options.execution}: there are: {', '.join(EXECUTIONS)}")
+    if options.horizon is not None and not 1 <= options.horizon <= policy.spec.chunk:
+        raise UsageError(f"--horizon {options.horizon}: checkpoint {checkpoint.id!r} has chunks of {policy.spec.chunk}")
+    if options.video != "none" and suite.film is None:
+        raise UsageError(f"--video: {suite.name} has no camera to film with")
+
+
+def _worker_config(
+    suite: Suite, environment: Environment, policy: Policy, options: RunOptions, out: Path
+) -> WorkerConfig:
+    return WorkerConfig(
+        suite=suite,
+        environment=environment,
+        needs=policy.spec.needs,
+        execution=Execution(options.execution, options.horizon or policy.spec.chunk),
+        film=suite.film.camera if suite.film and options.video != "none" else None,
+        assets=assets_folder(suite),
+        logs=out / "logs",
+        patience_s=options.patience_s,
+    )
+
+
+def _preflight(
+    config: WorkerConfig, worker: WorkerProcess, checkpoint: Checkpoint, policy: Policy, episodes: list[Episode]
+) -> Manifest:
+    """Asks the suite whether everything is there. Raises EnvironmentProblem with what is missing, or the manifest."""
+    ready = worker.greet()
+    plan = Plan.of(episodes)
+    found = worker.probe(plan.tasks)
+    if found["problems"]:
+        more = f" (and {len(found['problems']) - 1} more; see `evalkit doctor {config.suite.name}`)"
+        raise EnvironmentProblem(
+            f"{config.suite.name}: {found['problems'][0]}{more if len(found['problems']) > 1 else ''}"
+        )
+    facts = {k: v for k, v in found["facts"].items() if k != "gl" or config.needs.cameras}
+    return Manifest(
+        fingerprint=fingerprint(config.suite, ready["versions"], facts),
+        checkpoint={
+            "id": checkpoint.id,
+            "policy": checkpoint.entry.policy,
+            "parameters": dict(checkpoint.parameters),
+            "needs": policy.spec.needs.to_dict(),
+            "chunk": policy.spec.chunk,
+            "facts": policy.spec.facts,
+        },
+        execution=config.execution.to_dict(),
+        plan=plan,
+        code={"evalkit": version("evalkit-vla"), "suite": suite_digest(config.environment.source)},
+        suite=config.suite.to_message(),
+        incomparable=list(found["incomparable"]),
+        machine={**machine(), "worker_python": ready["python"]},
+        created=now(),
+    )
+
+
+def _play(
+    config: WorkerConfig,
+    first: WorkerProcess,
+    policy: Policy,
+    episodes: list[Episode],
+    options: RunOptions,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Plays every episode that has no verdict yet; an earlier error gets another chance."""
+    try:
+        journal = Journal(out)
+    except BaseException:
+        first.kill()
+        raise
+    with journal:
+        finished = [r for r in journal.records.values() if r.error is None]
+        progress.begin(len(episodes), finished)
+        todo = [e for e in episodes if e not in {r.episode for r in finished}]
+        if options.shuffle is not None:
+            random.Random(options.shuffle).shuffle(todo)
+        film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
+        scheduler = Scheduler(
+            config,
+            policy,
+            _Recorder(journal, progress, options.video, out, config.suite),
+            first,
+            workers=min(options.workers or default_workers(len(todo)), max(1, len(todo))),
+            film_every=film_every if config.film else 0,
+        )
+        try:
+            scheduler.run(todo)
+        finally:
+            scheduler.stop()
+
+
+class _Recorder:
+    """Writes results where they belong: the journal first, then the display and the videos."""
+
+    def __init__(self, journal: Journal, progress: Progress, video: Video, out: Path, suite: Suite) -> None:
+        self._journal = journal
+        self._progress = progress
+        self._video = video
+        self._out = out
+        self._suite = suite
+        self._writers: dict[Episode, VideoWriter] = {}
+
+    def finished(self, record: Record) -> None:
+        self._journal.append(record)
+        self._progress.record(record)
+
+    def wants_film(self, record: Record) -> bool:
+        return self._video == "all" or (self._video == "failures" and not record.success)
+
+    def filmed(self, record: Record, image: np.ndarray) -> None:
+        if record.episode not in self._writers:
+            assert self._suite.film is not None
+            path = video_path(self._out, record.episode, record.success)
+            self._writers[record.episode] = VideoWriter(path, self._suite.film.fps)
+        self._writers[record.episode].add(image)
+
+    def film_ended(self, record: Record, digest: str) -> None:
+        self._writers.pop(record.episode).close()
+        if digest != record.digest:
+            self._progress.note(
+                f"{record.episode.id}: the replay for its video ended elsewhere: not deterministic here"
+            )
+
+
+@contextmanager
+def _folder(out: Path, resume: bool) -> Iterator[None]:
+    """Makes the run's folder, and takes it away again where nothing came of it."""
+    if resume:
+        if not (out / "manifest.json").is_file():
+            raise UsageError(f"--resume: {out} holds no run; leave --resume out to begin one there")
+        if not os.access(out, os.W_OK):
+            raise UsageError(f"--out {out}: not writable")
+        yield
+        return
+    refuse_existing(out)
+    existed = out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "logs").mkdir()
+    except FileExistsError as error:
+        raise RunExists(f"--out {out}: another run has just begun there") from error
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    except RunExists:
+        raise
+    except BaseException:
+        for path in sorted((out / "logs").iterdir()):
+            path.unlink()
+        (out / "logs").rmdir()
+        if not existed:
+            out.rmdir()
+        raise

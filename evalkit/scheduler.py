@@ -1,0 +1,276 @@
+"""The host's loop: episodes to workers, observations to the policy, results to the journal.
+
+One thread. It waits for any worker to speak, takes every message that is there, and answers all waiting questions in one
+batch; while the policy thinks, the other workers' physics goes on. Nothing here decides an outcome: which worker
+plays an episode, and which questions share a batch, leave every record as it is.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from evalkit.engines.local import WorkerConfig, WorkerProcess
+from evalkit.episode import Episode
+from evalkit.errors import EvalkitError, PolicyProblem
+from evalkit.journal import Record
+from evalkit.manifest import now
+from evalkit.observation import Observation
+from evalkit.policy import Policy, Request
+from evalkit.wire import Closed
+
+_ATTEMPTS = 2  # an episode whose worker dies or hangs is tried once more, then recorded as an error
+_ERRORS_IN_A_ROW = 10  # so many episodes ending in errors, with none finished between, end the run
+
+
+class Watcher(Protocol):
+    """What happens to the results as they come: journal, progress display, video files."""
+
+    def finished(self, record: Record) -> None:
+        """An episode is over; called once per episode."""
+
+    def wants_film(self, record: Record) -> bool:
+        """Whether the episode should be played again for a video."""
+
+    def filmed(self, record: Record, image: np.ndarray) -> None:
+        """One more frame of an episode's video."""
+
+    def film_ended(self, record: Record, digest: str) -> None:
+        """The episode was played again to its end; ``digest`` equals the record's where the simulator is deterministic."""
+
+
+@dataclass
+class _Seat:
+    """One worker and what it is doing."""
+
+    worker: WorkerProcess
+    episode: Episode | None = None
+    filming: Record | None = None
+    waiting: dict[str, Any] | None = None  # the ask that it has not been answered
+    since: float = field(default_factory=time.monotonic)
+    last_task: tuple[str, str] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.episode is None and self.filming is None
+
+
+class Scheduler:
+    """Plays a list of episodes."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        policy: Policy,
+        watcher: Watcher,
+        first: WorkerProcess,
+        workers: int,
+        film_every: int = 0,
+        restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
+    ) -> None:
+        """Starts the workers beyond ``first``.
+
+        Args:
+            config: what every worker is started with.
+            policy: answers the workers' questions.
+            watcher: told of every result.
+            first: the worker that did the preflight, already configured.
+            workers: how many in all.
+            film_every: control steps between two frames of a video; 0 for no videos.
+            restart: makes a worker process.
+        """
+        self._config = config
+        self._policy = policy
+        self._watcher = watcher
+        self._film_every = film_every
+        self._restart = restart
+        self._attempts: dict[Episode, int] = {}
+        self._errors_in_a_row = 0
+        self._seats = [_Seat(first), *(_Seat(restart(config, number)) for number in range(1, workers))]
+
+    def run(self, episodes: Sequence[Episode]) -> None:
+        """Plays every episode, in order as far as workers can share it.
+
+        Raises:
+            PolicyProblem: the policy failed or returned something that cannot be executed.
+            EvalkitError: so many episodes in a row ended in errors that the run makes no sense.
+        """
+        self._queue = list(episodes)
+        for seat in self._seats[1:]:
+            seat.worker.greet()
+        while self._queue or any(not seat.idle for seat in self._seats):
+            self._dispatch()
+            for seat in self._speaking(timeout=1.0):
+                self._hear(seat)
+            self._answer()
+            self._replace_hung()
+
+    def stop(self) -> None:
+        """Ends every worker."""
+        for seat in self._seats:
+            seat.worker.stop()
+
+    def _dispatch(self) -> None:
+        for seat in self._seats:
+            if seat.idle and self._queue:
+                episode = self._queue.pop(self._choose(seat))
+                seat.episode, seat.last_task = episode, episode.task_key
+                self._attempts[episode] = self._attempts.get(episode, 0) + 1
+                self._send(seat, {"type": "run", "episode": episode.to_dict(), "keep_actions": self._film_every > 0})
+
+    def _choose(self, seat: _Seat) -> int:
+        """Which queued episode suits a worker: its own task first, then one that no other worker has built."""
+        taken = {other.last_task for other in self._seats if other is not seat and not other.idle}
+        for suits in (lambda e: e.task_key == seat.last_task, lambda e: e.task_key not in taken):
+            for index, episode in enumerate(self._queue):
+                if suits(episode):
+                    return index
+        return 0
+
+    def _speaking(self, timeout: float) -> list[_Seat]:
+        with selectors.DefaultSelector() as selector:
+            for seat in self._seats:
+                if not seat.idle and seat.waiting is None:
+                    selector.register(seat.worker.channel, selectors.EVENT_READ, seat)
+            return [key.data for key, _ in selector.select(timeout)] if selector.get_map() else []
+
+    def _hear(self, seat: _Seat) -> None:
+        try:
+            message = seat.worker.channel.receive()
+        except Closed:
+            self._lost(seat, seat.worker.why_it_ended())
+            return
+        except ValueError as error:
+            self._lost(seat, f"the worker sent something unreadable ({error})")
+            return
+        seat.since = time.monotonic()
+        match message["type"]:
+            case "ask":
+                seat.waiting = message
+            case "done":
+                self._done(seat, message)
+            case "failed":
+                self._failed(seat, message)
+            case "frame":
+                assert seat.filming is not None
+                self._watcher.filmed(seat.filming, message["image"])
+            case "replayed":
+                assert seat.filming is not None
+                self._watcher.film_ended(seat.filming, message["digest"])
+                seat.filming = None
+
+    def _answer(self) -> None:
+        asking = [seat for seat in self._seats if seat.waiting is not None]
+        if not asking:
+            return
+        requests = [_request(seat) for seat in asking]
+        try:
+            chunks = self._policy.act(requests)
+        except EvalkitError:
+            raise
+        except Exception as error:
+            raise PolicyProblem(
+                f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
+            ) from error
+        if len(chunks) != len(requests):
+            raise PolicyProblem(f"the policy returned {len(chunks)} chunks for {len(requests)} requests")
+        for seat, request, chunk in zip(asking, requests, chunks, strict=True):
+            assert seat.waiting is not None
+            reply = {"type": "chunk", "ask": seat.waiting["ask"], "actions": self._checked(request, chunk)}
+            seat.waiting = None
+            self._send(seat, reply)
+
+    def _checked(self, request: Request, chunk: Any) -> np.ndarray:
+        expected = (self._policy.spec.chunk, self._config.suite.action.size)
+        if not isinstance(chunk, np.ndarray) or chunk.shape != expected or chunk.dtype.kind not in "fiu":
+            got = f"{chunk.dtype} {chunk.shape}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
+            raise PolicyProblem(f"the policy returned {got} at {_where(request)}, not a float {expected} chunk")
+        if not np.isfinite(chunk).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
+            raise PolicyProblem(f"the policy returned {chunk[index]} at {_where(request)}, chunk index {index}")
+        return chunk.astype(np.float32, copy=False)
+
+    def _done(self, seat: _Seat, message: dict[str, Any]) -> None:
+        assert seat.episode is not None
+        record = Record(
+            episode=seat.episode,
+            success=message["success"],
+            steps=message["steps"],
+            inferences=message["inferences"],
+            clipped_steps=message["clipped_steps"],
+            metrics=message["metrics"],
+            digest=message["digest"],
+            host={
+                "worker": seat.worker.number,
+                "attempts": self._attempts[seat.episode],
+                "wall_s": round(message["wall_s"], 4),
+                "policy_s": round(message["policy_s"], 4),
+                "finished": now(),
+            },
+        )
+        seat.episode = None
+        self._errors_in_a_row = 0
+        self._watcher.finished(record)
+        if self._film_every and self._watcher.wants_film(record):
+            seat.filming = record
+            replay = {"type": "replay", "episode": record.episode.to_dict(), "every": self._film_every}
+            self._send(seat, {**replay, "actions": message["actions"]})
+
+    def _failed(self, seat: _Seat, message: dict[str, Any]) -> None:
+        if message["kind"] == "policy":
+            assert seat.episode is not None
+            raise PolicyProblem(f"{seat.episode.id}: {message['message']}")
+        self._lost(seat, message["message"], kind=message["kind"])
+
+    def _lost(self, seat: _Seat, why: str, kind: str = "crash") -> None:
+        """The worker cannot be trusted any more: replace it, and give its episode its second attempt."""
+        seat.worker.kill()
+        episode, seat.episode, seat.filming, seat.waiting = seat.episode, None, None, None
+        if episode is not None:
+            if self._attempts[episode] < _ATTEMPTS:
+                self._queue.insert(0, episode)
+            else:
+                self._watcher.finished(self._error(seat, episode, kind, why))
+                self._errors_in_a_row += 1
+                if self._errors_in_a_row >= _ERRORS_IN_A_ROW:
+                    raise EvalkitError(f"{self._errors_in_a_row} episodes in a row ended in errors; the last: {why}")
+        seat.worker = self._restart(self._config, seat.worker.number)
+        seat.worker.greet()
+        seat.since = time.monotonic()
+
+    def _error(self, seat: _Seat, episode: Episode, kind: str, why: str) -> Record:
+        host = {"worker": seat.worker.number, "attempts": self._attempts[episode], "finished": now()}
+        return Record(episode=episode, success=None, error={"kind": kind, "message": why}, host=host)
+
+    def _replace_hung(self) -> None:
+        for seat in self._seats:
+            owing = not seat.idle and seat.waiting is None
+            if (
+                owing
+                and time.monotonic() - seat.since > self._config.patience_s
+                and seat not in self._speaking(timeout=0)
+            ):
+                self._lost(seat, f"the worker said nothing for {self._config.patience_s:g} s", kind="hang")
+
+    def _send(self, seat: _Seat, message: dict[str, Any]) -> None:
+        seat.since = time.monotonic()
+        try:
+            seat.worker.channel.send(message)
+        except Closed:
+            pass  # the next receive finds it gone and says why
+
+
+def _request(seat: _Seat) -> Request:
+    assert seat.waiting is not None and seat.episode is not None
+    message = seat.waiting
+    observation = Observation.from_message(message["observation"])
+    return Request(seat.episode, int(message["step"]), observation, message["prefix"])
+
+
+def _where(request: Request) -> str:
+    return f"{request.episode.id} step {request.step}"

@@ -1,0 +1,226 @@
+"""The suite: a benchmark under a protocol, as ``suite.yaml`` states it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evalkit.episode import Episode
+from evalkit.errors import UsageError, unknown
+from evalkit.resources import suite_folder
+
+
+class Section(BaseModel):
+    """A part of a file that people write: frozen, and with no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Action(Section):
+    """The action space of one control step."""
+
+    size: int = Field(gt=0)
+    low: float
+    high: float
+    beyond: Literal["clip", "refuse"] = Field(description="what the protocol does with an action outside the bounds")
+    meaning: list[str]
+
+
+class State(Section):
+    """One named state vector."""
+
+    size: int = Field(gt=0)
+    meaning: str
+
+
+class Camera(Section):
+    """One named camera."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    meaning: str = ""
+
+
+class Film(Section):
+    """What a video of an episode shows."""
+
+    camera: str
+    fps: int = Field(gt=0)
+
+
+class Headline(Section):
+    """The one number a paper prints: the mean over tasks or over splits, each counted equally."""
+
+    name: str
+    mean_of: Literal["tasks", "splits"]
+    splits: list[str] | None = Field(None, description="the splits it is made of; all of them where absent")
+
+
+class Split(BaseModel):
+    """A named set of tasks. Further keys are the adapter's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    max_steps: int = Field(gt=0, description="control steps after which an unsolved episode has failed")
+    tasks: dict[str, str] = Field(min_length=1, description="task name → instruction")
+
+
+class Default(Section):
+    """What runs when nothing is asked for."""
+
+    checkpoint: str
+    splits: list[str] | None = None
+
+
+class Environment(Section):
+    """The suite's Python environment."""
+
+    versions: list[str] = Field(description="distributions that could change an outcome: recorded and fingerprinted")
+    gl: Literal["mujoco"] | None = Field(None, description="how images are made; None where nothing renders")
+
+
+class Assets(Section):
+    """Files that the suite needs and its packages do not carry."""
+
+    variable: str = Field(description="the environment variable that names their folder")
+    hub: str = Field(description="Hugging Face dataset repository they are fetched from by `evalkit setup`")
+    folder: str = Field("", description="the folder inside that repository")
+
+
+class Suite(BaseModel):
+    """A suite under its protocol. Further keys are the adapter's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    control_hz: float = Field(gt=0)
+    seed: int = Field(ge=0, description="set before every reset")
+    scenes: int = Field(gt=0, description="fixed scenes a task")
+    episodes: int = Field(gt=0, description="scenes a task that the protocol runs")
+    action: Action
+    state: dict[str, State] = {}
+    cameras: dict[str, Camera] = {}
+    film: Film | None = None
+    headline: Headline
+    splits: dict[str, Split]
+    default: Default
+    environment: Environment
+    assets: Assets | None = None
+    expert: list[str] = Field([], description="splits whose tasks the scripted expert knows")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Suite:
+        for field, names in {"headline.splits": self.headline.splits, "default.splits": self.default.splits}.items():
+            for name in names or []:
+                if name not in self.splits:
+                    raise ValueError(f"{field}: no split {name!r}")
+        for name in self.expert:
+            if name not in self.splits:
+                raise ValueError(f"expert: no split {name!r}")
+        if self.film and self.film.camera not in self.cameras:
+            raise ValueError(f"film.camera: no camera {self.film.camera!r}")
+        if self.episodes > self.scenes:
+            raise ValueError(f"episodes: {self.episodes} is more than the {self.scenes} scenes")
+        return self
+
+    def to_message(self) -> dict[str, Any]:
+        """The whole file as plain data, for the worker and the manifest."""
+        return self.model_dump(mode="json")
+
+    def plan(
+        self, splits: Sequence[str] = (), tasks: Sequence[str] = (), episodes: int | None = None, repeats: int = 1
+    ) -> list[Episode]:
+        """The episodes of a run, in the protocol's order: split, task, scene, repeat.
+
+        Args:
+            splits: names of splits; the suite's default ones where empty.
+            tasks: names (or numbers inside their split) of tasks; all of the splits' tasks where empty. Without
+                ``splits``, a task is looked for in every split.
+            episodes: scenes per task, from the first; the protocol's number where None.
+            repeats: attempts at each scene.
+
+        Raises:
+            UsageError: a name does not exist, or a number is out of range.
+        """
+        for split in splits:
+            if split not in self.splits:
+                raise unknown("split", split, self.splits)
+        count = self.episodes if episodes is None else episodes
+        if not 1 <= count <= self.scenes:
+            raise UsageError(f"--episodes {count}: {self.name} has 1 to {self.scenes} scenes a task")
+        everywhere = list(self.splits) if tasks else self.default.splits or list(self.splits)
+        chosen = [(split, task) for split in (splits or everywhere) for task in self._tasks(split, tasks)]
+        for wanted in tasks:
+            if not any(self._matches(split, task, wanted) for split, task in chosen):
+                raise unknown("task", wanted, [t for s in (splits or self.splits) for t in self.splits[s].tasks])
+        return [
+            Episode(self.name, split, task, scene, self.seed, repeat)
+            for split, task in dict.fromkeys(chosen)
+            for scene in range(count)
+            for repeat in range(repeats)
+        ]
+
+    def _tasks(self, split: str, wanted: Sequence[str]) -> list[str]:
+        return [t for t in self.splits[split].tasks if not wanted or any(self._matches(split, t, w) for w in wanted)]
+
+    def _matches(self, split: str, task: str, wanted: str) -> bool:
+        return task == wanted or (wanted.isdecimal() and list(self.splits[split].tasks).index(task) == int(wanted))
+
+
+def load_suite(name: str) -> Suite:
+    """Reads a suite by name or folder. Raises UsageError that names the file and the field at fault."""
+    folder = suite_folder(name)
+    content = read_yaml(folder / "suite.yaml")
+    if (folder / "tasks.yaml").is_file():
+        for split, tasks in read_yaml(folder / "tasks.yaml").items():
+            section = (content.get("splits") or {}).get(split)
+            if not isinstance(section, dict):
+                raise UsageError(f"{folder / 'tasks.yaml'}: split {split!r} is not in suite.yaml")
+            section["tasks"] = tasks
+    return parse(Suite, content, folder / "suite.yaml")
+
+
+def suite_digest(folder: Path) -> str:
+    """SHA-256 over the suite's protocol and code: a change to either makes another suite of it."""
+    summary = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".py", ".yaml", ".txt")):
+        summary.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return summary.hexdigest()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises UsageError that names the file and the line at fault."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise UsageError(f"{path}: not valid YAML at {where}: {error.problem or error.context}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be a mapping of names to values")
+    return content
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def parse(model: type[_Model], content: Any, where: Path | str) -> _Model:
+    """Validates ``content``. Raises UsageError that names ``where``, the field at fault and what it must be."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        message = first["msg"].removeprefix("Value error, ")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UsageError(f"{where}: {field}: {message}{more}") from error

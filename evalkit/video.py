@@ -1,0 +1,51 @@
+"""Videos of episodes: frames in, an mp4 that every browser plays out."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit.episode import Episode
+
+
+def video_path(folder: Path, episode: Episode, success: bool | None) -> Path:
+    """Where an episode's video goes: ``videos/<split>/<task>/<scene>-<verdict>.mp4``."""
+    verdict = "success" if success else "failure"
+    repeat = f"-r{episode.repeat}" if episode.repeat else ""
+    return folder / "videos" / episode.split / episode.task / f"{episode.scene:03d}{repeat}-{verdict}.mp4"
+
+
+class VideoWriter:
+    """Writes one H.264 mp4. The file appears under its name only when it is complete."""
+
+    def __init__(self, path: Path, fps: int) -> None:
+        """Begins a video; the first frame decides its size."""
+        self._path = path
+        self._draft = path.with_suffix(".part")
+        self._fps = fps
+        self._container: Any = None
+        self._stream: Any = None
+
+    def add(self, image: np.ndarray) -> None:
+        """Adds one (H, W, 3) uint8 RGB frame; an odd last row or column is cut off, as H.264 wants."""
+        import av
+
+        height, width = (n - n % 2 for n in image.shape[:2])
+        if self._container is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self._draft), "w", format="mp4", options={"movflags": "faststart"})
+            self._stream = self._container.add_stream("libx264", rate=Fraction(self._fps))
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            self._stream.options = {"crf": "23", "preset": "veryfast"}
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Ends the video."""
+        if self._container is not None:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._draft.replace(self._path)

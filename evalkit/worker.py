@@ -1,0 +1,210 @@
+"""The simulator-side loop. Runs in the suite's environment: standard library, numpy, msgpack and the suite's adapter.
+
+Messages from the host: ``configure`` (once), then any of ``probe``, ``run``, ``replay``, each answered before the next;
+``chunk`` in reply to an ``ask``; ``stop``. Messages to the host: ``ready``, ``probed``, ``ask``, ``frame``, ``replayed``,
+``done``, and ``failed`` with a kind (``simulator``, ``policy`` or ``crash``), a message and a traceback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import platform
+import socket
+import sys
+import time
+import traceback
+import types
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapter import ActionError, Adapter, Demonstrates, Films, Setup, SimulatorError
+from evalkit.episode import Episode
+from evalkit.execution import Execution, Executor
+from evalkit.observation import Needs, Observation
+from evalkit.wire import Channel, Closed
+
+
+def load_adapter_module(folder: Path) -> types.ModuleType:
+    """Imports ``folder/adapter.py`` as part of a package, so that it can import its neighbours relatively."""
+    name = f"evalkit_suite_{folder.name}"
+    if name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    return importlib.import_module(f"{name}.adapter")
+
+
+@dataclass
+class Trace:
+    """What happened in one episode, for its record and for a replay.
+
+    ``digest`` covers every executed action and the physics state at the end, so that equal digests mean that the same
+    thing happened, bit for bit.
+    """
+
+    actions: list[np.ndarray] = field(default_factory=list)
+    inferences: int = 0
+    clipped: int = 0
+    policy_s: float = 0.0
+
+    def digest(self, state: np.ndarray) -> str:
+        """SHA-256 over the actions (float32) and the final state (float64), as hex."""
+        summary = hashlib.sha256()
+        for action in self.actions:
+            summary.update(np.ascontiguousarray(action, np.float32).tobytes())
+        summary.update(np.ascontiguousarray(state, np.float64).tobytes())
+        return summary.hexdigest()
+
+
+class Worker:
+    """Serves one host over one channel until it says stop."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._setup = Setup(suite={})
+        self._execution = Execution("sync", 1)
+        self._module: types.ModuleType | None = None
+        self._adapter: Adapter | None = None
+        self._asks = 0
+
+    def serve(self) -> None:
+        """Answers messages until ``stop`` or until the host has gone."""
+        handlers = {"configure": self._configure, "probe": self._probe, "run": self._run, "replay": self._replay}
+        while True:
+            message = self._channel.receive()
+            if message["type"] == "stop":
+                break
+            if message["type"] == "chunk":  # the reply to an ask that the episode's end overtook
+                continue
+            try:
+                reply = handlers[message["type"]](message)
+            except Closed:
+                raise
+            except Exception as error:
+                kind = {ActionError: "policy", SimulatorError: "simulator"}.get(type(error), "crash")
+                text = str(error) if kind != "crash" else f"{type(error).__name__}: {error}"
+                reply = {"type": "failed", "kind": kind, "message": text, "traceback": traceback.format_exc()}
+            self._channel.send(reply)
+        if self._adapter is not None:
+            self._adapter.close()
+
+    def _configure(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._setup = Setup(message["suite"], Needs.from_dict(message["needs"]), message["film"], message["assets"])
+        self._execution = Execution.from_dict(message["execution"])
+        self._module = load_adapter_module(Path(message["folder"]))
+        versions = {name: importlib.metadata.version(name) for name in message["versions"]}
+        return {"type": "ready", "python": platform.python_version(), "versions": versions}
+
+    def _probe(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self._module is not None, "probe before configure"
+        found = self._module.probe(self._setup, [(split, task) for split, task in message["tasks"]])
+        return {
+            "type": "probed",
+            "facts": dict(found.facts),
+            "problems": list(found.problems),
+            "incomparable": list(found.incomparable),
+        }
+
+    def _run(self, message: dict[str, Any]) -> dict[str, Any]:
+        episode = Episode.from_dict(message["episode"])
+        adapter = self._simulator()
+        began = time.perf_counter()
+        trace = self._play(adapter, episode, self._execution.executor())
+        outcome = adapter.judge()
+        return {
+            "type": "done",
+            "success": bool(outcome.success),
+            "steps": len(trace.actions),
+            "inferences": trace.inferences,
+            "clipped_steps": trace.clipped,
+            "metrics": {name: float(value) for name, value in outcome.metrics.items()},
+            "digest": trace.digest(adapter.state()),
+            "wall_s": time.perf_counter() - began,
+            "policy_s": trace.policy_s,
+            "actions": np.stack(trace.actions) if message["keep_actions"] else None,
+        }
+
+    def _play(self, adapter: Adapter, episode: Episode, executor: Executor) -> Trace:
+        """The main loop: one episode, control step by control step."""
+        trace = Trace()
+        max_steps = int(self._setup.split(episode.split)["max_steps"])
+        adapter.reset(episode)
+        for step in range(max_steps):
+            if executor.asks(step):
+                self._ask(step, self._look(adapter), executor.prefix(step))
+                trace.inferences += 1
+            if executor.due(step):
+                waited = time.perf_counter()
+                executor.receive(self._chunk())
+                trace.policy_s += time.perf_counter() - waited
+            action = self._admit(executor.act(step), trace)
+            ended = adapter.step(action, observe=step + 1 < max_steps and executor.asks(step + 1))
+            trace.actions.append(action)
+            if ended:
+                break
+        return trace
+
+    def _look(self, adapter: Adapter) -> Observation:
+        needs = self._setup.needs
+        observation = adapter.look(needs)
+        if not needs.expert:
+            return observation
+        if not isinstance(adapter, Demonstrates):
+            raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted expert; use another checkpoint")
+        return replace(observation, expert=adapter.demonstrate(needs.expert))
+
+    def _ask(self, step: int, observation: Observation, prefix: np.ndarray | None) -> None:
+        self._asks += 1
+        message = {"type": "ask", "ask": self._asks, "step": step, "prefix": prefix}
+        self._channel.send({**message, "observation": observation.to_message()})
+
+    def _chunk(self) -> np.ndarray:
+        while True:
+            message = self._channel.receive()
+            if message["type"] == "chunk" and message["ask"] == self._asks:
+                return np.asarray(message["actions"], np.float32)
+            if message["type"] == "stop":
+                raise Closed("stopped while an episode was running")
+
+    def _admit(self, action: np.ndarray, trace: Trace) -> np.ndarray:
+        """Applies the protocol's rule for actions beyond the action space; the adapter refuses what is left."""
+        space = self._setup.action_space
+        if self._setup.suite["action"]["beyond"] == "clip" and np.isfinite(action).all():
+            admitted = np.clip(action, space.low, space.high)
+            trace.clipped += bool((admitted != action).any())
+            return admitted
+        return action
+
+    def _replay(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Plays recorded actions again and sends a frame every ``every`` steps, and the last one."""
+        adapter = self._simulator()
+        if not isinstance(adapter, Films) or self._setup.film is None:
+            raise SimulatorError(f"suite {self._setup.suite['name']} cannot film")
+        trace = Trace(actions=list(message["actions"]))
+        adapter.reset(Episode.from_dict(message["episode"]))
+        for step, action in enumerate(trace.actions):
+            if step % message["every"] == 0:
+                self._channel.send({"type": "frame", "image": adapter.film(self._setup.film)})
+            adapter.step(action, observe=False)
+        self._channel.send({"type": "frame", "image": adapter.film(self._setup.film)})
+        return {"type": "replayed", "digest": trace.digest(adapter.state())}
+
+    def _simulator(self) -> Adapter:
+        if self._adapter is None:
+            assert self._module is not None, "run before configure"
+            self._adapter = self._module.build(self._setup)
+        return self._adapter
+
+
+def main(descriptor: int) -> None:
+    """The worker process: serves the host on an inherited socket; ends quietly when the host has gone."""
+    connection = socket.socket(fileno=descriptor)
+    try:
+        Worker(Channel(connection)).serve()
+    except (Closed, KeyboardInterrupt):
+        pass

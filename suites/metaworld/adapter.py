@@ -1,0 +1,202 @@
+"""Meta-World's side of evalkit: 50 Sawyer tasks on MuJoCo, with the package's own experts as the oracle.
+
+Sources: metaworld 3.1.1 (``MT1``'s fixed tasks, ``SawyerXYZEnv.step``, ``metaworld.policies``); LeRobot's
+``envs/metaworld.py`` for the corner2 camera's pose and flip.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapter import Outcome, Probe, Setup, SimulatorError
+from evalkit.episode import Episode
+from evalkit.observation import Needs, Observation
+
+from .scenes import fixed_placements
+from .snapshot import Snapshot, integration_state
+
+_CORNER2_POSITION = (0.75, 0.075, 0.7)  # LeRobot's pose of camera corner2, metres in the world frame
+_MOST_ENVIRONMENTS = 16  # built tasks a worker keeps, so that a shuffled order does not rebuild one per episode
+
+
+def build(setup: Setup) -> MetaWorldAdapter:
+    """The adapter; no simulator is built before the first reset."""
+    return MetaWorldAdapter(setup)
+
+
+def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
+    """Imports the simulator and, where images will be asked for, renders one frame of the first task."""
+    facts: dict[str, Any] = {}
+    problems: list[str] = []
+    try:
+        known = _registry()
+        problems += [f"task {task}: not in this version of metaworld" for _, task in tasks if task not in known]
+        if setup.renders and tasks and not problems:
+            facts["gl"] = _gl_facts(setup, tasks[0])
+    except SimulatorError as error:
+        problems.append(str(error))
+    except ImportError as error:
+        problems.append(f"metaworld cannot be imported ({error}); run: evalkit setup metaworld")
+    return Probe(facts=facts, problems=problems)
+
+
+def _registry() -> dict[str, Any]:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    return dict(ALL_V3_ENVIRONMENTS)
+
+
+def _gl_facts(setup: Setup, task: tuple[str, str]) -> dict[str, str]:
+    adapter = MetaWorldAdapter(setup)
+    try:
+        adapter.reset(Episode(str(setup.suite["name"]), task[0], task[1], 0, int(setup.suite["seed"])))
+        for camera in (*setup.needs.cameras, *([setup.film] if setup.film else [])):
+            if adapter.film(camera).max() == 0:
+                raise SimulatorError(f"camera {camera} renders only black; try MUJOCO_GL=osmesa")
+        from OpenGL import GL
+
+        name = GL.glGetString(GL.GL_RENDERER)
+        return {"backend": os.environ.get("MUJOCO_GL", ""), "renderer": name.decode() if name else "unknown"}
+    finally:
+        adapter.close()
+
+
+class _Built:
+    """One task's environment, its 50 placements and its expert."""
+
+    def __init__(self, setup: Setup, task: str) -> None:
+        import mujoco
+        from metaworld.policies import ENV_POLICY_MAP
+
+        kind = _registry().get(task)
+        if kind is None:
+            raise SimulatorError(f"task {task}: not in this version of metaworld")
+        sizes = {(c["height"], c["width"]) for c in setup.suite["cameras"].values()}
+        height, width = next(iter(sizes))
+        self.env = kind(height=height, width=width)
+        corner2 = mujoco.mj_name2id(self.env.model, mujoco.mjtObj.mjOBJ_CAMERA, "corner2")
+        self.env.model.cam_pos[corner2] = _CORNER2_POSITION
+        self.placements = fixed_placements(self.env, task, seed=int(setup.suite["seed"]))
+        self.expert = ENV_POLICY_MAP[task]()
+
+    def render(self, camera: str) -> np.ndarray:
+        import mujoco
+
+        renderer = self.env.mujoco_renderer
+        renderer.camera_id = mujoco.mj_name2id(self.env.model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
+        if renderer.camera_id < 0:
+            raise SimulatorError(f"Meta-World has no camera {camera!r}")
+        try:
+            renderer._get_viewer("rgb_array").make_context_current()
+            image = renderer.render("rgb_array")
+        except Exception as error:  # every GL binding raises its own kind
+            raise SimulatorError(
+                f"no GL context ({type(error).__name__}: {error}). Install libegl1 and libegl-mesa0 (MUJOCO_GL=egl), "
+                "or libosmesa6 (MUJOCO_GL=osmesa), or use a checkpoint that looks through no camera"
+            ) from error
+        return np.ascontiguousarray(image[::-1, ::-1] if camera == "corner2" else image)
+
+
+class MetaWorldAdapter:
+    """Plays Meta-World episodes; also an expert (``Demonstrates``) and a camera operator (``Films``)."""
+
+    def __init__(self, setup: Setup) -> None:
+        warnings.filterwarnings("ignore", module=r"metaworld\..*")  # "Constant(s) may be too high", at every step
+        self._setup = setup
+        self._space = setup.action_space
+        self._built: OrderedDict[str, _Built] = OrderedDict()
+        self._task: _Built | None = None
+        self._instruction = ""
+        self._observed: np.ndarray = np.zeros(39)
+        self._solved = False
+        self._planned: list[tuple[np.ndarray, Snapshot, np.ndarray, bool]] = []
+
+    def reset(self, episode: Episode) -> None:
+        """See :class:`evalkit.adapter.Adapter`."""
+        if episode.seed != self._setup.suite["seed"]:
+            raise SimulatorError(f"Meta-World's placements are fixed by seed {self._setup.suite['seed']}")
+        task = self._task = self._environment(episode.task)
+        if not 0 <= episode.scene < len(task.placements):
+            raise SimulatorError(f"task {episode.task} has scenes 0 to {len(task.placements) - 1}, not {episode.scene}")
+        self._instruction = self._setup.instruction(episode.split, episode.task)
+        task.env.set_task(task.placements[episode.scene])
+        self._observed = task.env.reset()[0]
+        self._solved = False
+        self._planned = []
+
+    def step(self, action: np.ndarray, observe: bool) -> bool:
+        """See :class:`evalkit.adapter.Adapter`. Images are taken in ``look``, so ``observe`` changes nothing."""
+        self._space.check(action)
+        if self._planned and np.array_equal(self._planned[0][0], action):
+            # The expert's plan was simulated from this very state with this very action: its end state is the result.
+            _, after, self._observed, self._solved = self._planned.pop(0)
+            after.restore()
+        else:
+            self._planned = []
+            self._observed, self._solved = self._simulate(action)
+        return self._solved
+
+    def look(self, needs: Needs) -> Observation:
+        """See :class:`evalkit.adapter.Adapter`."""
+        return Observation(
+            instruction=self._instruction,
+            images={camera: self._current.render(camera) for camera in needs.cameras},
+            state={"proprioception": self._observed[:4].copy()} if "proprioception" in needs.state else {},
+        )
+
+    def judge(self) -> Outcome:
+        """Success is ``info["success"]`` of the last step."""
+        return Outcome(success=self._solved)
+
+    def state(self) -> np.ndarray:
+        """MuJoCo's integration state: time, positions, velocities, warm start, mocap, controls."""
+        return integration_state(self._current.env)
+
+    def demonstrate(self, steps: int) -> np.ndarray:
+        """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""
+        here, observed = Snapshot(self._current.env), self._observed
+        plan, self._planned = [], []
+        for _ in range(steps):
+            wanted = self._current.expert.get_action(observed.copy())  # some experts write into what they read
+            action = np.clip(wanted, self._space.low, self._space.high)
+            action = action.astype(np.float32)
+            plan.append(action)
+            if not self._planned or not self._planned[-1][3]:
+                observed, solved = self._simulate(action)
+                self._planned.append((action, Snapshot(self._current.env), observed, solved))
+        here.restore()
+        return np.stack(plan)
+
+    def film(self, camera: str) -> np.ndarray:
+        """See :class:`evalkit.adapter.Films`."""
+        return self._current.render(camera)
+
+    def close(self) -> None:
+        """Closes every environment this worker built."""
+        for built in self._built.values():
+            built.env.close()
+        self._built.clear()
+
+    @property
+    def _current(self) -> _Built:
+        if self._task is None:
+            raise SimulatorError("reset an episode first")
+        return self._task
+
+    def _simulate(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
+        observed, _, _, _, info = self._current.env.step(action)
+        return observed, bool(info["success"])
+
+    def _environment(self, task: str) -> _Built:
+        if task not in self._built:
+            if len(self._built) >= _MOST_ENVIRONMENTS:
+                self._built.popitem(last=False)[1].env.close()
+            self._built[task] = _Built(self._setup, task)
+        self._built.move_to_end(task)
+        return self._built[task]
