@@ -1,7 +1,7 @@
-"""Starts a worker inside a suite's own Python environment, where evalkit is not installed.
+"""Starts a worker (or a conformance trial) inside a suite's own Python environment, where evalkit is not installed.
 
-Run by path: ``python -I .../evalkit/_bootstrap.py FD``. Only the ``evalkit`` package is made importable, not the folder it
-lies in, so nothing else of the host's environment comes along.
+Run by path: ``python -I .../evalkit/_bootstrap.py FD`` (or ``trial``). Only the ``evalkit`` package is made importable,
+not the folder it lies in, so nothing else of the host's environment comes along.
 """
 
 import importlib.util
@@ -22,6 +22,11 @@ def _make_evalkit_importable() -> None:
 
 if __name__ == "__main__":
     _make_evalkit_importable()
-    from evalkit.worker import main
+    if sys.argv[1] == "trial":
+        from evalkit.trials import main
 
-    main(int(sys.argv[1]))
+        main()
+    else:
+        from evalkit.worker import main as serve
+
+        serve(int(sys.argv[1]))

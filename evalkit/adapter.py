@@ -127,7 +127,7 @@ class Adapter(Protocol):
     def reset(self, episode: Episode) -> None:
         """Puts the simulator at the episode's first control step, the protocol's waiting steps already taken.
 
-        The state afterwards depends on ``episode`` alone, bit for bit: not on earlier episodes, not on what is rendered.
+        The state afterwards depends on ``episode`` alone, bit for bit: not on earlier episodes or on what is rendered.
         Raises SimulatorError where the scene cannot be built.
         """
 

@@ -103,7 +103,7 @@ def summarize(folder: Path) -> Summary:
 
 
 def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error`` and metrics."""
+    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, metrics."""
     import pandas as pd
 
     columns = ["suite", "split", "task", "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error"]
@@ -119,7 +119,8 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
         }
         for r in records
     ]
-    return pd.DataFrame(rows, columns=None if rows else columns)
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=None if rows else columns)
+    return frame
 
 
 def _row(suite: str, split: str, task: str | None, frame: pd.DataFrame) -> Row:

@@ -1,4 +1,4 @@
-"""The checkpoint: a named policy, as ``checkpoints.yaml`` lists it, with parameters that can be set when it is named."""
+"""The checkpoint: a named policy, as ``checkpoints.yaml`` lists it; its parameters can be set where it is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
 from evalkit.policy import Policy
@@ -22,7 +22,7 @@ class Entry(Section):
 
     summary: str
     policy: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     suites: list[str] | None = None
 
 

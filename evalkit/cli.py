@@ -167,7 +167,7 @@ def run(
     ] = None,
     episodes: Annotated[
         Optional[int],
-        typer.Option(metavar="N", help="Scenes per task, in the protocol's order. The protocol's number if absent."),
+        typer.Option(metavar="N", help="Scenes per task, in the protocol's order. As the protocol has it if absent."),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Attempts at each scene.")] = 1,
     workers: Annotated[
@@ -200,8 +200,8 @@ def run(
 ) -> None:
     """Run a checkpoint through a suite and print its table.
 
-    The run's folder holds manifest.json (everything that could change the outcome), journal.jsonl (one line per episode),
-    and videos/. A run that was cut off is continued with the same options and --resume --out DIR.
+    The run's folder holds manifest.json (everything that could change the outcome), journal.jsonl (one line per
+    episode), and videos/. A run that was cut off is continued with the same options and --resume --out DIR.
 
     Examples:
         evalkit run metaworld --checkpoint oracle

@@ -7,8 +7,8 @@ At every control step the worker's loop asks its executor, in this order:
    executor says no for the first ``d`` steps after a trigger and goes on with the old chunk meanwhile.
 3. ``act(step)``: the action to execute.
 
-``asks(step + 1)`` is also called before ``step`` is executed, so that a simulator knows when an image will be needed: it
-must not depend on anything that happens during the step. Steps count from 0 at the first step of the episode.
+``asks(step + 1)`` is also called before ``step`` is executed, so that a simulator knows when an image will be needed:
+it must not depend on anything that happens during the step. Steps count from 0 at the first step of the episode.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def checkpoints() -> list[dict[str, Any]]:
 
 def runs(folder: Path) -> list[dict[str, Any]]:
     """Every run under a folder, oldest first."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob(f"*/{FILE}"), key=lambda p: p.stat().st_mtime):
         try:
             manifest = read_manifest(path.parent)

@@ -53,8 +53,8 @@ def success_rate(frame: pd.DataFrame) -> Estimate:
 def mean_of(parts: Sequence[Estimate]) -> Estimate:
     """The mean of independent success rates, each counted equally whatever its n.
 
-    The interval is Wilson's for the effective number of episodes 1 / Σ(w² / nᵢ) with w = 1 / number of parts (Kish). With
-    equal nᵢ that is the plain total, and the interval is on the safe side when the parts' rates differ.
+    The interval is Wilson's for the effective number of episodes 1 / Σ(w² / nᵢ) with w = 1 / number of parts (Kish).
+    With equal nᵢ that is the plain total, and the interval is on the safe side when the parts' rates differ.
     """
     counted = [(p.value, p.n_effective) for p in parts if p.value is not None]
     if not counted or len(counted) < len(parts):

@@ -39,8 +39,8 @@ class Observation:
 
     Attributes:
         instruction: the task in words, as the suite gives it (a policy may re-word it for its prompt).
-        images: camera name → (H, W, 3) uint8 RGB, oriented as the suite's ``suite.yaml`` says (LIBERO's are upside down,
-            and turning them is the policy's business).
+        images: camera name → (H, W, 3) uint8 RGB, oriented as the suite's ``suite.yaml`` says (LIBERO's are upside
+            down, and turning them is the policy's business).
         state: vector name → (N,) float64; names, units and frames are in the suite's ``suite.yaml``.
         expert: (T, A) float32, what the scripted expert would do from here, or None where no policy asked for it.
     """

@@ -48,7 +48,7 @@ class Request:
         episode: the episode it belongs to.
         step: the control step before which the observation was taken, from 0.
         observation: exactly what the policy's spec needs.
-        prefix: (K, A) float32 actions that are already committed to and will be executed before the reply can be, or None.
+        prefix: (K, A) float32 actions already committed to, which are executed before the reply can be; or None.
     """
 
     episode: Episode

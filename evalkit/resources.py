@@ -24,7 +24,7 @@ def data_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """Where environments and caches live: ``$EVALKIT_HOME``, else ``$XDG_CACHE_HOME/evalkit``, else ``~/.cache/evalkit``."""
+    """Where environments and caches live: ``$EVALKIT_HOME``, or ``evalkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     chosen = os.environ.get("EVALKIT_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()

@@ -1,12 +1,13 @@
 """The host's loop: episodes to workers, observations to the policy, results to the journal.
 
-One thread. It waits for any worker to speak, takes every message that is there, and answers all waiting questions in one
-batch; while the policy thinks, the other workers' physics goes on. Nothing here decides an outcome: which worker
+One thread. It waits for any worker to speak, takes every message that is there, and answers all waiting questions in
+one batch; while the policy thinks, the other workers' physics goes on. Nothing here decides an outcome: which worker
 plays an episode, and which questions share a batch, leave every record as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ class Watcher(Protocol):
         """One more frame of an episode's video."""
 
     def film_ended(self, record: Record, digest: str) -> None:
-        """The episode was played again to its end; ``digest`` equals the record's where the simulator is deterministic."""
+        """The episode was played again; ``digest`` equals the record's where the simulator is deterministic."""
 
 
 @dataclass
@@ -259,10 +260,8 @@ class Scheduler:
 
     def _send(self, seat: _Seat, message: dict[str, Any]) -> None:
         seat.since = time.monotonic()
-        try:
+        with contextlib.suppress(Closed):  # the next receive finds it gone and says why
             seat.worker.channel.send(message)
-        except Closed:
-            pass  # the next receive finds it gone and says why
 
 
 def _request(seat: _Seat) -> Request:

@@ -1,12 +1,13 @@
 """The simulator-side loop. Runs in the suite's environment: standard library, numpy, msgpack and the suite's adapter.
 
 Messages from the host: ``configure`` (once), then any of ``probe``, ``run``, ``replay``, each answered before the next;
-``chunk`` in reply to an ``ask``; ``stop``. Messages to the host: ``ready``, ``probed``, ``ask``, ``frame``, ``replayed``,
-``done``, and ``failed`` with a kind (``simulator``, ``policy`` or ``crash``), a message and a traceback.
+``chunk`` in reply to an ``ask``; ``stop``. Messages to the host: ``ready``, ``probed``, ``ask``, ``frame``,
+``replayed``, ``done``, and ``failed`` with a kind (``simulator``, ``policy`` or ``crash``), a message, a traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -175,7 +176,7 @@ class Worker:
         """Applies the protocol's rule for actions beyond the action space; the adapter refuses what is left."""
         space = self._setup.action_space
         if self._setup.suite["action"]["beyond"] == "clip" and np.isfinite(action).all():
-            admitted = np.clip(action, space.low, space.high)
+            admitted: np.ndarray = np.clip(action, space.low, space.high)
             trace.clipped += bool((admitted != action).any())
             return admitted
         return action
@@ -204,7 +205,5 @@ class Worker:
 def main(descriptor: int) -> None:
     """The worker process: serves the host on an inherited socket; ends quietly when the host has gone."""
     connection = socket.socket(fileno=descriptor)
-    try:
+    with contextlib.suppress(Closed, KeyboardInterrupt):
         Worker(Channel(connection)).serve()
-    except (Closed, KeyboardInterrupt):
-        pass

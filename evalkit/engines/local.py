@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -119,10 +120,8 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Asks the worker to end, and kills it where it does not within two seconds."""
-        try:
+        with contextlib.suppress(Closed):
             self.channel.send({"type": "stop"})
-        except Closed:
-            pass
         self.channel.close()
         deadline = time.monotonic() + 2
         while self._process.poll() is None and time.monotonic() < deadline:

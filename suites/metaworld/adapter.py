@@ -155,8 +155,10 @@ class MetaWorldAdapter:
         return Outcome(success=self._solved)
 
     def state(self) -> np.ndarray:
-        """MuJoCo's integration state: time, positions, velocities, warm start, mocap, controls."""
-        return integration_state(self._current.env)
+        """MuJoCo's integration state, and where the scene put the fixtures."""
+        env = self._current.env
+        placement = (env.model.body_pos, env.model.body_quat, env.model.site_pos)  # a scene may move fixtures
+        return np.concatenate([integration_state(env), *(part.ravel() for part in placement)])
 
     def demonstrate(self, steps: int) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""

@@ -1,8 +1,8 @@
 """Meta-World's 50 fixed placements of a task, as ``MT1(task, seed).train_tasks`` has them, four times as fast.
 
-``MT1`` builds a second environment and lets the arm settle (50 control steps, twice) after each of 50 resets, only to read the
-random vector that the reset drew. The vectors depend on the seed and on rejection tests among themselves, not on where
-the arm is, so here the arm's settling is skipped. A test compares all 50 tasks with ``MT1``, bit for bit.
+``MT1`` builds a second environment and lets the arm settle (50 control steps, twice) after each of 50 resets, only to
+read the random vector that the reset drew. The vectors depend on the seed and on rejection tests among themselves, not
+on where the arm is, so here the arm's settling is skipped. A test compares all 50 tasks with ``MT1``, bit for bit.
 """
 
 from __future__ import annotations

@@ -8,27 +8,11 @@ import numpy as np
 
 _FIXED = frozenset({"model", "data", "mujoco_renderer", "np_random", "action_space", "observation_space"})
 
-# What MuJoCo derives from the state and what is read before the next step derives it anew (by observations and the renderer).
-# Contacts and constraint forces are not among it: every step computes them before anything reads them.
-_DERIVED = [
-    "xpos",
-    "xquat",
-    "xmat",
-    "xipos",
-    "ximat",
-    "xanchor",
-    "xaxis",
-    "geom_xpos",
-    "geom_xmat",
-    "site_xpos",
-    "site_xmat",
-    "cam_xpos",
-    "cam_xmat",
-    "light_xpos",
-    "light_xdir",
-    "subtree_com",
-    "qacc",
-]
+# What MuJoCo derives from the state and something (an observation, the renderer) reads before the next step derives it
+# anew. Contacts and constraint forces are not among it: every step computes them before anything reads them.
+_BODIES = ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "subtree_com", "qacc")
+_SCENERY = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
+_DERIVED = (*_BODIES, *_SCENERY)
 
 
 class Snapshot:

@@ -1,0 +1,135 @@
+"""What an adapter must do, as tests.
+
+Third parties import this and hand it their suite::
+
+    from evalkit.testing import AdapterConformance
+
+    class TestMySuite(AdapterConformance):
+        suite = "my_suite"                       # a name, or the path of the suite's folder
+        tasks = [("easy", "my-task")]            # a few (split, task) pairs to try
+
+The adapter runs where it always runs: in a worker process, in the suite's own environment, which must have been built
+(``evalkit setup``). Each test says in its name what it pins.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any, ClassVar
+
+from evalkit.environment import Environment, assets_folder
+from evalkit.observation import Needs
+from evalkit.resources import package_folder
+from evalkit.suite import Suite, load_suite
+from evalkit.wire import pack, unpack
+
+
+class AdapterConformance:
+    """Tests of the contract in :mod:`evalkit.adapter`. Subclass it, set ``suite`` and ``tasks``; pytest does the rest.
+
+    Attributes:
+        suite: the suite's name or folder.
+        tasks: (split, task) pairs to try; the first is the one most tests use.
+        steps: control steps of random actions per trial.
+        renders: whether to test images; set False where there is no GL.
+    """
+
+    suite: ClassVar[str]
+    tasks: ClassVar[list[tuple[str, str]]]
+    steps: ClassVar[int] = 40
+    renders: ClassVar[bool] = True
+
+    def test_reset_is_deterministic_and_reuse_equals_fresh(self) -> None:
+        """The same episode, fresh and after others in the same process, is the same bit for bit."""
+        for task in self.tasks:
+            fresh = self._play([(task, 1, 7)])
+            reused = self._play([(task, 0, 3), (self.tasks[-1], 1, 5), (task, 1, 7)])
+            again = self._play([(task, 1, 7), (task, 1, 7)])
+            assert reused[-1]["states"] == fresh[0]["states"], f"{task}: depends on the episodes before it"
+            assert again[0] == again[1], f"{task}: the second time differs"
+
+    def test_rendering_changes_no_physics(self) -> None:
+        """Never looking, looking at some steps and looking at every step end in the same states."""
+        if not self.renders:
+            return
+        suite = self._suite()
+        cameras = tuple(suite.cameras)
+        never = self._play([(self.tasks[0], 0, 1)])[0]
+        for every in (1, 10):
+            looked = self._play([(self.tasks[0], 0, 1)], cameras=cameras, look_every=every)[0]
+            assert looked["states"] == never["states"], f"looking every {every} steps changes the physics"
+
+    def test_rendering_now_and_then_shows_what_rendering_always_shows(self) -> None:
+        """An image does not depend on which other steps were rendered."""
+        if not self.renders:
+            return
+        cameras = tuple(self._suite().cameras)
+        always = self._play([(self.tasks[0], 0, 1)], cameras=cameras, look_every=1)[0]["looks"]
+        seldom = self._play([(self.tasks[0], 0, 1)], cameras=cameras, look_every=10)[0]["looks"]
+        assert seldom == always[::10]
+
+    def test_observations_match_the_suite(self) -> None:
+        """Exactly what was asked for, with the shapes and types that suite.yaml states."""
+        suite = self._suite()
+        cameras = tuple(suite.cameras) if self.renders else ()
+        shapes = self._play([(self.tasks[0], 0, 1)], cameras=cameras, state=tuple(suite.state))[0]["shapes"]
+        assert shapes["images"] == {c: ["uint8", suite.cameras[c].height, suite.cameras[c].width, 3] for c in cameras}
+        assert shapes["state"] == {name: ["float64", suite.state[name].size] for name in suite.state}
+        assert shapes["instruction"] == suite.splits[self.tasks[0][0]].tasks[self.tasks[0][1]]
+
+    def test_nothing_is_looked_at_that_nobody_needs(self) -> None:
+        """A policy that needs nothing is shown the instruction and nothing else."""
+        shapes = self._play([(self.tasks[0], 0, 1)])[0]["shapes"]
+        assert shapes["images"] == {} and shapes["state"] == {}
+
+    def test_bad_actions_are_refused_and_execute_nothing(self) -> None:
+        """NaN, infinity, the wrong shape and values out of range raise ActionError and leave the state alone."""
+        refused = self._trial({"kind": "refusals", "task": list(self.tasks[0])})
+        assert refused == {"nan": True, "inf": True, "short": True, "matrix": True, "high": True, "low": True}
+
+    def test_scenes_differ(self) -> None:
+        """Two scenes of a task are two scenes."""
+        first, second = self._play([(self.tasks[0], 0, 1), (self.tasks[0], 1, 1)])
+        assert first["states"][0] != second["states"][0]
+
+    def test_demonstrating_changes_nothing_and_plans_what_closed_loop_does(self) -> None:
+        """Where there is an expert: a plan of ten steps equals ten plans of one, and asking leaves no trace."""
+        suite = self._suite()
+        for task in (t for t in self.tasks if t[0] in suite.expert):
+            found = self._trial({"kind": "expert", "task": list(task), "steps": self.steps})
+            assert found["planned"] == found["closed_loop"], f"{task}: the plan is not what closed loop does"
+            assert found["asked"] == found["left_alone"], f"{task}: asking the expert changed the simulator"
+
+    def _suite(self) -> Suite:
+        return load_suite(self.suite)
+
+    def _play(
+        self,
+        episodes: list[tuple[tuple[str, str], int, int]],
+        cameras: tuple[str, ...] = (),
+        state: tuple[str, ...] = (),
+        look_every: int = 1,
+    ) -> list[dict[str, Any]]:
+        """Plays (task, scene, seed of the random actions) in one process; digests of every state and look."""
+        plan = [{"task": list(task), "scene": scene, "actions": seed} for task, scene, seed in episodes]
+        needs = Needs(cameras, state)
+        trial = {"kind": "play", "episodes": plan, "steps": self.steps, "look_every": look_every}
+        played: list[dict[str, Any]] = self._trial(trial, needs)["episodes"]
+        return played
+
+    def _trial(self, trial: dict[str, Any], needs: Needs | None = None) -> dict[str, Any]:
+        """Runs one trial in a fresh process of the suite's environment."""
+        needs = needs or Needs()
+        suite = self._suite()
+        environment = Environment.of(suite, self.suite)
+        environment.require()
+        assets = assets_folder(suite)
+        setup = {"suite": suite.to_message(), "needs": needs.to_dict(), "assets": str(assets) if assets else None}
+        result = subprocess.run(
+            [str(environment.python), "-I", str(package_folder() / "_bootstrap.py"), "trial"],
+            input=pack({"folder": str(environment.source), "setup": setup, "trial": trial}),
+            stdout=subprocess.PIPE,
+            env=environment.variables(suite, renders=bool(needs.cameras)),
+            check=True,
+        )
+        return unpack(result.stdout)
