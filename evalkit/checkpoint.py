@@ -56,18 +56,26 @@ class Checkpoint:
         if self.entry.suites is not None and suite.name not in self.entry.suites:
             raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
         try:
-            module, _, name = self.entry.policy.partition(":")
-            factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {error}") from error
-        model = _parameters_of(factory)
-        try:
-            policy: Policy = factory(suite, parse(model, dict(self.parameters), f"checkpoint {self.id!r}"))
+            policy: Policy = self._factory()(suite, self._settings())
         except EvalkitError:
             raise
         except Exception as error:
             raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {error}") from error
         return policy
+
+    def settings(self) -> dict[str, Any]:
+        """Every parameter, the defaults included, for the manifest. Raises UsageError for one that does not fit."""
+        return self._settings().model_dump(mode="json")
+
+    def _settings(self) -> BaseModel:
+        return parse(_parameters_of(self._factory()), dict(self.parameters), f"checkpoint {self.id!r}")
+
+    def _factory(self) -> Any:
+        try:
+            module, _, name = self.entry.policy.partition(":")
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {error}") from error
 
 
 def load_checkpoints() -> dict[str, Entry]:

@@ -6,7 +6,6 @@ long it took, how many attempts), which two runs of the same thing may differ in
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.episode import Episode
-from evalkit.errors import RunExists, UsageError
+from evalkit.errors import UsageError
 
 FILE = "journal.jsonl"
 
@@ -75,16 +74,10 @@ class Journal:
         """Opens (or begins) the journal in ``folder`` and drops a torn last line.
 
         Raises:
-            RunExists: another process is writing it.
             UsageError: a line other than the last is not a record.
         """
         self.path = folder / FILE
         self._file = self.path.open("ab+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise RunExists(f"{folder}: another evalkit process is writing this run") from error
         whole = _whole_lines(self.path)
         if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)

@@ -90,7 +90,7 @@ class Manifest(BaseModel):
         try:
             os.link(draft, folder / FILE)
         except FileExistsError as error:
-            raise RunExists(_exists(folder)) from error
+            raise RunExists(exists_already(folder)) from error
         finally:
             draft.unlink()
 
@@ -141,18 +141,10 @@ def read_manifest(folder: Path) -> Manifest:
     return parse(Manifest, content, path)
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raises RunExists where ``folder`` holds a run, UsageError where it is a file or holds something else."""
-    if (folder / FILE).exists():
-        raise RunExists(_exists(folder))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder}: exists and is not empty; name a new folder")
-
-
 def first_difference(was: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
     """The first place where two JSON values differ: (dotted field, one value, the other), or None."""
     if isinstance(was, dict) and isinstance(now, dict):
-        for key in sorted({*was, *now}):
+        for key in {**was, **now}:
             found = first_difference(was.get(key), now.get(key), f"{path}.{key}" if path else key)
             if found:
                 return found
@@ -160,7 +152,8 @@ def first_difference(was: Any, now: Any, path: str = "") -> tuple[str, Any, Any]
     return None if was == now else (path, was, now)
 
 
-def _exists(folder: Path) -> str:
+def exists_already(folder: Path) -> str:
+    """What to say where a folder holds a run."""
     return f"{folder}: holds a run already; continue it with --resume, or name another --out"
 
 

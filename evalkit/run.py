@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -18,10 +17,11 @@ from evalkit.checkpoint import Checkpoint, find_checkpoint
 from evalkit.engines.local import WorkerConfig, WorkerProcess
 from evalkit.environment import Environment, assets_folder
 from evalkit.episode import Episode
-from evalkit.errors import EnvironmentProblem, RunExists, UsageError
+from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.execution import EXECUTIONS, Execution
+from evalkit.folder import LOGS, claimed
 from evalkit.journal import Journal, Record
-from evalkit.manifest import Manifest, Plan, fingerprint, machine, now, refuse_existing
+from evalkit.manifest import Manifest, Plan, fingerprint, machine, now
 from evalkit.policy import Policy
 from evalkit.scheduler import Scheduler
 from evalkit.suite import Suite, load_suite, suite_digest
@@ -99,7 +99,7 @@ def run(options: RunOptions, progress: Progress) -> Path:
     try:
         _check_fits(suite, checkpoint, policy, episodes, options)
         environment.require()
-        with _folder(out, options.resume):
+        with claimed(out, options.resume):
             config = _worker_config(suite, environment, policy, options, out)
             first = WorkerProcess(config, 0)
             try:
@@ -110,10 +110,9 @@ def run(options: RunOptions, progress: Progress) -> Path:
                     manifest.write(out)
                 for reason in manifest.incomparable:
                     progress.note(f"not comparable with published figures: {reason}")
-            except BaseException:
+                _play(config, first, policy, episodes, options, out, progress)
+            finally:
                 first.kill()
-                raise
-        _play(config, first, policy, episodes, options, out, progress)
     finally:
         policy.close()
     return out
@@ -166,7 +165,7 @@ def _worker_config(
         execution=Execution(options.execution, options.horizon or policy.spec.chunk),
         film=suite.film.camera if suite.film and options.video != "none" else None,
         assets=assets_folder(suite),
-        logs=out / "logs",
+        logs=out / LOGS,
         patience_s=options.patience_s,
     )
 
@@ -189,7 +188,7 @@ def _preflight(
         checkpoint={
             "id": checkpoint.id,
             "policy": checkpoint.entry.policy,
-            "parameters": dict(checkpoint.parameters),
+            "parameters": checkpoint.settings(),
             "needs": policy.spec.needs.to_dict(),
             "chunk": policy.spec.chunk,
             "facts": policy.spec.facts,
@@ -214,12 +213,7 @@ def _play(
     progress: Progress,
 ) -> None:
     """Plays every episode that has no verdict yet; an earlier error gets another chance."""
-    try:
-        journal = Journal(out)
-    except BaseException:
-        first.kill()
-        raise
-    with journal:
+    with Journal(out) as journal:
         finished = [r for r in journal.records.values() if r.error is None]
         progress.begin(len(episodes), finished)
         todo = [e for e in episodes if e not in {r.episode for r in finished}]
@@ -271,35 +265,3 @@ class _Recorder:
             self._progress.note(
                 f"{record.episode.id}: the replay for its video ended elsewhere: not deterministic here"
             )
-
-
-@contextmanager
-def _folder(out: Path, resume: bool) -> Iterator[None]:
-    """Makes the run's folder, and takes it away again where nothing came of it."""
-    if resume:
-        if not (out / "manifest.json").is_file():
-            raise UsageError(f"--resume: {out} holds no run; leave --resume out to begin one there")
-        if not os.access(out, os.W_OK):
-            raise UsageError(f"--out {out}: not writable")
-        yield
-        return
-    refuse_existing(out)
-    existed = out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "logs").mkdir()
-    except FileExistsError as error:
-        raise RunExists(f"--out {out}: another run has just begun there") from error
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    except RunExists:
-        raise
-    except BaseException:
-        for path in sorted((out / "logs").iterdir()):
-            path.unlink()
-        (out / "logs").rmdir()
-        if not existed:
-            out.rmdir()
-        raise

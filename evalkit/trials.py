@@ -58,7 +58,8 @@ class Trial:
 
     def _episode(self, episode: dict[str, Any], steps: int, look_every: int) -> dict[str, Any]:
         self._adapter.reset(self._at(episode["task"], episode["scene"]))
-        states, looks, shapes = [self._state()], [], {}
+        shapes: dict[str, Any] = {}
+        states, looks = [self._state()], []
         for step, action in zip(range(steps), self._random(episode["actions"]), strict=False):
             if step % look_every == 0:
                 seen = self._adapter.look(self._needs)

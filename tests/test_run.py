@@ -1,0 +1,386 @@
+"""Whole runs on the point mass: real worker processes, real journals, and the design's invariants."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evalkit.aggregate import summarize
+from evalkit.checkpoint import Checkpoint, Entry
+from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, RunExists, RunMismatch, UsageError
+from evalkit.journal import Record, canonical, read_journal
+from evalkit.manifest import read_manifest
+from evalkit.observation import Needs
+from evalkit.policy import Request, Spec
+from evalkit.progress import Silent
+from evalkit.run import RunOptions, run
+from evalkit.suite import Section, Suite
+
+
+def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
+    run(RunOptions(suite, out=out, **{"workers": 1, **options}), Silent())
+    return canonical(read_journal(out).values())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# Invariant 1: same episode, same outcome.
+
+
+@pytest.mark.parametrize("checkpoint", ["oracle", "oracle-noisy", "random"])
+def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, checkpoint: str) -> None:
+    one = play(pointmass, tmp_path / "1", checkpoint=checkpoint)
+    three = play(pointmass, tmp_path / "3", checkpoint=checkpoint, workers=3)
+    shuffled = play(pointmass, tmp_path / "s", checkpoint=checkpoint, workers=2, shuffle=5)
+    assert one == three == shuffled and len(one) == 16
+    written = [r.episode for r in read_journal(tmp_path / "s").values()]
+    assert written != sorted(written), "the shuffled run was not shuffled"
+
+
+def test_looking_changes_no_outcome(pointmass: str, tmp_path: Path) -> None:
+    blind = play(pointmass, tmp_path / "blind", checkpoint="random")
+    seeing = play(pointmass, tmp_path / "seeing", checkpoint="random:cameras=all")
+    assert blind == seeing
+
+
+def test_a_run_killed_at_random_moments_resumes_to_the_same_journal(pointmass: str, tmp_path: Path) -> None:
+    whole = play(pointmass, tmp_path / "whole", checkpoint="oracle-noisy", episodes=10)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "oracle-noisy", "--episodes", "10"]
+    command += ["--workers", "2", "--out", str(out)]
+    slow = {**os.environ, "POINTMASS_DELAY": "0.004"}
+    moment = random.Random(11)
+    kills = 0
+    for _ in range(40):
+        resume = ["--resume"] if (out / "manifest.json").exists() else []
+        process = subprocess.Popen([*command, *resume], env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            process.wait(timeout=moment.uniform(0.8, 2.5))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0, process.stderr.read() if process.stderr else ""
+        break
+    assert kills >= 2
+    assert canonical(read_journal(out).values()) == whole
+
+
+# Invariants 2 and 3 are in test_worker.py and in the conformance tests.
+
+# Invariant 4: a crash is not a failure.
+
+
+def test_a_worker_that_dies_is_replaced_and_its_episode_is_an_error(pointmass: str, tmp_path: Path) -> None:
+    play(pointmass, tmp_path, checkpoint="hold", tasks=["dies"], episodes=3)
+    records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
+    assert records[1].success is None and records[1].error is not None
+    assert "killed by SIGABRT" in records[1].error["message"] and records[1].host["attempts"] == 2
+    assert records[0].success is False and records[2].success is False
+    summary = summarize(tmp_path)
+    assert (summary.headline.n, summary.errors, summary.complete) == (2, 1, False)
+
+
+def test_a_crash_that_does_not_repeat_leaves_no_trace(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "mark"))
+    crashed = play(pointmass, tmp_path / "a", checkpoint="random", tasks=["dies-once"], episodes=3)
+    again = play(pointmass, tmp_path / "b", checkpoint="random", tasks=["dies-once"], episodes=3)
+    assert crashed == again and all(r["success"] is not None for r in crashed)
+    assert [r.host["attempts"] for r in read_journal(tmp_path / "a").values()] == [1, 2, 1]
+
+
+def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None:
+    play(pointmass, tmp_path, checkpoint="hold", tasks=["hangs"], episodes=3, patience_s=1.5, workers=2)
+    records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
+    assert records[1].error is not None and records[1].error["kind"] == "hang"
+    assert "said nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
+
+
+def test_a_simulators_own_error_is_an_error_with_its_message(pointmass: str, tmp_path: Path) -> None:
+    play(pointmass, tmp_path, checkpoint="hold", tasks=["raises"], episodes=2)
+    assert read_journal(tmp_path)[list(read_journal(tmp_path))[-1]].error == {
+        "kind": "simulator",
+        "message": "this scene is cursed",
+    }
+
+
+def test_resuming_tries_errors_again_and_keeps_the_rest(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "no" / "such" / "folder" / "mark"
+    monkeypatch.setenv("POINTMASS_MARK", str(mark))
+    out = tmp_path / "run"
+    play(pointmass, out, checkpoint="hold", tasks=["dies-once"], episodes=3)
+    before = read_journal(out)
+    assert sum(r.error is not None for r in before.values()) == 1
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    play(pointmass, out, checkpoint="hold", tasks=["dies-once"], episodes=3, resume=True)
+    after = read_journal(out)
+    assert all(r.error is None for r in after.values())
+    assert all(after[e] == r for e, r in before.items() if r.error is None)
+
+
+# Invariant 7: a missing part is an error before the first episode, and a refusal touches nothing.
+
+
+def test_what_the_probe_misses_is_said_and_no_folder_is_left(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POINTMASS_MISSING", "bolt.obj")
+    with pytest.raises(EnvironmentProblem, match=r"bolt\.obj is missing; put it there"):
+        play(pointmass, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_environment_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALKIT_HOME", str(tmp_path / "home"))
+    with pytest.raises(EnvironmentProblem, match="run `evalkit setup metaworld`"):
+        play("metaworld", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_that_cannot_be_loaded_is_explained(pointmass: str, tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    for name in ("suite.yaml", "tasks.yaml"):
+        (suite / name).write_text((Path(pointmass) / name).read_text())
+    (suite / "adapter.py").write_text("import no_such_simulator\n")
+    with pytest.raises(EnvironmentProblem, match="No module named 'no_such_simulator'"):
+        play(str(suite), tmp_path / "run")
+
+
+def test_a_remark_on_comparability_goes_into_the_manifest(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POINTMASS_INCOMPARABLE", "2 files are stand-ins")
+    play(pointmass, tmp_path, episodes=1)
+    assert read_manifest(tmp_path).incomparable == ["2 files are stand-ins"]
+    assert summarize(tmp_path).to_json()["incomparable"] == ["2 files are stand-ins"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"resume": False}, RunExists, "holds a run already; continue it with --resume"),
+        ({"resume": True, "checkpoint": "random"}, RunMismatch, r"checkpoint\.id was \"oracle\" .* is \"random\" now"),
+        (
+            {"resume": True, "checkpoint": "oracle:chunk=5"},
+            RunMismatch,
+            r"checkpoint\.parameters\.chunk was 10 in that run and is 5 now",
+        ),
+        ({"resume": True, "horizon": 3}, RunMismatch, r"execution\.horizon was 10 in that run and is 3 now"),
+        ({"resume": True, "episodes": 2}, RunMismatch, r"plan\.scenes was 1 in that run and is 2 now"),
+        ({"resume": True, "splits": ["far"]}, RunMismatch, r"plan\.tasks"),
+        ({"suite": "no-such-suite"}, UsageError, "unknown suite"),
+        ({"checkpoint": "no-such"}, UsageError, "unknown checkpoint"),
+        ({"horizon": 11, "resume": True}, UsageError, "--horizon 11: checkpoint 'oracle' has chunks of 10"),
+        ({"execution": "psychic", "resume": True}, UsageError, "--execution psychic: there are: sync"),
+    ],
+)
+def test_a_refused_second_run_touches_nothing_of_the_first(
+    pointmass: str, tmp_path: Path, options: dict[str, Any], error: type[EvalkitError], message: str
+) -> None:
+    first = RunOptions(pointmass, out=tmp_path / "run", episodes=1, workers=1)
+    run(first, Silent())
+    before = contents(tmp_path / "run")
+    with pytest.raises(error, match=message):
+        run(replace(first, **options), Silent())
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_manifest_of_another_suite_or_of_nothing_is_refused(pointmass: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    play(pointmass, out, episodes=1)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["fingerprint"]["suite"] = "elsewhere"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunMismatch, match=r'fingerprint\.suite was "elsewhere"'):
+        play(pointmass, out, episodes=1, resume=True)
+    (out / "manifest.json").write_text("{broken")
+    with pytest.raises(UsageError, match=r"manifest\.json: cannot be read"):
+        play(pointmass, out, episodes=1, resume=True)
+    with pytest.raises(UsageError, match="holds no run; leave --resume out"):
+        play(pointmass, tmp_path / "other", resume=True)
+    with pytest.raises(UsageError, match="--resume needs --out"):
+        run(RunOptions(pointmass, resume=True), Silent())
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(pointmass: str, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        play(pointmass, tmp_path)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/evalkit")):
+        with pytest.raises(UsageError, match="--out"):
+            play(pointmass, out)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work", "file": b""}
+
+
+def test_two_runs_at_once_into_one_folder_are_one_run(pointmass: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--workers", "1", "--out", str(tmp_path / "run")]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    refused = errors[0] if both[0].returncode else errors[1]
+    assert "another evalkit process is at work there" in refused or "holds a run already" in refused
+    assert len(read_journal(tmp_path / "run")) == 16
+
+
+def test_an_oracle_without_an_expert_is_refused_before_anything_starts(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.run.load_suite", _load_without_expert)
+    with pytest.raises(UsageError, match=r"needs a scripted expert, and pointmass has none for far \(only near"):
+        play(pointmass, tmp_path / "run")
+
+
+def _load_without_expert(name: str) -> Suite:
+    from evalkit.suite import load_suite
+
+    return load_suite(name).model_copy(update={"expert": ["near"]})
+
+
+# Policies that misbehave.
+
+
+class Parameters(Section):
+    """None."""
+
+
+class Misbehaving:
+    """Returns whatever it was told to, or raises it."""
+
+    answer: Any = None
+    seen: list[Sequence[Request]]
+
+    def __init__(self, suite: Suite, parameters: Parameters) -> None:
+        self.spec = Spec(Needs(), chunk=10, facts={})
+        self.closed = False
+        type(self).seen = []
+
+    def act(self, requests: Sequence[Request]) -> Any:
+        type(self).seen.append(requests)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return [self.answer for _ in requests]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+good = np.zeros((10, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            np.zeros((10, 3), np.float32),
+            r"float32 \(10, 3\) at pointmass/near/left/0/s3/r0 step 0, not a float",
+        ),
+        (np.zeros((9, 2), np.float32), r"not a float \(10, 2\) chunk"),
+        (np.zeros((10, 2), object), "not a float"),
+        ([[0.0, 0.0]] * 10, "returned list"),
+        (None, "returned NoneType"),
+        (np.where(np.arange(20).reshape(10, 2) == 7, np.nan, 0), r"returned nan at .* chunk index \(3, 1\)"),
+        (np.full((10, 2), np.inf), "returned inf"),
+        (RuntimeError("CUDA out of memory"), "the policy failed at .*: RuntimeError: CUDA out of memory"),
+    ],
+)
+def test_a_policy_that_misbehaves_ends_the_run_with_one_line_and_loses_nothing(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str
+) -> None:
+    entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
+    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda text: Checkpoint("odd", entry))
+    monkeypatch.setattr(Misbehaving, "answer", good)
+    play(pointmass, tmp_path / "good", episodes=1)
+    monkeypatch.setattr(Misbehaving, "answer", answer)
+    with pytest.raises(PolicyProblem, match=message):
+        play(pointmass, tmp_path / "bad", episodes=1)
+    assert read_journal(tmp_path / "bad") == {}
+    monkeypatch.setattr(Misbehaving, "answer", good)
+    assert play(pointmass, tmp_path / "bad", episodes=1, resume=True) == play(pointmass, tmp_path / "again", episodes=1)
+
+
+def test_requests_of_several_workers_share_a_batch(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
+    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda text: Checkpoint("odd", entry))
+    monkeypatch.setattr(Misbehaving, "answer", good)
+    slow = Misbehaving.act
+    monkeypatch.setattr(Misbehaving, "act", lambda self, requests: (time.sleep(0.02), slow(self, requests))[1])
+    play(pointmass, tmp_path, workers=3)
+    assert max(len(batch) for batch in Misbehaving.seen) >= 2
+
+
+# Videos.
+
+
+@pytest.mark.parametrize(("video", "expected"), [("none", 0), ("failures", "failed"), ("all", 16)])
+def test_videos_show_what_was_asked_for_and_change_no_outcome(
+    pointmass: str, tmp_path: Path, video: str, expected: Any
+) -> None:
+    plain = play(pointmass, tmp_path / "plain", checkpoint="oracle-noisy:noise=0.9")
+    filmed = play(pointmass, tmp_path / "filmed", checkpoint="oracle-noisy:noise=0.9", video=video, workers=2)
+    failed = sum(not r["success"] for r in filmed)
+    assert plain == filmed and 0 < failed < 16
+    videos = sorted((tmp_path / "filmed").rglob("*.mp4"))
+    assert len(videos) == (failed if expected == "failed" else expected)
+    assert video != "failures" or all(v.stem.endswith("failure") for v in videos)
+    for path in videos[:2]:
+        assert frames(path) == (24, 32, 3)
+
+
+def frames(path: Path) -> tuple[int, ...]:
+    import av
+
+    with av.open(str(path)) as container:
+        shapes = {frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)}
+    assert len(shapes) == 1
+    return shapes.pop()
+
+
+# Summaries.
+
+
+def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(pointmass: str, tmp_path: Path) -> None:
+    play(pointmass, tmp_path / "whole")
+    play(pointmass, tmp_path / "split", splits=["near"])
+    play(pointmass, tmp_path / "fewer", episodes=1)
+    whole, split, fewer = (summarize(tmp_path / name) for name in ("whole", "split", "fewer"))
+    assert (whole.headline.metric, whole.complete) == ("mean of two", True)
+    assert (split.headline.metric, split.complete) == ("success rate of near", False)
+    assert (fewer.headline.metric, fewer.complete) == ("mean of two", False)
+
+
+def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tmp_path: Path) -> None:
+    play(pointmass, tmp_path / "same", checkpoint="hold", splits=["near"], repeats=3)
+    play(pointmass, tmp_path / "sampled", checkpoint="random", splits=["near"], repeats=3)
+    same, sampled = summarize(tmp_path / "same").headline, summarize(tmp_path / "sampled").headline
+    assert (same.n, same.n_effective) == (24, 8) and (sampled.n, sampled.n_effective) == (24, 24)
+
+
+def test_the_journal_says_who_ran_what_apart_from_the_outcome(pointmass: str, tmp_path: Path) -> None:
+    play(pointmass, tmp_path, splits=["near"], episodes=1)
+    record: Record = next(iter(read_journal(tmp_path).values()))
+    assert set(record.host) == {"worker", "attempts", "wall_s", "policy_s", "finished"}
+    assert record.metrics["distance"] < 0.05 and record.inferences == -(-record.steps // 10)
