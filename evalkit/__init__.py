@@ -1,1 +1,74 @@
-"""evalkit: an evaluation harness for Vision-Language-Action robot policies."""
+"""evalkit: an evaluation harness for Vision-Language-Action robot policies.
+
+From Python, everything below is ``evalkit.<name>``; each is imported when it is first used, so that importing the
+package costs nothing and a worker needs none of the host's libraries.
+
+    play, RunOptions          play a checkpoint through a suite: play(RunOptions("metaworld"), Silent())
+    Silent                    a progress display that shows nothing
+    summarize, Summary, Row   a finished run in numbers
+    load_suite, Suite         a benchmark under its protocol
+    Episode, Record           what was played, and what came of it
+    Policy, Request, Spec     what a policy implements (evalkit.policy)
+    Adapter, Setup, Outcome   what a simulator implements (evalkit.adapter)
+    Needs, Observation        what a policy is shown
+    EvalkitError              base of every error that is explained in one line (evalkit.errors)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalkit.adapter import Adapter, Outcome, Setup
+    from evalkit.aggregate import Row, Summary, summarize
+    from evalkit.episode import Episode
+    from evalkit.errors import EvalkitError
+    from evalkit.journal import Record
+    from evalkit.observation import Needs, Observation
+    from evalkit.policy import Policy, Request, Spec
+    from evalkit.progress import Silent
+    from evalkit.run import RunOptions, play
+    from evalkit.suite import Suite, load_suite
+
+__all__ = [
+    "Adapter",
+    "Episode",
+    "EvalkitError",
+    "Needs",
+    "Observation",
+    "Outcome",
+    "Policy",
+    "Record",
+    "Request",
+    "Row",
+    "RunOptions",
+    "Setup",
+    "Silent",
+    "Spec",
+    "Suite",
+    "Summary",
+    "load_suite",
+    "play",
+    "summarize",
+]
+
+_ROOMS = {
+    "adapter": ("Adapter", "Outcome", "Setup"),
+    "aggregate": ("Row", "Summary", "summarize"),
+    "episode": ("Episode",),
+    "errors": ("EvalkitError",),
+    "journal": ("Record",),
+    "observation": ("Needs", "Observation"),
+    "policy": ("Policy", "Request", "Spec"),
+    "progress": ("Silent",),
+    "run": ("RunOptions", "play"),
+    "suite": ("Suite", "load_suite"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"evalkit.{room}"), name)
+    raise AttributeError(f"module 'evalkit' has no attribute {name!r}")

@@ -147,7 +147,10 @@ class Adapter(Protocol):
         """
 
     def look(self, needs: Needs) -> Observation:
-        """The observation of this instant, with exactly what ``needs`` names. Changes no state."""
+        """The cameras and state vectors of this instant that ``needs`` names, and no others. Changes no state.
+
+        The expert's plan is the worker's to add, from ``demonstrate``.
+        """
 
     def judge(self) -> Outcome:
         """The verdict on the episode as it stands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -212,8 +213,7 @@ def run(
     """
     from evalkit.aggregate import summarize
     from evalkit.errors import UsageError
-    from evalkit.run import RunOptions
-    from evalkit.run import run as play
+    from evalkit.run import RunOptions, play
 
     with _explained(out):
         if delay:
@@ -306,7 +306,10 @@ def _progress(title: str) -> LiveProgress | PlainProgress:
 def _console(stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a file or a pipe has no width of its own
+    return console
 
 
 @contextmanager

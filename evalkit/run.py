@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from evalkit.checkpoint import Checkpoint, find_checkpoint
-from evalkit.engines.local import WorkerConfig, WorkerProcess
+from evalkit.engines.local import WorkerConfig, WorkerProcess, started
 from evalkit.environment import Environment, assets_folder
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, UsageError
@@ -80,7 +80,7 @@ class Progress(Protocol):
         """A line worth reading."""
 
 
-def run(options: RunOptions, progress: Progress) -> Path:
+def play(options: RunOptions, progress: Progress) -> Path:
     """Plays what is missing of a run and returns its folder, the manifest and the whole journal in it.
 
     Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
@@ -101,18 +101,15 @@ def run(options: RunOptions, progress: Progress) -> Path:
         environment.require()
         with claimed(out, options.resume):
             config = _worker_config(suite, environment, policy, options, out)
-            first = WorkerProcess(config, 0)
-            try:
-                manifest = _preflight(config, first, checkpoint, policy, episodes)
+            with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
+                manifest = _preflight(config, workers[0], checkpoint, policy, episodes)
                 if options.resume:
                     manifest.check_resumes(out)
                 else:
                     manifest.write(out)
                 for reason in manifest.incomparable:
                     progress.note(f"not comparable with published figures: {reason}")
-                _play(config, first, policy, episodes, options, out, progress)
-            finally:
-                first.kill()
+                _play_missing(config, workers, policy, episodes, options, out, progress)
     finally:
         policy.close()
     return out
@@ -124,10 +121,9 @@ def default_folder(suite: Suite, checkpoint: Checkpoint) -> Path:
     return Path("results") / "runs" / f"{suite.name}-{checkpoint.id}-{stamp}"
 
 
-def default_workers(episodes: int) -> int:
-    """One worker per usable core, and no more than there are episodes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, episodes))
+def default_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_fits(
@@ -203,9 +199,9 @@ def _preflight(
     )
 
 
-def _play(
+def _play_missing(
     config: WorkerConfig,
-    first: WorkerProcess,
+    workers: list[WorkerProcess],
     policy: Policy,
     episodes: list[Episode],
     options: RunOptions,
@@ -220,18 +216,12 @@ def _play(
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(todo)
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
-        scheduler = Scheduler(
-            config,
-            policy,
-            _Recorder(journal, progress, options.video, out, config.suite),
-            first,
-            workers=min(options.workers or default_workers(len(todo)), max(1, len(todo))),
-            film_every=film_every if config.film else 0,
-        )
+        recorder = _Recorder(journal, progress, options.video, out, config.suite)
+        scheduler = Scheduler(config, policy, recorder, workers, film_every=film_every if config.film else 0)
         try:
             scheduler.run(todo)
         finally:
-            scheduler.stop()
+            workers[:] = scheduler.workers
 
 
 class _Recorder:

@@ -69,19 +69,17 @@ class Scheduler:
         config: WorkerConfig,
         policy: Policy,
         watcher: Watcher,
-        first: WorkerProcess,
-        workers: int,
+        workers: Sequence[WorkerProcess],
         film_every: int = 0,
         restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
     ) -> None:
-        """Starts the workers beyond ``first``.
+        """A scheduler that has done nothing yet.
 
         Args:
             config: what every worker is started with.
             policy: answers the workers' questions.
             watcher: told of every result.
-            first: the worker that did the preflight, already configured.
-            workers: how many in all.
+            workers: the worker processes; the first is greeted already.
             film_every: control steps between two frames of a video; 0 for no videos.
             restart: makes a worker process.
         """
@@ -92,7 +90,7 @@ class Scheduler:
         self._restart = restart
         self._attempts: dict[Episode, int] = {}
         self._errors_in_a_row = 0
-        self._seats = [_Seat(first), *(_Seat(restart(config, number)) for number in range(1, workers))]
+        self._seats = [_Seat(worker) for worker in workers]
 
     def run(self, episodes: Sequence[Episode]) -> None:
         """Plays every episode, in order as far as workers can share it.
@@ -111,10 +109,10 @@ class Scheduler:
             self._answer()
             self._replace_hung()
 
-    def stop(self) -> None:
-        """Ends every worker."""
-        for seat in self._seats:
-            seat.worker.stop()
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """The workers as they are now, replacements included."""
+        return [seat.worker for seat in self._seats]
 
     def _dispatch(self) -> None:
         for seat in self._seats:

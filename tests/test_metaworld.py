@@ -1,10 +1,22 @@
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from conftest import need
 
+from evalkit.aggregate import summarize
+from evalkit.environment import Environment
+from evalkit.errors import EnvironmentProblem
+from evalkit.journal import canonical, read_journal
+from evalkit.manifest import read_manifest
+from evalkit.progress import Silent
+from evalkit.resources import suite_folders
+from evalkit.run import RunOptions, play
+from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 
 pytestmark = pytest.mark.sim
@@ -19,3 +31,70 @@ class TestMetaWorld(AdapterConformance):
     suite = "metaworld"
     tasks: ClassVar = [("easy", "door-open-v3"), ("medium", "bin-picking-v3"), ("very_hard", "stick-pull-v3")]
     steps = 60
+
+
+def played(out: Path, **options: Any) -> list[dict[str, Any]]:
+    play(RunOptions("metaworld", out=out, **{"workers": 2, **options}), Silent())
+    return canonical(read_journal(out).values())
+
+
+def in_its_environment(code: str) -> Any:
+    """Runs code where metaworld is installed, with the suite's folder as package ``suite``; returns what it prints."""
+    folder = suite_folders()["metaworld"]
+    prelude = (
+        f"import sys, types; p = types.ModuleType('suite'); p.__path__ = [{str(folder)!r}]; sys.modules['suite'] = p"
+    )
+    python = str(Environment.of(load_suite("metaworld"), "metaworld").python)
+    return json.loads(subprocess.check_output([python, "-W", "ignore", "-c", prelude + "\n" + code], text=True))
+
+
+def test_the_fixed_placements_are_those_of_mt1_for_all_fifty_tasks() -> None:
+    code = """
+import json, pickle, metaworld
+from suite.scenes import fixed_placements
+def vectors(tasks): return [pickle.loads(t.data)["rand_vec"].tolist() for t in tasks]
+wrong = []
+for name, kind in metaworld.ALL_V3_ENVIRONMENTS.items():
+    if vectors(fixed_placements(kind(), name, seed=42)) != vectors(metaworld.MT1(name, seed=42).train_tasks):
+        wrong.append(name)
+print(json.dumps([len(metaworld.ALL_V3_ENVIRONMENTS), wrong]))
+"""
+    assert in_its_environment(code) == [50, []]
+
+
+def test_instructions_and_groups_cover_the_packages_fifty_tasks() -> None:
+    names = in_its_environment("import json, metaworld; print(json.dumps(list(metaworld.ALL_V3_ENVIRONMENTS)))")
+    assert sorted(t for split in load_suite("metaworld").splits.values() for t in split.tasks) == sorted(names)
+
+
+@pytest.mark.parametrize("split", ["hard", "very_hard"])
+def test_the_oracle_is_good_the_noisy_one_worse_and_random_hopeless(tmp_path: Path, split: str) -> None:
+    rates = {}
+    for checkpoint in ("oracle", "oracle-noisy", "random"):
+        played(tmp_path / checkpoint, checkpoint=checkpoint, splits=[split], episodes=4)
+        rates[checkpoint] = summarize(tmp_path / checkpoint).headline.value or 0.0
+    assert rates["oracle"] > 0.85 > rates["oracle-noisy"] > rates["random"] + 0.1
+
+
+def test_workers_and_order_change_no_outcome(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": "oracle-noisy", "splits": ["hard"], "episodes": 2}
+    one = played(tmp_path / "1", workers=1, **options)
+    assert one == played(tmp_path / "3", workers=3, **options) == played(tmp_path / "s", shuffle=1, **options)
+
+
+def test_looking_and_filming_change_no_outcome(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 2}
+    blind = played(tmp_path / "blind", checkpoint="random:chunk=100", **options)
+    seeing = played(tmp_path / "seeing", checkpoint="random:chunk=100,cameras=all", video="all", **options)
+    assert blind == seeing and len(list((tmp_path / "seeing").rglob("*.mp4"))) == 2
+
+
+@pytest.mark.parametrize("backend", ["egl", "osmesa"])
+def test_images_come_through_either_gl(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", backend)
+    try:
+        played(tmp_path, checkpoint="hold:chunk=500,cameras=all", tasks=["reach-v3"], episodes=1, workers=1)
+    except EnvironmentProblem as error:
+        assert "MUJOCO_GL=" in str(error)
+        pytest.skip(str(error))
+    assert read_manifest(tmp_path).fingerprint["gl"]["backend"] == backend

@@ -25,12 +25,13 @@ from evalkit.manifest import read_manifest
 from evalkit.observation import Needs
 from evalkit.policy import Request, Spec
 from evalkit.progress import Silent
-from evalkit.run import RunOptions, run
+from evalkit.run import RunOptions
+from evalkit.run import play as play_run
 from evalkit.suite import Section, Suite
 
 
 def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
-    run(RunOptions(suite, out=out, **{"workers": 1, **options}), Silent())
+    play_run(RunOptions(suite, out=out, **{"workers": 1, **options}), Silent())
     return canonical(read_journal(out).values())
 
 
@@ -199,10 +200,10 @@ def test_a_refused_second_run_touches_nothing_of_the_first(
     pointmass: str, tmp_path: Path, options: dict[str, Any], error: type[EvalkitError], message: str
 ) -> None:
     first = RunOptions(pointmass, out=tmp_path / "run", episodes=1, workers=1)
-    run(first, Silent())
+    play_run(first, Silent())
     before = contents(tmp_path / "run")
     with pytest.raises(error, match=message):
-        run(replace(first, **options), Silent())
+        play_run(replace(first, **options), Silent())
     assert contents(tmp_path / "run") == before
 
 
@@ -220,7 +221,7 @@ def test_a_manifest_of_another_suite_or_of_nothing_is_refused(pointmass: str, tm
     with pytest.raises(UsageError, match="holds no run; leave --resume out"):
         play(pointmass, tmp_path / "other", resume=True)
     with pytest.raises(UsageError, match="--resume needs --out"):
-        run(RunOptions(pointmass, resume=True), Silent())
+        play_run(RunOptions(pointmass, resume=True), Silent())
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(pointmass: str, tmp_path: Path) -> None:

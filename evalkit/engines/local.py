@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from evalkit.observation import Needs
 from evalkit.resources import package_folder
 from evalkit.suite import Suite
 from evalkit.wire import Channel, Closed
+
+_LEAVE_S = 3.0  # how long workers may take to end by themselves
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,16 @@ class WorkerProcess:
         ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return f"the worker ended ({ended}{self._last_words()})"
 
-    def stop(self) -> None:
-        """Asks the worker to end, and kills it where it does not within two seconds."""
+    def dismiss(self) -> None:
+        """Asks the worker to end by itself."""
         with contextlib.suppress(Closed):
             self.channel.send({"type": "stop"})
-        self.channel.close()
-        deadline = time.monotonic() + 2
-        while self._process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self.kill()
+
+    def ended(self, deadline: float) -> bool:
+        """Waits until ``deadline`` (``time.monotonic``) for the process to end; says whether it has."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        return self._process.poll() is not None
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -152,3 +156,23 @@ class WorkerProcess:
         except OSError:
             return ""
         return f": {lines[-1].strip()[:200]}" if lines else ""
+
+
+@contextmanager
+def started(config: WorkerConfig, count: int) -> Iterator[list[WorkerProcess]]:
+    """So many workers, all starting at once; at the end they are asked to leave, and killed where they do not.
+
+    Whoever replaces a worker in the list hands the replacement to this care.
+    """
+    workers: list[WorkerProcess] = []
+    try:
+        for number in range(count):
+            workers.append(WorkerProcess(config, number))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.dismiss()
+        deadline = time.monotonic() + _LEAVE_S
+        for worker in workers:
+            worker.ended(deadline)
+            worker.kill()

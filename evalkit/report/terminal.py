@@ -10,34 +10,40 @@ from evalkit.aggregate import Row, Summary
 from evalkit.report.tables import interval, label, notes, percent, title
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
+_NUMBERS = 40  # cells of the other columns
 
 
 def show(summary: Summary, console: Console) -> None:
     """Prints a run: its tasks by split, the headline and what must be known about them."""
-    console.print(render(summary))
+    console.print(render(summary, console.width))
 
 
-def render(summary: Summary) -> RenderableType:
-    """A run as a rich table with a bar per row (its interval in a lighter shade)."""
+def render(summary: Summary, width: int = 120) -> RenderableType:
+    """A run as a rich table ``width`` cells wide, with a bar per row where the names leave room for it."""
+    names = max(len(label(row)) for row in summary.rows) + 2
+    bars = names + 2 + _NUMBERS + _WIDTH <= width
     table = Table(title=title(summary), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     table.add_column("success", justify="right")
     table.add_column("95 % interval", justify="right", style="dim")
-    table.add_column("0 %" + " " * (_WIDTH - 8) + "100 %", no_wrap=True)
+    if bars:
+        table.add_column("0 %" + " " * (_WIDTH - 8) + "100 %", no_wrap=True)
     table.add_column("n", justify="right")
     if summary.errors:
         table.add_column("errors", justify="right", style="red")
     for split_row in (r for r in summary.rows if r.split and not r.task):
-        table.add_row(*_cells(split_row, summary), style="bold")
+        table.add_row(*_cells(split_row, summary, bars), style="bold")
         for row in (r for r in summary.rows if r.split == split_row.split and r.task):
-            table.add_row(*_cells(row, summary, indent="  "))
+            table.add_row(*_cells(row, summary, bars, indent="  "))
         table.add_row()
-    table.add_row(*_cells(summary.headline, summary), style="bold")
+    table.add_row(*_cells(summary.headline, summary, bars), style="bold")
     return Group("", table, *(Text(f"! {note}", style="yellow") for note in notes(summary)))
 
 
-def _cells(row: Row, summary: Summary, indent: str = "") -> list[str | Text]:
-    cells: list[str | Text] = [indent + label(row), percent(row.value), interval(row), _bar(row), str(row.n)]
+def _cells(row: Row, summary: Summary, bars: bool, indent: str = "") -> list[str | Text]:
+    cells: list[str | Text] = [indent + label(row), percent(row.value), interval(row)]
+    cells += [_bar(row)] if bars else []
+    cells += [str(row.n)]
     return [*cells, str(row.errors) if row.errors else ""] if summary.errors else cells
 
 

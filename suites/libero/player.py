@@ -70,7 +70,6 @@ class LiberoAdapter:
             instruction=self._setup.instruction(*self._playing().task_key),
             images={name: self._sample.images[name] for name in needs.cameras},
             state={name: self._sample.state[name] for name in needs.state},
-            expert=self.demonstrate(needs.expert) if needs.expert else None,
         )
 
     def judge(self) -> Outcome:

@@ -36,7 +36,7 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     if stand_ins:
         named = ", ".join(stand_ins[:NAMED_STAND_INS])
         count = f"{len(stand_ins)} asset files are stand-ins"
-        incomparable.append(f"{count} ({named}, ...): not comparable with published figures")
+        incomparable.append(f"{count} ({named}, ...): their images are not the benchmark's")
     if not problems:  # where GL fails, libero cannot be imported
         problems += _missing_files(setup, folder, tasks)
     return Probe(facts, problems, incomparable)

@@ -1,0 +1,181 @@
+"""The commands as a user types them: exit codes, what goes to which stream, and that nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def evalkit(*arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "evalkit", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "120", **(env or {})},
+        cwd=cwd,
+    )
+
+
+def refused(result: subprocess.CompletedProcess) -> str:
+    """Asserts exit code 2 with one clear line on standard error and nothing on standard output; returns the line."""
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("evalkit: "), result.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def finished(pointmass: str, tmp_path: Path) -> Path:
+    result = evalkit("run", pointmass, "--workers", "1", "--out", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr
+    return tmp_path / "run"
+
+
+def test_help_is_quick_and_teaches() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        shown = evalkit("--help")
+        times.append(time.perf_counter() - began)
+    assert all(command in shown.stdout for command in ("list", "setup", "doctor", "run", "table", "First steps"))
+    assert min(times) < 2, "a generous bound: the target of 0.4 s is for a quiet machine"
+    assert "--resume" in evalkit("run", "--help").stdout and "Examples" in evalkit("run", "--help").stdout
+
+
+def test_no_heavy_library_is_imported_to_show_help() -> None:
+    heavy = "('torch', 'pandas', 'numpy', 'pydantic', 'statsmodels')"
+    code = f"import sys, evalkit, evalkit.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_run_prints_the_table_and_where_the_run_is(finished: Path, pointmass: str) -> None:
+    result = evalkit("run", pointmass, "--out", str(finished), "--resume")
+    assert result.returncode == 0
+    assert "mean of two" in result.stdout and "95 % interval" in result.stdout and f"run: {finished}" in result.stdout
+    assert "16 episodes, 16 done before" in result.stderr
+
+
+def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
+    result = evalkit("run", pointmass, "--json", "--checkpoint", "random", "--out", str(tmp_path / "run"))
+    document = json.loads(result.stdout)
+    assert {"run", "suite", "checkpoint", "execution", "headline", "rows", "episodes", "errors"} <= document.keys()
+    assert document["suite"] == "pointmass" and document["execution"] == "sync" and document["episodes"] == 16
+    assert {"name", "value", "low", "high", "n"} <= document["headline"].keys()
+    assert document["rows"][-1]["split"] is None and document["rows"][-1]["task"] is None
+    assert "16/16" in result.stderr
+
+
+def test_table_formats_agree(finished: Path) -> None:
+    rows = json.loads(evalkit("table", str(finished), "--format", "json").stdout)["rows"]
+    assert list(rows[0]) == ["suite", "split", "task", "metric", "value", "low", "high", "n", "n_effective", "errors"]
+    assert [(r["split"], r["task"]) for r in rows][-3:] == [("near", None), ("far", None), (None, None)]
+    csv = evalkit("table", str(finished), "--format", "csv").stdout.splitlines()
+    markdown = evalkit("table", str(finished), "--format", "md").stdout
+    latex = evalkit("table", str(finished), "--format", "latex").stdout
+    plain = evalkit("table", str(finished)).stdout
+    assert len(csv) == len(rows) + 1
+    for text in (markdown, latex, plain):
+        assert "mean of two" in text and "100.0" in text
+    assert markdown.count("\n| ") == len(rows) + 1 - 1 + 1 and r"\begin{tabular}" in latex
+
+
+def test_table_takes_several_runs(finished: Path, pointmass: str, tmp_path: Path) -> None:
+    evalkit("run", pointmass, "--checkpoint", "hold", "--workers", "1", "--out", str(tmp_path / "hold"))
+    shown = evalkit("table", str(finished), str(tmp_path / "hold")).stdout
+    assert "Point mass · oracle" in shown and "Point mass · hold" in shown
+
+
+def test_list_shows_suites_checkpoints_and_runs(finished: Path) -> None:
+    content = json.loads(evalkit("list", "--json", "--runs", str(finished.parent)).stdout)
+    assert {"metaworld", "libero"} <= {row["suite"] for row in content["suites"]}
+    assert {"oracle", "oracle-noisy", "random", "hold"} <= {row["checkpoint"] for row in content["checkpoints"]}
+    assert [row["episodes"] for row in content["runs"]] == [16]
+    shown = evalkit("list", "--runs", str(finished.parent))
+    assert shown.returncode == 0 and "metaworld" in shown.stdout and "oracle-noisy" in shown.stdout
+
+
+def test_setup_and_doctor_on_a_suite_without_requirements(pointmass: str) -> None:
+    assert "ready already" in evalkit("setup", pointmass).stderr
+    healthy = evalkit("doctor", pointmass)
+    assert healthy.returncode == 0 and "simulator" in healthy.stdout and "numpy" in healthy.stdout
+    broken = evalkit("doctor", pointmass, env={"POINTMASS_MISSING": "bolt.obj"})
+    assert broken.returncode == 2 and "bolt.obj is missing" in broken.stdout
+
+
+def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
+    result = evalkit("doctor", "metaworld", env={"EVALKIT_HOME": str(tmp_path)})
+    assert result.returncode == 2 and "run `evalkit setup metaworld`" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "metawrld"], "unknown suite 'metawrld': did you mean metaworld?"),
+        (["run", "SUITE", "--split", "nearr"], "unknown split 'nearr': did you mean near or far?"),
+        (["run", "SUITE", "--task", "uup"], "unknown task 'uup': did you mean up?"),
+        (["run", "SUITE", "--checkpoint", "oracel"], "unknown checkpoint 'oracel': did you mean oracle"),
+        (["run", "SUITE", "--checkpoint", "oracle:noise=-1"], "noise: Input should be greater than or equal to 0"),
+        (["run", "SUITE", "--episodes", "0"], "--episodes 0: pointmass has 1 to 20 scenes a task"),
+        (["run", "SUITE", "--horizon", "0"], "--horizon 0"),
+        (["run", "SUITE", "--delay", "2"], "the world waits for the policy, so there is none"),
+        (["run", "SUITE", "--resume"], "--resume needs --out DIR"),
+        (["run", "SUITE", "--resume", "--out", "nowhere"], "holds no run"),
+        (["run", "SUITE", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
+        (["run", "metaworld", "--out", "run"], "run `evalkit setup metaworld`"),
+        (["setup", "SUITE", "--assets", "."], "pointmass carries its own assets"),
+        (["setup", "libero", "--assets", "nowhere"], "no such folder"),
+        (["setup", "metaworld", "--source", "."], "takes no checkout"),
+        (["setup", "libro"], "did you mean libero?"),
+        (["doctor", "nothing"], "unknown suite 'nothing'"),
+        (["table", "nowhere"], "not a run (there is no manifest.json)"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(pointmass: str, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    typed = [pointmass if a == "SUITE" else a for a in arguments]
+    assert expected in refused(evalkit(*typed, env={"EVALKIT_HOME": str(tmp_path / "home")}, cwd=tmp_path))
+
+
+def test_a_broken_checkpoints_file_names_the_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evalkit.checkpoint import load_checkpoints
+    from evalkit.errors import UsageError
+
+    (tmp_path / "checkpoints.yaml").write_text("checkpoints: {oracle: {summary: x, polcy: y}}\n")
+    monkeypatch.setattr("evalkit.checkpoint.data_folder", lambda: tmp_path)
+    with pytest.raises(UsageError, match=r"checkpoints\.yaml: checkpoints\.oracle\.policy: Field required"):
+        load_checkpoints()
+
+
+def test_a_damaged_journal_is_named_and_not_touched(finished: Path) -> None:
+    journal = finished / "journal.jsonl"
+    journal.write_bytes(b"garbage\n" + journal.read_bytes())
+    before = journal.read_bytes()
+    assert "journal.jsonl: line 1 is not an episode record" in refused(evalkit("table", str(finished)))
+    assert journal.read_bytes() == before
+
+
+def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp_path: Path) -> None:
+    result = evalkit("run", pointmass, "--checkpoint", "hold", "--task", "raises", "--out", str(tmp_path / "run"))
+    assert result.returncode == 2
+    assert "1 episodes ended in errors; they count neither as success nor as failure" in result.stdout
+    assert "this scene is cursed" in result.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(pointmass: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, env={**os.environ, "POINTMASS_DELAY": "0.1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "journal.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(2)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and "interrupted; continue with --resume --out" in errors
+    assert "Traceback" not in errors
+    assert evalkit("run", pointmass, "--resume", "--out", str(tmp_path / "run")).returncode == 0
