@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine with Python 3.10 or later and a package registry:
+#   make demo    sets up, runs the oracle through Meta-World and prints the table
+#   make test    sets up and passes lint, type checks and all tests that can run here
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# LIBERO's assets are not on a package registry; its tests run where a copy of them is found.
+LIBERO_ASSETS := $(abspath $(or $(EVALKIT_LIBERO_ASSETS),$(wildcard ../shared/data/libero_assets)))
+
+.PHONY: demo test quick lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/evalkit setup metaworld
+	$(BIN)/evalkit run metaworld --checkpoint oracle
+
+test: $(VENV)/installed-dev lint
+	$(BIN)/evalkit setup metaworld
+ifneq ($(LIBERO_ASSETS),)
+	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/evalkit setup libero
+	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/pytest
+else
+	$(BIN)/pytest
+endif
+
+quick: $(VENV)/installed-dev lint
+	$(BIN)/pytest -m "not sim"
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "evalkit needs Python 3.10 or later: make PYTHON=python3.11 demo")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,57 @@
+"""Every command that the README shows is run, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import need
+
+from evalkit.environment import assets_folder
+from evalkit.suite import load_suite
+
+REPOSITORY = Path(__file__).parents[1]
+ELSEWHERE = {
+    "make demo": "test_make_demo_is_what_the_readme_says",
+    "make test": "runs these tests",
+    "pip install -e .": "is how the environment of these tests was made",
+}
+
+
+def shown() -> list[str]:
+    """The commands in the README's shell blocks, comments dropped."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [command for line in lines if (command := re.sub(r"\s+#.*", "", line).strip())]
+
+
+def test_the_readme_opens_with_its_two_commands() -> None:
+    assert shown()[:2] == ["make demo", "make test"]
+
+
+def test_make_demo_is_what_the_readme_says() -> None:
+    """The demo's commands, without running its minute: `make test` runs the same setup and the same suite."""
+    planned = subprocess.check_output(["make", "--dry-run", "demo"], cwd=REPOSITORY, text=True)
+    assert "evalkit setup metaworld" in planned and "evalkit run metaworld --checkpoint oracle" in planned
+
+
+@pytest.mark.sim
+def test_every_other_command_runs_as_it_stands(tmp_path: Path) -> None:
+    need("metaworld")
+    need("libero")
+    environment = {
+        **os.environ,
+        "EVALKIT_LIBERO_ASSETS": str(assets_folder(load_suite("libero"))),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for command in shown():
+        if command in ELSEWHERE:
+            continue
+        assert shlex.split(command)[0] == "evalkit", f"{command}: say in ELSEWHERE what runs it"
+        result = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
