@@ -143,7 +143,7 @@ def doctor(
         else:
             console = _console(stderr=False)
             for name, checks in found.items():
-                console.print(f"[bold]{name}[/bold]")
+                console.print(name, style="bold", markup=False)
                 for check in checks:
                     mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
                     console.print(f"  {mark} {check.what:<12} ", end="")
@@ -267,9 +267,9 @@ def table(
 def version(shown: bool) -> None:
     """Prints the version and ends, where asked to."""
     if shown:
-        from importlib.metadata import version as installed
+        from evalkit.resources import own_version
 
-        typer.echo(f"evalkit {installed('evalkit-vla')}")
+        typer.echo(f"evalkit {own_version()}")
         raise typer.Exit
 
 
@@ -290,10 +290,11 @@ def _report(summary: Summary, as_json: bool) -> None:
         return
     console = _console(stderr=False)
     terminal.show(summary, console)
-    console.print(f"\nrun: {summary.folder}", highlight=False, soft_wrap=True)
+    console.print(f"\nrun: {summary.folder}", highlight=False, markup=False, soft_wrap=True)
     videos = len(list(summary.folder.glob("videos/**/*.mp4")))
     if videos:
-        console.print(f"videos: {summary.folder / 'videos'} ({videos})", highlight=False, soft_wrap=True)
+        where = f"videos: {summary.folder / 'videos'} ({videos})"
+        console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 
 def _progress(title: str) -> LiveProgress | PlainProgress:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evalkit.checkpoint import load_checkpoints
@@ -86,4 +87,4 @@ def _cell(value: Any) -> str:
         return ", ".join(f"{k} ({v})" for k, v in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no: evalkit setup"
-    return "any" if value is None else str(value)
+    return "any" if value is None else escape(str(value))

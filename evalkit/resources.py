@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from evalkit.errors import UsageError, unknown
 
 SUITES_GROUP = "evalkit.suites"
+
+
+def own_version() -> str:
+    """Evalkit's version, or ``"unknown"`` where it is run without having been installed."""
+    try:
+        return version("evalkit-vla")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def package_folder() -> Path:

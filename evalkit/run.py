@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,6 +22,7 @@ from evalkit.folder import LOGS, claimed
 from evalkit.journal import Journal, Record
 from evalkit.manifest import Manifest, Plan, fingerprint, machine, now
 from evalkit.policy import Policy
+from evalkit.resources import own_version
 from evalkit.scheduler import Scheduler
 from evalkit.suite import Suite, load_suite, suite_digest
 from evalkit.video import VideoWriter, video_path
@@ -191,7 +191,7 @@ def _preflight(
         },
         execution=config.execution.to_dict(),
         plan=plan,
-        code={"evalkit": version("evalkit-vla"), "suite": suite_digest(config.environment.source)},
+        code={"evalkit": own_version(), "suite": suite_digest(config.environment.source)},
         suite=config.suite.to_message(),
         incomparable=list(found["incomparable"]),
         machine={**machine(), "worker_python": ready["python"]},
@@ -249,9 +249,13 @@ class _Recorder:
             self._writers[record.episode] = VideoWriter(path, self._suite.film.fps)
         self._writers[record.episode].add(image)
 
-    def film_ended(self, record: Record, digest: str) -> None:
-        self._writers.pop(record.episode).close()
-        if digest != record.digest:
+    def film_ended(self, record: Record, digest: str | None) -> None:
+        writer = self._writers.pop(record.episode, None)
+        if writer is not None:
+            writer.close(keep=digest is not None)
+        if digest is None:
+            self._progress.note(f"{record.episode.id}: the worker ended while it was filming, so there is no video")
+        elif digest != record.digest:
             self._progress.note(
                 f"{record.episode.id}: the replay for its video ended elsewhere: not deterministic here"
             )

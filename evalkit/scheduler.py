@@ -41,8 +41,11 @@ class Watcher(Protocol):
     def filmed(self, record: Record, image: np.ndarray) -> None:
         """One more frame of an episode's video."""
 
-    def film_ended(self, record: Record, digest: str) -> None:
-        """The episode was played again; ``digest`` equals the record's where the simulator is deterministic."""
+    def film_ended(self, record: Record, digest: str | None) -> None:
+        """The episode was played again; ``digest`` equals the record's where the simulator is deterministic.
+
+        It is None where the worker ended before that.
+        """
 
 
 @dataclass
@@ -229,6 +232,8 @@ class Scheduler:
     def _lost(self, seat: _Seat, why: str, kind: str = "crash") -> None:
         """The worker cannot be trusted any more: replace it, and give its episode its second attempt."""
         seat.worker.kill()
+        if seat.filming is not None:
+            self._watcher.film_ended(seat.filming, None)
         episode, seat.episode, seat.filming, seat.waiting = seat.episode, None, None, None
         if episode is not None:
             if self._attempts[episode] < _ATTEMPTS:

@@ -43,9 +43,13 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 
-    def close(self) -> None:
-        """Ends the video."""
-        if self._container is not None:
-            self._container.mux(self._stream.encode())
-            self._container.close()
+    def close(self, keep: bool = True) -> None:
+        """Ends the video, or (``keep`` False) throws it away."""
+        if self._container is None:
+            return
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        if keep:
             self._draft.replace(self._path)
+        else:
+            self._draft.unlink()

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,29 @@ def pointmass() -> str:
 def _undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("POINTMASS_")]:
         monkeypatch.delenv(name)
+
+
+def kill_and_resume(arguments: Sequence[str], out: Path, seconds: tuple[float, float], seed: int, **env: str) -> int:
+    """Runs `evalkit run` again and again, killing it with SIGKILL at random moments, until a run ends by itself.
+
+    Returns how often it was killed. Raises where it ends with an error.
+    """
+    moment = random.Random(seed)
+    for kills in range(40):
+        resume = ["--resume"] if (out / "manifest.json").exists() else []
+        command = [sys.executable, "-m", "evalkit", "run", *arguments, "--out", str(out), *resume]
+        process = subprocess.Popen(
+            command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            _, errors = process.communicate(timeout=moment.uniform(*seconds))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            continue
+        assert process.returncode == 0, errors.decode()
+        return kills
+    raise AssertionError("never came to an end")
 
 
 def need(suite: str) -> None:

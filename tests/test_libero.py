@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from conftest import need
+from conftest import kill_and_resume, need
 
 from evalkit.aggregate import summarize
 from evalkit.environment import Environment, assets_folder
@@ -91,6 +91,14 @@ def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch
     one = played(tmp_path / "1", checkpoint="random", workers=1, **options)
     assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, **options)
     assert one == played(tmp_path / "l", checkpoint="random:cameras=all", **options)
+
+
+def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": "oracle", "splits": ["object"], "tasks": ["0", "3"], "episodes": 3}
+    whole = played(tmp_path / "whole", workers=1, **options)
+    arguments = ["libero", "--split", "object", "--task", "0", "--task", "3", "--episodes", "3", "--workers", "2"]
+    assert kill_and_resume(arguments, tmp_path / "killed", (16, 26), seed=4) >= 1
+    assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
 def test_stand_in_assets_mark_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

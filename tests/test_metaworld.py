@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from conftest import need
+from conftest import kill_and_resume, need
 
 from evalkit.aggregate import summarize
 from evalkit.environment import Environment
@@ -80,6 +80,13 @@ def test_workers_and_order_change_no_outcome(tmp_path: Path) -> None:
     options: dict[str, Any] = {"checkpoint": "oracle-noisy", "splits": ["hard"], "episodes": 2}
     one = played(tmp_path / "1", workers=1, **options)
     assert one == played(tmp_path / "3", workers=3, **options) == played(tmp_path / "s", shuffle=1, **options)
+
+
+def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
+    whole = played(tmp_path / "whole", checkpoint="oracle-noisy", splits=["hard"], episodes=4)
+    arguments = ["metaworld", "--checkpoint", "oracle-noisy", "--split", "hard", "--episodes", "4", "--workers", "2"]
+    assert kill_and_resume(arguments, tmp_path / "killed", (4, 9), seed=2) >= 1
+    assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
 def test_looking_and_filming_change_no_outcome(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import kill_and_resume
 
 from evalkit.aggregate import summarize
 from evalkit.checkpoint import Checkpoint, Entry
@@ -60,26 +58,10 @@ def test_looking_changes_no_outcome(pointmass: str, tmp_path: Path) -> None:
 
 def test_a_run_killed_at_random_moments_resumes_to_the_same_journal(pointmass: str, tmp_path: Path) -> None:
     whole = play(pointmass, tmp_path / "whole", checkpoint="oracle-noisy", episodes=10)
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "oracle-noisy", "--episodes", "10"]
-    command += ["--workers", "2", "--out", str(out)]
-    slow = {**os.environ, "POINTMASS_DELAY": "0.004"}
-    moment = random.Random(11)
-    kills = 0
-    for _ in range(40):
-        resume = ["--resume"] if (out / "manifest.json").exists() else []
-        process = subprocess.Popen([*command, *resume], env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            process.wait(timeout=moment.uniform(0.8, 2.5))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            continue
-        assert process.returncode == 0, process.stderr.read() if process.stderr else ""
-        break
+    arguments = [pointmass, "--checkpoint", "oracle-noisy", "--episodes", "10", "--workers", "2"]
+    kills = kill_and_resume(arguments, tmp_path / "killed", (0.8, 2.5), seed=11, POINTMASS_DELAY="0.004")
     assert kills >= 2
-    assert canonical(read_journal(out).values()) == whole
+    assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
 # Invariants 2 and 3 are in test_worker.py and in the conformance tests.

@@ -41,7 +41,7 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
 
 
 def _cells(row: Row, summary: Summary, bars: bool, indent: str = "") -> list[str | Text]:
-    cells: list[str | Text] = [indent + label(row), percent(row.value), interval(row)]
+    cells: list[str | Text] = [Text(indent + label(row)), percent(row.value), interval(row)]
     cells += [_bar(row)] if bars else []
     cells += [str(row.n)]
     return [*cells, str(row.errors) if row.errors else ""] if summary.errors else cells

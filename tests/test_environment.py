@@ -1,0 +1,103 @@
+"""Building a suite's environment, for real, from the package registry."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from evalkit.environment import Environment, assets_folder, set_assets
+from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.resources import suite_folders
+from evalkit.suite import load_suite
+
+
+@pytest.fixture
+def small(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The point mass as a suite with requirements of its own, in a folder of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for path in Path(pointmass).glob("*.*"):
+        (folder / path.name).write_text(path.read_text())
+    (folder / "requirements.txt").write_text("six==1.17.0\n")
+    monkeypatch.setenv("EVALKIT_HOME", str(tmp_path / "home"))
+    return folder
+
+
+@pytest.mark.sim
+def test_an_environment_is_built_once_and_holds_the_closure_and_nothing_else(small: Path) -> None:
+    environment = Environment.of(load_suite(str(small)), str(small))
+    with pytest.raises(EnvironmentProblem, match="run `evalkit setup pointmass`"):
+        environment.require()
+    said: list[str] = []
+    assert environment.build(said.append) and environment.ready and said
+    assert not environment.build(said.append)
+    listed = subprocess.check_output([environment.python, "-m", "pip", "list", "--format=freeze"], text=True)
+    assert {line.split("==")[0] for line in listed.split()} <= {"six", "pip", "setuptools"}
+
+
+@pytest.mark.sim
+def test_a_build_that_was_cut_off_is_begun_again(small: Path) -> None:
+    environment = Environment.of(load_suite(str(small)), str(small))
+    assert environment.folder is not None
+    (environment.folder / "bin").mkdir(parents=True)
+    (environment.folder / "bin" / "python").write_text("half a file")
+    assert not environment.ready
+    assert environment.build(lambda text: None) and environment.ready
+
+
+@pytest.mark.sim
+def test_a_package_that_does_not_exist_is_named(small: Path) -> None:
+    (small / "requirements.txt").write_text("six==99.99\n")
+    environment = Environment.of(load_suite(str(small)), str(small))
+    with pytest.raises(EnvironmentProblem, match=r"No matching distribution found for six==99\.99"):
+        environment.build(lambda text: None)
+    assert not environment.ready
+
+
+def test_changed_requirements_are_another_environment(small: Path) -> None:
+    before = Environment.of(load_suite(str(small)), str(small))
+    (small / "requirements.txt").write_text("six==1.16.0\n")
+    assert Environment.of(load_suite(str(small)), str(small)).folder != before.folder
+
+
+def test_a_worker_that_does_not_render_gets_no_gl(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = load_suite("metaworld")
+    environment = Environment.of(suite, "metaworld")
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert environment.variables(suite, renders=False)["MUJOCO_GL"] == "disabled"
+    assert environment.variables(suite, renders=True)["MUJOCO_GL"] == "osmesa"
+    assert "PYTHONPATH" not in environment.variables(suite, renders=True)
+
+
+def test_assets_are_found_through_the_variable_then_what_setup_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pointmass: str
+) -> None:
+    suite = load_suite("libero")
+    monkeypatch.setenv("EVALKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("EVALKIT_LIBERO_ASSETS", raising=False)
+    assert assets_folder(suite) is None
+    set_assets(suite, tmp_path)
+    assert assets_folder(suite) == tmp_path
+    monkeypatch.setenv("EVALKIT_LIBERO_ASSETS", "/elsewhere")
+    assert assets_folder(suite) == Path("/elsewhere")
+    with pytest.raises(UsageError, match="no such folder"):
+        set_assets(suite, tmp_path / "none")
+
+
+def test_an_installed_package_can_offer_a_suite(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "their_package" / "their_suite"
+    package.mkdir(parents=True)
+    (tmp_path / "their_package" / "__init__.py").write_text("")
+    for path in Path(pointmass).glob("*.*"):
+        (package / path.name).write_text(path.read_text())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    offered = EntryPoint("theirs", "their_package.their_suite", "evalkit.suites")
+    monkeypatch.setattr("evalkit.resources.entry_points", lambda group: [offered])
+    assert suite_folders()["theirs"] == package
+    assert load_suite("theirs").title == "Point mass"
