@@ -31,7 +31,8 @@ def _undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
 def kill_and_resume(arguments: Sequence[str], out: Path, seconds: tuple[float, float], seed: int, **env: str) -> int:
     """Runs `evalkit run` again and again, killing it with SIGKILL at random moments, until a run ends by itself.
 
-    Returns how often it was killed. Raises where it ends with an error.
+    Each is given a little longer than the one before, so that a slow machine gets there too. Returns how often it was
+    killed. Raises where it ends with an error.
     """
     moment = random.Random(seed)
     for kills in range(40):
@@ -41,7 +42,7 @@ def kill_and_resume(arguments: Sequence[str], out: Path, seconds: tuple[float, f
             command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
-            _, errors = process.communicate(timeout=moment.uniform(*seconds))
+            _, errors = process.communicate(timeout=moment.uniform(*seconds) * 1.2**kills)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
