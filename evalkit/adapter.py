@@ -7,7 +7,8 @@ environment) and ``adapter.py``, a module with two functions::
     def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe: ...
 
 The module runs in a worker process, in the suite's own environment: besides its simulator it may import the standard
-library, numpy and ``evalkit.adapter``, ``evalkit.episode``, ``evalkit.observation``. The worker drives it like this::
+library, numpy and ``evalkit.adapter``, ``evalkit.episode``, ``evalkit.observation``, and for MuJoCo ``evalkit.gl``. The
+worker drives it like this::
 
     adapter.reset(episode)
     adapter.look(needs)                     # only at the steps where a policy is asked

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evalkit.adapter import Probe, Setup, SimulatorError
+from evalkit.gl import mujoco_gl
 
 from . import assets, probing, upstream
 
@@ -22,7 +23,7 @@ def build(setup: Setup) -> LiberoAdapter:
     if problem:
         raise SimulatorError(problem)
     if setup.renders:
-        probing.gl_renderer()
+        mujoco_gl()
     upstream.prepare(str(setup.assets), setup.renders)
 
     from .player import LiberoAdapter

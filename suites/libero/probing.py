@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evalkit.adapter import Probe, Setup, SimulatorError
+from evalkit.gl import mujoco_gl
 
 from . import assets, upstream
 
-GL_ADVICE = "apt-get install libegl1 libegl-mesa0, or MUJOCO_GL=osmesa with libosmesa6"
 NAMED_STAND_INS = 3
-TINY_MODEL = "<mujoco><worldbody><light pos='0 0 2'/><geom size='.1'/></worldbody></mujoco>"
 
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
@@ -23,7 +21,7 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     incomparable: list[str] = []
     if setup.renders:
         try:
-            facts["gl"] = {"backend": os.environ.get("MUJOCO_GL", ""), "renderer": gl_renderer()}
+            facts["gl"] = mujoco_gl()
         except SimulatorError as error:
             problems.append(str(error))
     folder_problem = assets.folder_problem(setup.assets)
@@ -40,29 +38,6 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     if not problems:  # where GL fails, libero cannot be imported
         problems += _missing_files(setup, folder, tasks)
     return Probe(facts, problems, incomparable)
-
-
-def gl_renderer() -> str:
-    """The name of the GL renderer, after a tiny picture came out right; raises SimulatorError where none does."""
-    backend = os.environ.get("MUJOCO_GL") or "unset"
-    try:
-        import mujoco
-
-        model = mujoco.MjModel.from_xml_string(TINY_MODEL)
-        data = mujoco.MjData(model)
-        mujoco.mj_forward(model, data)
-        with mujoco.Renderer(model, height=16, width=16) as renderer:
-            renderer.update_scene(data)
-            drawn = bool(renderer.render().any())
-            from OpenGL import GL
-
-            name = GL.glGetString(GL.GL_RENDERER)
-    except Exception as error:  # GL libraries fail with whatever they like: ImportError, AttributeError, GLError, ...
-        reason = f"MUJOCO_GL={backend}: {type(error).__name__}: {error}"
-        raise SimulatorError(f"GL does not work ({reason}): {GL_ADVICE}") from error
-    if not drawn or name is None:
-        raise SimulatorError(f"GL draws nothing (MUJOCO_GL={backend}): {GL_ADVICE}")
-    return str(name.decode())
 
 
 def _missing_files(setup: Setup, folder: Path, tasks: Sequence[tuple[str, str]]) -> list[str]:
