@@ -215,7 +215,8 @@ def run(
     from evalkit.errors import UsageError
     from evalkit.run import RunOptions, play
 
-    with _explained(out):
+    progress = _progress(suite)
+    with _explained(progress):
         if delay:
             raise UsageError(
                 f"--delay {delay}: with --execution {execution} the world waits for the policy, so there is none"
@@ -236,7 +237,7 @@ def run(
             shuffle=shuffle,
             patience_s=patience,
         )
-        with _progress(suite) as progress:
+        with progress:
             folder = play(options, progress)
         summary = summarize(folder)
         _report(summary, as_json)
@@ -314,7 +315,7 @@ def _console(stderr: bool) -> Console:
 
 
 @contextmanager
-def _explained(out: Optional[Path] = None) -> Iterator[None]:
+def _explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
     """Turns an EvalkitError into one line on standard error and exit code 2."""
     from evalkit.errors import EvalkitError
 
@@ -324,7 +325,7 @@ def _explained(out: Optional[Path] = None) -> Iterator[None]:
         print(f"evalkit: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        hint = f"; continue with --resume --out {out}" if out else "; finished episodes are kept, see --resume"
+        hint = f"; continue with --resume --out {progress.folder}" if progress and progress.folder else ""
         print(f"evalkit: interrupted{hint}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -50,6 +51,7 @@ class LiveProgress:
     """A progress bar with the running success rate and the time left. Use as a context manager."""
 
     def __init__(self, console: Console, title: str) -> None:
+        self.folder: Path | None = None
         self._console = console
         self._title = title
         self._tally = _Tally()
@@ -66,10 +68,11 @@ class LiveProgress:
         )
         self._task: TaskID = self._bar.add_task(f"{title}: starting", total=None, tally="")
 
-    def begin(self, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
         """See :class:`evalkit.run.Progress`."""
         for record in records:
             self._tally.add(record)
+        self.folder = folder
         self._bar.reset(self._task, total=total, completed=len(records), description=self._title)
         self._bar.update(self._task, tally=self._tally.text())
 
@@ -98,6 +101,7 @@ class PlainProgress:
     """A line now and then, for logs. Use as a context manager."""
 
     def __init__(self, console: Console, title: str) -> None:
+        self.folder: Path | None = None
         self._console = console
         self._title = title
         self._tally = _Tally()
@@ -105,13 +109,14 @@ class PlainProgress:
         self._before = 0
         self._began = time.monotonic()
 
-    def begin(self, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
         """See :class:`evalkit.run.Progress`."""
         for record in records:
             self._tally.add(record)
         self._total, self._before, self._began = total, len(records), time.monotonic()
+        self.folder = folder
         done = f", {len(records)} done before" if records else ""
-        self._say(f"{self._title}: {total} episodes{done}")
+        self._say(f"{self._title}: {total} episodes{done}, into {folder}")
 
     def record(self, record: Record) -> None:
         """See :class:`evalkit.run.Progress`."""
@@ -144,7 +149,7 @@ class PlainProgress:
 class Silent:
     """Says nothing; for use from Python."""
 
-    def begin(self, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
         """See :class:`evalkit.run.Progress`."""
 
     def record(self, record: Record) -> None:

@@ -70,8 +70,8 @@ class RunOptions:
 class Progress(Protocol):
     """Told how a run goes, for people to see."""
 
-    def begin(self, total: int, records: Sequence[Record]) -> None:
-        """So many episodes in all; these are there already."""
+    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
+        """The run's folder, how many episodes it has in all, and those that are there already."""
 
     def record(self, record: Record) -> None:
         """One more."""
@@ -211,7 +211,7 @@ def _play_missing(
     """Plays every episode that has no verdict yet; an earlier error gets another chance."""
     with Journal(out) as journal:
         finished = [r for r in journal.records.values() if r.error is None]
-        progress.begin(len(episodes), finished)
+        progress.begin(out, len(episodes), finished)
         todo = [e for e in episodes if e not in {r.episode for r in finished}]
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(todo)

@@ -59,7 +59,7 @@ def test_run_prints_the_table_and_where_the_run_is(finished: Path, pointmass: st
     result = evalkit("run", pointmass, "--out", str(finished), "--resume")
     assert result.returncode == 0
     assert "mean of two" in result.stdout and "95 % interval" in result.stdout and f"run: {finished}" in result.stdout
-    assert "16 episodes, 16 done before" in result.stderr
+    assert f"16 episodes, 16 done before, into {finished}" in result.stderr
 
 
 def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -> None:

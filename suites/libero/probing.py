@@ -11,8 +11,6 @@ from evalkit.gl import mujoco_gl
 
 from . import assets, upstream
 
-NAMED_STAND_INS = 3
-
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     """See ``evalkit.adapter``: facts, problems and reasons not to compare, for (split, task) pairs."""
@@ -32,9 +30,8 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     stand_ins = assets.stand_ins(folder)
     facts["assets"] = {"digest": digest, "files": files, "stand_ins": stand_ins}
     if stand_ins:
-        named = ", ".join(stand_ins[:NAMED_STAND_INS])
-        count = f"{len(stand_ins)} asset files are stand-ins"
-        incomparable.append(f"{count} ({named}, ...): their images are not the benchmark's")
+        count = f"{len(stand_ins)} of {files} asset files are stand-ins (listed in the manifest)"
+        incomparable.append(f"{count}: images of them are not the benchmark's")
     if not problems:  # where GL fails, libero cannot be imported
         problems += _missing_files(setup, folder, tasks)
     return Probe(facts, problems, incomparable)
