@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
-from evalkit.suite import Suite, parse
+from evalkit.suite import Suite, parse, protocol
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -96,8 +96,10 @@ class Manifest(BaseModel):
 
     def check_resumes(self, folder: Path) -> None:
         """Raises RunMismatch that names the first field in which the run in ``folder`` is another one."""
-        theirs = read_manifest(folder).identity()
-        difference = first_difference(theirs, self.identity())
+        theirs = read_manifest(folder)
+        difference = first_difference(theirs.identity(), self.identity())
+        if difference and difference[0] == "fingerprint.protocol":
+            difference = first_difference(protocol(theirs.suite), protocol(self.suite), "suite") or difference
         if difference:
             field, was, now = difference
             raise RunMismatch(
@@ -108,10 +110,10 @@ class Manifest(BaseModel):
 
 def fingerprint(suite: Suite, versions: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     """What decides comparability. ``versions``: the simulator's distributions; ``facts``: what the probe found."""
-    protocol = json.dumps(suite.to_message(), sort_keys=True).encode()
+    rules = json.dumps(protocol(suite.to_message()), sort_keys=True).encode()
     return {
         "suite": suite.name,
-        "protocol": hashlib.sha256(protocol).hexdigest(),
+        "protocol": hashlib.sha256(rules).hexdigest(),
         "versions": versions,
         **facts,
     }

@@ -217,7 +217,9 @@ def _play_missing(
             random.Random(options.shuffle).shuffle(todo)
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
         recorder = _Recorder(journal, progress, options.video, out, config.suite)
-        scheduler = Scheduler(config, policy, recorder, workers, film_every=film_every if config.film else 0)
+        in_order = options.shuffle is not None
+        frames = film_every if config.film else 0
+        scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, film_every=frames)
         try:
             scheduler.run(todo)
         finally:

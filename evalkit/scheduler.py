@@ -73,6 +73,7 @@ class Scheduler:
         policy: Policy,
         watcher: Watcher,
         workers: Sequence[WorkerProcess],
+        grouped: bool = True,
         film_every: int = 0,
         restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
     ) -> None:
@@ -83,12 +84,14 @@ class Scheduler:
             policy: answers the workers' questions.
             watcher: told of every result.
             workers: the worker processes; the first is greeted already.
+            grouped: whether a worker may take an episode of the task it has built ahead of earlier ones of others.
             film_every: control steps between two frames of a video; 0 for no videos.
             restart: makes a worker process.
         """
         self._config = config
         self._policy = policy
         self._watcher = watcher
+        self._grouped = grouped
         self._film_every = film_every
         self._restart = restart
         self._attempts: dict[Episode, int] = {}
@@ -127,6 +130,8 @@ class Scheduler:
 
     def _choose(self, seat: _Seat) -> int:
         """Which queued episode suits a worker: its own task first, then one that no other worker has built."""
+        if not self._grouped:
+            return 0
         taken = {other.last_task for other in self._seats if other is not seat and not other.idle}
         for suits in (lambda e: e.task_key == seat.last_task, lambda e: e.task_key not in taken):
             for index, episode in enumerate(self._queue):

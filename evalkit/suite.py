@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -173,6 +173,18 @@ class Suite(BaseModel):
 
     def _matches(self, split: str, task: str, wanted: str) -> bool:
         return task == wanted or (wanted.isdecimal() and list(self.splits[split].tasks).index(task) == int(wanted))
+
+
+def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a suite's plain data that could change an outcome: without titles, explanations and defaults."""
+    described = {"title", "summary", "source", "default", "film", "expert", "headline", "episodes", "scenes"}
+
+    def without_meanings(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {k: without_meanings(v) for k, v in value.items() if k != "meaning"}
+
+    return {k: without_meanings(v) for k, v in suite.items() if k not in described}
 
 
 def load_suite(name: str) -> Suite:

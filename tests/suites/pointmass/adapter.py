@@ -47,6 +47,8 @@ class PointMass:
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
         self._setup.action_space.check(action)
+        if os.environ.get("POINTMASS_FATAL"):
+            os.abort()
         if self._episode.split == "cursed" and self._episode.scene == 1 and self._steps == 3:
             self._misbehave()
         self._physics = self._next(self._physics, action)
