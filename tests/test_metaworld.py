@@ -14,7 +14,7 @@ from evalkit.errors import EnvironmentProblem
 from evalkit.journal import canonical, read_journal
 from evalkit.manifest import read_manifest
 from evalkit.progress import Silent
-from evalkit.resources import suite_folders
+from evalkit.resources import package_folder, suite_folders
 from evalkit.run import RunOptions, play
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
@@ -60,6 +60,38 @@ for name, kind in metaworld.ALL_V3_ENVIRONMENTS.items():
 print(json.dumps([len(metaworld.ALL_V3_ENVIRONMENTS), wrong]))
 """
     assert in_its_environment(code) == [50, []]
+
+
+def test_corner2_shows_what_lerobot_shows() -> None:
+    """The image equals the package's own, from LeRobot's pose, turned by LeRobot's flip, wherever the arm has gone."""
+    suite = load_suite("metaworld").to_message()
+    code = f"""
+import json, os, sys
+os.environ.setdefault("MUJOCO_GL", "egl")
+sys.path.append({str(package_folder().parent)!r})
+import metaworld, numpy as np
+from evalkit.adapter import Setup
+from evalkit.episode import Episode
+from evalkit.observation import Needs
+from suite.adapter import build
+benchmark = metaworld.MT1("drawer-open-v3", seed=42)
+theirs = benchmark.train_classes["drawer-open-v3"](render_mode="rgb_array", camera_name="corner2")
+theirs.set_task(benchmark.train_tasks[3])
+theirs.model.cam_pos[2] = [0.75, 0.075, 0.7]
+theirs.reset()
+needs = Needs(cameras=("corner2",))
+ours = build(Setup(json.loads({json.dumps(json.dumps(suite))}), needs))
+ours.reset(Episode("metaworld", "easy", "drawer-open-v3", 3, 42))
+same = []
+for step in range(20):
+    if step % 5 == 0:
+        image = ours.look(needs).images["corner2"]
+        same.append(bool((image == np.flip(theirs.render(), (0, 1))).all() and image.std() > 10))
+    theirs.step(np.float32([0.5, 0.3, -0.4, 1]))
+    ours.step(np.float32([0.5, 0.3, -0.4, 1]), observe=True)
+print(json.dumps(same))
+"""
+    assert in_its_environment(code) == [True] * 4
 
 
 def test_instructions_and_groups_cover_the_packages_fifty_tasks() -> None:

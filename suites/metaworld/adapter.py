@@ -21,7 +21,6 @@ from evalkit.observation import Needs, Observation
 from .scenes import fixed_placements
 from .snapshot import Snapshot, integration_state
 
-_CORNER2_POSITION = (0.75, 0.075, 0.7)  # LeRobot's pose of camera corner2, metres in the world frame
 _MOST_ENVIRONMENTS = 16  # built tasks a worker keeps, so that a shuffled order does not rebuild one per episode
 
 
@@ -56,17 +55,16 @@ class _Built:
     """One task's environment, its 50 placements and its expert."""
 
     def __init__(self, setup: Setup, task: str) -> None:
-        import mujoco
         from metaworld.policies import ENV_POLICY_MAP
 
         kind = _registry().get(task)
         if kind is None:
             raise SimulatorError(f"task {task}: not in this version of metaworld")
-        sizes = {(c["height"], c["width"]) for c in setup.suite["cameras"].values()}
-        height, width = next(iter(sizes))
+        ((height, width),) = {(c["height"], c["width"]) for c in setup.suite["cameras"].values()}  # one size for all
         self.env = kind(height=height, width=width)
-        corner2 = mujoco.mj_name2id(self.env.model, mujoco.mjtObj.mjOBJ_CAMERA, "corner2")
-        self.env.model.cam_pos[corner2] = _CORNER2_POSITION
+        for camera, position in setup.suite["camera_positions"].items():
+            self.env.model.camera(camera).pos = position
+        self._flipped = setup.suite["camera_flips"]
         self.placements = fixed_placements(self.env, task, seed=int(setup.suite["seed"]))
         self.expert = ENV_POLICY_MAP[task]()
 
@@ -79,7 +77,7 @@ class _Built:
             raise SimulatorError(f"Meta-World has no camera {camera!r}")
         renderer._get_viewer("rgb_array").make_context_current()  # other tasks' environments have contexts of their own
         image = renderer.render("rgb_array")
-        return np.ascontiguousarray(image[::-1, ::-1] if camera == "corner2" else image)
+        return np.ascontiguousarray(image[::-1, ::-1] if camera in self._flipped else image)
 
 
 class MetaWorldAdapter:
@@ -141,16 +139,18 @@ class MetaWorldAdapter:
 
     def demonstrate(self, steps: int) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""
-        here, observed = Snapshot(self._current.env), self._observed
+        env, observed, solved = self._current.env, self._observed, self._solved
+        here = Snapshot(env)
         plan, self._planned = [], []
         for _ in range(steps):
             wanted = self._current.expert.get_action(observed.copy())  # some experts write into what they read
             action = np.clip(wanted, self._space.low, self._space.high)
             action = action.astype(np.float32)
             plan.append(action)
-            if not self._planned or not self._planned[-1][3]:
+            over = solved or env.curr_path_length >= env.max_path_length  # what comes after is never executed
+            if not over:
                 observed, solved = self._simulate(action)
-                self._planned.append((action, Snapshot(self._current.env), observed, solved))
+                self._planned.append((action, Snapshot(env), observed, solved))
         here.restore()
         return np.stack(plan)
 
