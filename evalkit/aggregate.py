@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.errors import UsageError
 from evalkit.journal import Record, read_journal
 from evalkit.manifest import Manifest, read_manifest
 from evalkit.metrics import Estimate, mean_of, success_rate
@@ -46,6 +47,7 @@ class Summary:
         rows: tasks, splits and last the suite's headline.
         headline: the suite's number, under the name that fits what was run.
         complete: whether every planned episode has a verdict and the plan is the protocol's whole.
+        covered: what part of the protocol was planned, in words; empty where it is the whole.
         planned: episodes in the plan.
         finished: episodes with a verdict.
         errors: episodes that ended in an error.
@@ -56,6 +58,7 @@ class Summary:
     rows: list[Row]
     headline: Row
     complete: bool
+    covered: str
     planned: int
     finished: int
     errors: int
@@ -80,7 +83,11 @@ class Summary:
 def summarize(folder: Path) -> Summary:
     """Reads a run and makes its rows. Raises UsageError where the folder holds no readable run."""
     manifest = read_manifest(folder)
-    records = list(read_journal(folder).values())
+    journal = read_journal(folder)
+    strangers = set(journal) - set(manifest.plan.episodes(str(manifest.fingerprint["suite"])))
+    if strangers:
+        raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {min(strangers).id}")
+    records = list(journal.values())
     frame = episodes_frame(records)
     suite = str(manifest.fingerprint["suite"])
     rows = [
@@ -89,13 +96,15 @@ def summarize(folder: Path) -> Summary:
     ]
     errors = sum(r.error is not None for r in records)
     planned = len(manifest.plan.tasks) * manifest.plan.scenes * manifest.plan.repeats
-    headline, whole = _headline(manifest, rows)
+    headline = _headline(manifest, rows)
+    covered = _covered(manifest)
     return Summary(
         folder=folder,
         manifest=manifest,
         rows=[*rows, headline],
         headline=headline,
-        complete=whole and len(records) - errors == planned,
+        complete=not covered and len(records) - errors == planned,
+        covered=covered,
         planned=planned,
         finished=len(records) - errors,
         errors=errors,
@@ -103,7 +112,10 @@ def summarize(folder: Path) -> Summary:
 
 
 def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, metrics."""
+    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
+
+    A suite's own metric ``x`` is column ``metric.x``.
+    """
     import pandas as pd
 
     columns = ["suite", "split", "task", "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error"]
@@ -115,7 +127,7 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
             "inferences": r.inferences,
             "digest": r.digest,
             "error": r.error["kind"] if r.error else None,
-            **r.metrics,
+            **{f"metric.{name}": value for name, value in r.metrics.items()},
         }
         for r in records
     ]
@@ -129,8 +141,19 @@ def _row(suite: str, split: str, task: str | None, frame: pd.DataFrame) -> Row:
     return _as_row(suite, split, task, "success rate", estimate, int(mine["error"].notna().sum()))
 
 
-def _headline(manifest: Manifest, rows: list[Row]) -> tuple[Row, bool]:
-    """The suite's headline over what was run, and whether that is all that the protocol asks for."""
+def _covered(manifest: Manifest) -> str:
+    """What part of the headline's protocol the plan is, in words; empty where it is all of it."""
+    rule = Headline.model_validate(manifest.suite["headline"])
+    splits = manifest.suite["splits"]
+    asked = {(s, t) for s in (rule.splits or list(splits)) for t in splits[s]["tasks"]}
+    tasks, scenes = len(asked & set(manifest.plan.tasks)), manifest.plan.scenes
+    if tasks == len(asked) and scenes == manifest.suite["episodes"]:
+        return ""
+    return f"{tasks} of {len(asked)} tasks, {scenes} scenes a task where the protocol has {manifest.suite['episodes']}"
+
+
+def _headline(manifest: Manifest, rows: list[Row]) -> Row:
+    """The suite's headline over what was run, by its own name only where all of its tasks were."""
     rule = Headline.model_validate(manifest.suite["headline"])
     planned: dict[str, set[str]] = {}
     for split, task in manifest.plan.tasks:
@@ -141,9 +164,7 @@ def _headline(manifest: Manifest, rows: list[Row]) -> tuple[Row, bool]:
     parts = [r for r in rows if r.split in counted and (r.task is None) == (rule.mean_of == "splits")]
     name = rule.name if whole else f"{'mean' if len(parts) > 1 else 'success rate'} of {_what(rule, parts)}"
     estimate = mean_of([_estimate(r) for r in parts])
-    row = _as_row(rows[0].suite, None, None, name, estimate, sum(r.errors for r in parts))
-    protocol = manifest.plan.scenes >= manifest.suite["episodes"]
-    return row, whole and protocol
+    return _as_row(rows[0].suite, None, None, name, estimate, sum(r.errors for r in parts))
 
 
 def _what(rule: Headline, parts: list[Row]) -> str:

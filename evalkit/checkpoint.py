@@ -95,7 +95,10 @@ def find_checkpoint(text: str) -> Checkpoint:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise UsageError(f"--checkpoint {text}: write parameters as {name}:key=value,key=value")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--checkpoint {text}: {value!r} is not a value for {key}") from error
     return Checkpoint(name, entries[name], {**entries[name].parameters, **given})
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -195,7 +197,7 @@ def run(
         Optional[int], typer.Option(metavar="SEED", help="Play episodes in a shuffled order. Changes no outcome.")
     ] = None,
     patience: Annotated[
-        float, typer.Option(metavar="S", min=1, help="A worker silent for so many seconds is replaced.")
+        float, typer.Option(metavar="S", min=1, max=86400, help="A worker silent for so many seconds is replaced.")
     ] = 300,
     as_json: AsJson = False,
 ) -> None:
@@ -306,15 +308,12 @@ def _progress(title: str) -> LiveProgress | PlainProgress:
 
 
 def _console(stderr: bool) -> Console:
-    from rich.console import Console
+    from evalkit.report.terminal import console
 
-    console = Console(stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 120  # a file or a pipe has no width of its own
-    return console
+    return console(stderr)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
     """Turns an EvalkitError into one line on standard error and exit code 2."""
     from evalkit.errors import EvalkitError
@@ -328,10 +327,29 @@ def _explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator
         hint = f"; continue with --resume --out {progress.folder}" if progress and progress.folder else ""
         print(f"evalkit: interrupted{hint}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read our output has gone; what was run is on disk
+        _discard_output()
         raise typer.Exit(FAILED) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"evalkit: {where}{error.strerror or error}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception:  # a defect of ours: 1 would mean a verdict
+        traceback.print_exc()
+        raise typer.Exit(FAILED) from None
+
+
+def _discard_output() -> None:
+    """Points standard output at nothing, so that flushing it at the end does not fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> Any:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without our characters must not end a run
     return app()

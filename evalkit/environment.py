@@ -31,21 +31,23 @@ class Environment:
         suite: the suite's name.
         source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
         folder: the virtual environment, or None where the suite has no requirements and runs in evalkit's own.
+        asked: what the suite was called on the command line: its name or its folder.
     """
 
     suite: str
     source: Path
     folder: Path | None
+    asked: str
 
     @classmethod
     def of(cls, suite: Suite, name: str) -> Environment:
         """The environment of a suite that was named (or given as a folder) on the command line."""
         source = suite_folder(name)
         if not (source / "requirements.txt").is_file():
-            return cls(suite.name, source, None)
+            return cls(suite.name, source, None, name)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         closure = hashlib.sha256((source / "requirements.txt").read_bytes()).hexdigest()[:12]
-        return cls(suite.name, source, home_folder() / "envs" / f"{suite.name}-py{version}-{closure}")
+        return cls(suite.name, source, home_folder() / "envs" / f"{suite.name}-py{version}-{closure}", name)
 
     @property
     def python(self) -> Path:
@@ -60,7 +62,7 @@ class Environment:
     def require(self) -> None:
         """Raises EnvironmentProblem that says how to build it, unless it is ready."""
         if not self.ready:
-            raise EnvironmentProblem(f"the environment of {self.suite} is not built: run `evalkit setup {self.suite}`")
+            raise EnvironmentProblem(f"the environment of {self.suite} is not built: run `evalkit setup {self.asked}`")
 
     def build(self, say: Callable[[str], None]) -> bool:
         """Builds it if it is not ready; says what it does. Returns whether anything was built.
@@ -81,7 +83,10 @@ class Environment:
                 return False
             shutil.rmtree(self.folder, ignore_errors=True)
             say(f"creating {self.folder}")
-            venv.create(self.folder, with_pip=True, symlinks=True)
+            try:
+                venv.create(self.folder, with_pip=True, symlinks=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be made: {error}") from error
             say(f"installing the pinned closure of {self.suite} (nothing beyond it)")
             self._install(self.source / "requirements.txt")
             ready = {"suite": self.suite, "python": platform.python_version()}
@@ -91,9 +96,13 @@ class Environment:
     def _install(self, requirements: Path) -> None:
         assert self.folder is not None
         log = self._beside(".log")
-        command = [str(self.python), "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
+        command = [str(self.python), "-I", "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
+        elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")  # would put the packages somewhere else
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k not in elsewhere}
         with log.open("wb") as output:
-            result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            result = subprocess.run(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
+            )
         if result.returncode:
             errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("ERROR")]
             why = errors[-1] if errors else f"pip ended with {result.returncode}"
@@ -125,13 +134,18 @@ def assets_folder(suite: Suite) -> Path | None:
     if chosen:
         return Path(chosen).expanduser().absolute()
     record = _record(suite)
-    return Path(json.loads(record.read_text())["assets"]) if record.is_file() else None
+    try:
+        return Path(json.loads(record.read_text())["assets"]) if record.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EnvironmentProblem(f"{record}: damaged; run `evalkit setup {suite.name} --assets DIR` again") from error
 
 
 def set_assets(suite: Suite, folder: Path) -> None:
     """Records where the suite's assets are. Raises UsageError where the suite takes none or the folder is none."""
     if suite.assets is None:
         raise UsageError(f"--assets: {suite.name} carries its own assets")
+    if folder == Path():
+        raise UsageError("--assets: name the folder that holds them (got nothing, or the current folder)")
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise UsageError(f"--assets {folder}: no such folder")

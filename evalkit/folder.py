@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +31,10 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
     """
     if resume and not (out / MANIFEST).is_file():
         raise UsageError(f"--resume: {out} holds no run; leave --resume out to begin one there")
-    if not resume:
-        _refuse_existing(out)
-    existed = out.exists()
     try:
+        if not resume:
+            _refuse_existing(out)
+        existed = out.exists()
         (out / LOGS).mkdir(parents=True, exist_ok=True)
         lock = (out / _LOCK).open("w")
     except OSError as error:
@@ -40,16 +42,20 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = (out / _LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one that was just taken away
         except OSError as error:
             raise RunExists(f"{out}: another evalkit process is at work there") from error
+        if not ours:
+            raise RunExists(f"{out}: another evalkit process is at work there")
         try:
             yield
         finally:
             if not (out / MANIFEST).exists():
                 shutil.rmtree(out / LOGS, ignore_errors=True)
-                (out / _LOCK).unlink()
+                (out / _LOCK).unlink(missing_ok=True)
                 if not existed:
-                    out.rmdir()
+                    with contextlib.suppress(OSError):
+                        out.rmdir()
 
 
 def _refuse_existing(out: Path) -> None:

@@ -54,6 +54,12 @@ class Record:
     def from_json(cls, line: str) -> Record:
         """The inverse of :meth:`to_json`; raises ValueError, KeyError or TypeError for anything else."""
         fields = json.loads(line)
+        if not isinstance(fields, dict) or not isinstance(fields["episode"], dict):
+            raise ValueError("it is not a mapping")
+        if not isinstance(fields["success"], bool | None) or not isinstance(fields["error"], dict | None):
+            raise ValueError("success must be true, false or null, and error a mapping or null")
+        if (fields["success"] is None) == (fields["error"] is None):
+            raise ValueError("it must have either a verdict or an error")
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
         if record.episode.id != identity:

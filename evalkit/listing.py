@@ -84,7 +84,7 @@ def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} ({v})" for k, v in value.items())
+        return escape(", ".join(f"{k} ({v})" for k, v in value.items()))
     if isinstance(value, bool):
         return "yes" if value else "no: evalkit setup"
     return "any" if value is None else escape(str(value))

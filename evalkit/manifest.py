@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
-from evalkit.suite import Suite, parse, protocol
+from evalkit.suite import Headline, Suite, parse, protocol
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -25,7 +25,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: list[tuple[str, str]]
+    tasks: list[tuple[str, str]] = Field(min_length=1)
     scenes: int
     seed: int
     repeats: int
@@ -78,6 +78,17 @@ class Manifest(BaseModel):
     machine: dict[str, Any] = {}
     created: str = ""
 
+    @model_validator(mode="after")
+    def _parts_are_there(self) -> Manifest:
+        parts = {"fingerprint": ["suite"], "checkpoint": ["id"], "execution": ["name", "horizon"]}
+        parts["suite"] = ["title", "headline", "splits", "episodes"]
+        for part, keys in parts.items():
+            for key in keys:
+                if key not in getattr(self, part):
+                    raise ValueError(f"{part}.{key} is missing")
+        Headline.model_validate(self.suite["headline"])
+        return self
+
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be continued: all but the record of when and where."""
         return self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
@@ -86,13 +97,13 @@ class Manifest(BaseModel):
         """Writes it into ``folder``; raises RunExists where there is one already, however close the race."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         draft = folder / f".{FILE}.{os.getpid()}"
-        draft.write_text(text, encoding="utf-8")
         try:
+            draft.write_text(text, encoding="utf-8")
             os.link(draft, folder / FILE)
         except FileExistsError as error:
             raise RunExists(exists_already(folder)) from error
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
 
     def check_resumes(self, folder: Path) -> None:
         """Raises RunMismatch that names the first field in which the run in ``folder`` is another one."""
@@ -132,9 +143,9 @@ def now() -> str:
 def read_manifest(folder: Path) -> Manifest:
     """A run's manifest. Raises UsageError that names the file and the field at fault."""
     path = folder / FILE
-    if not path.is_file():
-        raise UsageError(f"{folder}: not a run (there is no {FILE})")
     try:
+        if not path.is_file():
+            raise UsageError(f"{folder}: not a run (there is no {FILE})")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error

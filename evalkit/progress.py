@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class LiveProgress:
         self._title = title
         self._tally = _Tally()
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[tally]}"),
@@ -69,7 +70,7 @@ class LiveProgress:
         self._task: TaskID = self._bar.add_task(f"{title}: starting", total=None, tally="")
 
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
         for record in records:
             self._tally.add(record)
         self.folder = folder
@@ -77,14 +78,14 @@ class LiveProgress:
         self._bar.update(self._task, tally=self._tally.text())
 
     def record(self, record: Record) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
         self._tally.add(record)
         if record.error:
             self.note(f"{record.episode.id}: {record.error['kind']}: {record.error['message']}")
         self._bar.update(self._task, advance=1, tally=self._tally.text())
 
     def note(self, text: str) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
         self._console.print(f"! {text}", style="yellow", highlight=False, markup=False)
 
     def __enter__(self) -> LiveProgress:
@@ -110,7 +111,7 @@ class PlainProgress:
         self._began = time.monotonic()
 
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
         for record in records:
             self._tally.add(record)
         self._total, self._before, self._began = total, len(records), time.monotonic()
@@ -119,7 +120,7 @@ class PlainProgress:
         self._say(f"{self._title}: {total} episodes{done}, into {folder}")
 
     def record(self, record: Record) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
         self._tally.add(record)
         if record.error:
             self.note(f"{record.episode.id}: {record.error['kind']}: {record.error['message']}")
@@ -131,7 +132,7 @@ class PlainProgress:
             self._say(f"{self._tally.done}/{self._total} · {self._tally.text()} · {times}")
 
     def note(self, text: str) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
         self._say(f"! {text}")
 
     def __enter__(self) -> PlainProgress:
@@ -143,20 +144,21 @@ class PlainProgress:
         return None
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # nobody reads it, or the disk is full: no reason to end a run
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Silent:
     """Says nothing; for use from Python."""
 
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
 
     def record(self, record: Record) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
 
     def note(self, text: str) -> None:
-        """See :class:`evalkit.run.Progress`."""
+        """See :class:`evalkit.recorder.Progress`."""
 
 
 def _clock(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
@@ -43,11 +44,12 @@ def suite_folders() -> dict[str, Path]:
     """Every suite that can be named: the ones that ship with evalkit, then those of installed packages.
 
     A third-party package offers a suite by an entry point in group ``evalkit.suites`` whose value is the dotted name of
-    the package folder that holds ``suite.yaml``; it is located, not imported.
+    the package folder that holds ``suite.yaml``. One that cannot be located is left out.
     """
-    folders = {p.parent.name: p.parent for p in sorted((data_folder() / "suites").glob("*/suite.yaml"))}
+    folders = _own_suites()
     for entry in entry_points(group=SUITES_GROUP):
-        folders.setdefault(entry.name, _entry_folder(entry))
+        with contextlib.suppress(UsageError):
+            folders.setdefault(entry.name, _entry_folder(entry))
     return folders
 
 
@@ -61,15 +63,25 @@ def suite_folder(name: str) -> Path:
         if not (folder / "suite.yaml").is_file():
             raise UsageError(f"{folder}: no suite.yaml there")
         return folder
-    folders = suite_folders()
-    if name not in folders:
-        raise unknown("suite", name, folders)
-    return folders[name]
+    own = _own_suites()
+    if name in own:
+        return own[name]
+    for entry in entry_points(group=SUITES_GROUP):
+        if entry.name == name:
+            return _entry_folder(entry)
+    raise unknown("suite", name, suite_folders())
+
+
+def _own_suites() -> dict[str, Path]:
+    return {p.parent.name: p.parent for p in sorted((data_folder() / "suites").glob("*/suite.yaml"))}
 
 
 def _entry_folder(entry: EntryPoint) -> Path:
-    spec = find_spec(entry.value)
+    try:
+        spec = find_spec(entry.value)
+    except (ImportError, ValueError):
+        spec = None
     places = list(spec.submodule_search_locations or []) if spec else []
-    if not places:
-        raise UsageError(f"entry point {entry.name} = {entry.value!r} in group {SUITES_GROUP} is not a package folder")
+    if not places or not Path(places[0], "suite.yaml").is_file():
+        raise UsageError(f"entry point {entry.name} = {entry.value!r} in group {SUITES_GROUP}: no suite.yaml there")
     return Path(places[0])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
-
-import numpy as np
 
 from evalkit.checkpoint import Checkpoint, find_checkpoint
 from evalkit.engines.local import WorkerConfig, WorkerProcess, started
@@ -19,15 +17,13 @@ from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.execution import EXECUTIONS, Execution
 from evalkit.folder import LOGS, claimed
-from evalkit.journal import Journal, Record
+from evalkit.journal import Journal
 from evalkit.manifest import Manifest, Plan, fingerprint, machine, now
 from evalkit.policy import Policy
+from evalkit.recorder import Progress, Recorder, Video
 from evalkit.resources import own_version
 from evalkit.scheduler import Scheduler
 from evalkit.suite import Suite, load_suite, suite_digest
-from evalkit.video import VideoWriter, video_path
-
-Video = Literal["none", "failures", "all"]
 
 
 @dataclass(frozen=True)
@@ -67,19 +63,6 @@ class RunOptions:
     patience_s: float = 300.0
 
 
-class Progress(Protocol):
-    """Told how a run goes, for people to see."""
-
-    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
-        """The run's folder, how many episodes it has in all, and those that are there already."""
-
-    def record(self, record: Record) -> None:
-        """One more."""
-
-    def note(self, text: str) -> None:
-        """A line worth reading."""
-
-
 def play(options: RunOptions, progress: Progress) -> Path:
     """Plays what is missing of a run and returns its folder, the manifest and the whole journal in it.
 
@@ -89,14 +72,15 @@ def play(options: RunOptions, progress: Progress) -> Path:
         EvalkitError: see :mod:`evalkit.errors`; the message is for the user.
     """
     suite = load_suite(options.suite)
-    checkpoint = find_checkpoint(options.checkpoint or suite.default.checkpoint)
-    episodes = suite.plan(options.splits, options.tasks, options.episodes, options.repeats)
+    checkpoint = find_checkpoint(suite.default.checkpoint if options.checkpoint is None else options.checkpoint)
     environment = Environment.of(suite, options.suite)
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to continue")
     out = options.out or default_folder(suite, checkpoint)
     policy = checkpoint.build(suite)
     try:
+        splits = options.splits or _default_splits(suite, policy, options, progress)
+        episodes = suite.plan(splits, options.tasks, options.episodes, options.repeats)
         _check_fits(suite, checkpoint, policy, episodes, options)
         environment.require()
         with claimed(out, options.resume):
@@ -116,9 +100,21 @@ def play(options: RunOptions, progress: Progress) -> Path:
 
 
 def default_folder(suite: Suite, checkpoint: Checkpoint) -> Path:
-    """``results/runs/<suite>-<checkpoint>-<local time>`` under the working folder."""
+    """``results/runs/<suite>-<checkpoint>-<local time>`` under the working folder, one that does not exist yet."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("results") / "runs" / f"{suite.name}-{checkpoint.id}-{stamp}"
+    folder = Path("results") / "runs" / f"{suite.name}-{checkpoint.id}-{stamp}"
+    numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
+
+
+def _default_splits(suite: Suite, policy: Policy, options: RunOptions, progress: Progress) -> Sequence[str]:
+    """The suite's own, or those of them that an oracle knows, where nothing was asked for."""
+    chosen = suite.default.splits or list(suite.splits)
+    known = [split for split in chosen if split in suite.expert]
+    if options.tasks or not policy.spec.needs.expert or not known or known == chosen:
+        return ()
+    progress.note(f"the scripted expert knows {', '.join(known)} of {', '.join(chosen)}: running those")
+    return known
 
 
 def default_workers() -> int:
@@ -210,13 +206,17 @@ def _play_missing(
 ) -> None:
     """Plays every episode that has no verdict yet; an earlier error gets another chance."""
     with Journal(out) as journal:
+        for stranger in set(journal.records) - set(episodes):
+            raise UsageError(f"{journal.path}: {stranger.id} is not in the run's plan")
         finished = [r for r in journal.records.values() if r.error is None]
         progress.begin(out, len(episodes), finished)
-        todo = [e for e in episodes if e not in {r.episode for r in finished}]
+        recorder = Recorder(journal, progress, options.video, out, config.suite)
+        done = {r.episode for r in finished if not recorder.wants_film(r)}
+        todo = [e for e in episodes if e not in done]
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(todo)
+        todo.sort(key=lambda e: e in journal.records)  # what was tried before, in an error or for a lost video, last
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
-        recorder = _Recorder(journal, progress, options.video, out, config.suite)
         in_order = options.shuffle is not None
         frames = film_every if config.film else 0
         scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, film_every=frames)
@@ -224,40 +224,3 @@ def _play_missing(
             scheduler.run(todo)
         finally:
             workers[:] = scheduler.workers
-
-
-class _Recorder:
-    """Writes results where they belong: the journal first, then the display and the videos."""
-
-    def __init__(self, journal: Journal, progress: Progress, video: Video, out: Path, suite: Suite) -> None:
-        self._journal = journal
-        self._progress = progress
-        self._video = video
-        self._out = out
-        self._suite = suite
-        self._writers: dict[Episode, VideoWriter] = {}
-
-    def finished(self, record: Record) -> None:
-        self._journal.append(record)
-        self._progress.record(record)
-
-    def wants_film(self, record: Record) -> bool:
-        return self._video == "all" or (self._video == "failures" and not record.success)
-
-    def filmed(self, record: Record, image: np.ndarray) -> None:
-        if record.episode not in self._writers:
-            assert self._suite.film is not None
-            path = video_path(self._out, record.episode, record.success)
-            self._writers[record.episode] = VideoWriter(path, self._suite.film.fps)
-        self._writers[record.episode].add(image)
-
-    def film_ended(self, record: Record, digest: str | None) -> None:
-        writer = self._writers.pop(record.episode, None)
-        if writer is not None:
-            writer.close(keep=digest is not None)
-        if digest is None:
-            self._progress.note(f"{record.episode.id}: the worker ended while it was filming, so there is no video")
-        elif digest != record.digest:
-            self._progress.note(
-                f"{record.episode.id}: the replay for its video ended elsewhere: not deterministic here"
-            )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,15 +19,16 @@ import numpy as np
 
 from evalkit.engines.local import WorkerConfig, WorkerProcess
 from evalkit.episode import Episode
-from evalkit.errors import EvalkitError, PolicyProblem
+from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
 from evalkit.journal import Record
 from evalkit.manifest import now
 from evalkit.observation import Observation
 from evalkit.policy import Policy, Request
-from evalkit.wire import Closed
+from evalkit.wire import Closed, TimedOut
 
 _ATTEMPTS = 2  # an episode whose worker dies or hangs is tried once more, then recorded as an error
-_ERRORS_IN_A_ROW = 10  # so many episodes ending in errors, with none finished between, end the run
+_ERRORS_IN_A_ROW = 10  # so many, with no episode finished between, end the run, unless they are all one task's
+_STARTS = 3  # a worker that ends so many times before it is ready ends the run
 
 
 class Watcher(Protocol):
@@ -41,11 +43,11 @@ class Watcher(Protocol):
     def filmed(self, record: Record, image: np.ndarray) -> None:
         """One more frame of an episode's video."""
 
-    def film_ended(self, record: Record, digest: str | None) -> None:
-        """The episode was played again; ``digest`` equals the record's where the simulator is deterministic.
+    def film_ended(self, record: Record, digest: str) -> None:
+        """The episode was played again; ``digest`` equals the record's where the simulator is deterministic."""
 
-        It is None where the worker ended before that.
-        """
+    def film_lost(self, record: Record, why: str) -> None:
+        """The episode could not be played again to its end."""
 
 
 @dataclass
@@ -56,12 +58,18 @@ class _Seat:
     episode: Episode | None = None
     filming: Record | None = None
     waiting: dict[str, Any] | None = None  # the ask that it has not been answered
+    starting: bool = True
+    failed_starts: int = 0
     since: float = field(default_factory=time.monotonic)
     last_task: tuple[str, str] | None = None
 
     @property
+    def playing(self) -> bool:
+        return self.episode is not None or self.filming is not None
+
+    @property
     def idle(self) -> bool:
-        return self.episode is None and self.filming is None
+        return not self.starting and not self.playing
 
 
 class Scheduler:
@@ -95,20 +103,21 @@ class Scheduler:
         self._film_every = film_every
         self._restart = restart
         self._attempts: dict[Episode, int] = {}
-        self._errors_in_a_row = 0
+        self._verdicts = 0
+        self._streak: list[tuple[str, str]] = []  # tasks of the errors since the last verdict
         self._seats = [_Seat(worker) for worker in workers]
+        self._seats[0].starting = False
 
     def run(self, episodes: Sequence[Episode]) -> None:
         """Plays every episode, in order as far as workers can share it.
 
         Raises:
             PolicyProblem: the policy failed or returned something that cannot be executed.
+            EnvironmentProblem: workers end before they are ready.
             EvalkitError: so many episodes in a row ended in errors that the run makes no sense.
         """
         self._queue = list(episodes)
-        for seat in self._seats[1:]:
-            seat.worker.greet()
-        while self._queue or any(not seat.idle for seat in self._seats):
+        while self._queue or any(seat.playing for seat in self._seats):
             self._dispatch()
             for seat in self._speaking(timeout=1.0):
                 self._hear(seat)
@@ -142,21 +151,23 @@ class Scheduler:
     def _speaking(self, timeout: float) -> list[_Seat]:
         with selectors.DefaultSelector() as selector:
             for seat in self._seats:
-                if not seat.idle and seat.waiting is None:
+                if not seat.idle:
                     selector.register(seat.worker.channel, selectors.EVENT_READ, seat)
             return [key.data for key, _ in selector.select(timeout)] if selector.get_map() else []
 
     def _hear(self, seat: _Seat) -> None:
         try:
             message = seat.worker.channel.receive()
-        except Closed:
-            self._lost(seat, seat.worker.why_it_ended())
+        except Closed as error:
+            self._lost(seat, seat.worker.why(error), kind="hang" if isinstance(error, TimedOut) else "crash")
             return
         except ValueError as error:
             self._lost(seat, f"the worker sent something unreadable ({error})")
             return
         seat.since = time.monotonic()
         match message["type"]:
+            case "ready":
+                seat.starting = False
             case "ask":
                 seat.waiting = message
             case "done":
@@ -181,6 +192,8 @@ class Scheduler:
         except EvalkitError:
             raise
         except Exception as error:
+            with (self._config.logs / "policy.log").open("a", encoding="utf-8") as log:
+                log.write(traceback.format_exc())
             raise PolicyProblem(
                 f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
             ) from error
@@ -220,8 +233,9 @@ class Scheduler:
                 "finished": now(),
             },
         )
-        seat.episode = None
-        self._errors_in_a_row = 0
+        seat.episode, seat.failed_starts = None, 0
+        self._streak.clear()
+        self._verdicts += 1
         self._watcher.finished(record)
         if self._film_every and self._watcher.wants_film(record):
             seat.filming = record
@@ -229,31 +243,35 @@ class Scheduler:
             self._send(seat, {**replay, "actions": message["actions"]})
 
     def _failed(self, seat: _Seat, message: dict[str, Any]) -> None:
-        if message["kind"] == "policy":
-            assert seat.episode is not None
+        if message["kind"] == "policy" and seat.episode is not None:
             raise PolicyProblem(f"{seat.episode.id}: {message['message']}")
         self._lost(seat, message["message"], kind=message["kind"])
 
     def _lost(self, seat: _Seat, why: str, kind: str = "crash") -> None:
         """The worker cannot be trusted any more: replace it, and give its episode its second attempt."""
         seat.worker.kill()
+        if seat.starting:
+            seat.failed_starts += 1
+            if seat.failed_starts >= _STARTS:
+                raise EnvironmentProblem(f"{self._config.suite.name}: a worker cannot start: {why}")
         if seat.filming is not None:
-            self._watcher.film_ended(seat.filming, None)
+            self._watcher.film_lost(seat.filming, why)
         episode, seat.episode, seat.filming, seat.waiting = seat.episode, None, None, None
-        if episode is not None:
-            if self._attempts[episode] < _ATTEMPTS:
-                self._queue.insert(0, episode)
-            else:
-                self._watcher.finished(self._error(seat, episode, kind, why))
-                self._errors_in_a_row += 1
-                if self._errors_in_a_row >= _ERRORS_IN_A_ROW:
-                    raise EvalkitError(f"{self._errors_in_a_row} episodes in a row ended in errors; the last: {why}")
+        if episode is not None and self._attempts[episode] < _ATTEMPTS:
+            self._queue.insert(0, episode)
+        elif episode is not None:
+            self._watcher.finished(self._error(seat, episode, kind, why))
+            self._streak.append(episode.task_key)
+            tasks = set(self._streak)
+            hopeless = len(tasks) > 1 or not (self._verdicts or any(e.task_key not in tasks for e in self._queue))
+            if len(self._streak) >= _ERRORS_IN_A_ROW and hopeless:
+                raise EvalkitError(f"{len(self._streak)} episodes in a row ended in errors; the last: {why}")
         seat.worker = self._restart(self._config, seat.worker.number)
-        seat.worker.greet()
-        seat.since = time.monotonic()
+        seat.starting, seat.since = True, time.monotonic()
 
     def _error(self, seat: _Seat, episode: Episode, kind: str, why: str) -> Record:
         host = {"worker": seat.worker.number, "attempts": self._attempts[episode], "finished": now()}
+        host["last_words"] = seat.worker.last_words()
         return Record(episode=episode, success=None, error={"kind": kind, "message": why}, host=host)
 
     def _replace_hung(self) -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from evalkit.episode import Episode
 from evalkit.errors import UsageError, unknown
 from evalkit.resources import suite_folder
 
+# Names of suites, splits and tasks make up episode ids and folders: no separators, and no dot at the beginning.
+Name = Annotated[str, StringConstraints(pattern=r"^[^/\\.\s][^/\\\n]*$")]
+
 
 class Section(BaseModel):
     """A part of a file that people write: frozen, and with no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Action(Section):
@@ -29,6 +32,12 @@ class Action(Section):
     high: float
     beyond: Literal["clip", "refuse"] = Field(description="what the protocol does with an action outside the bounds")
     meaning: list[str]
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Action:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        return self
 
 
 class State(Section):
@@ -67,7 +76,7 @@ class Split(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     max_steps: int = Field(gt=0, description="control steps after which an unsolved episode has failed")
-    tasks: dict[str, str] = Field(min_length=1, description="task name → instruction")
+    tasks: dict[Name, str] = Field(min_length=1, description="task name → instruction")
 
 
 class Default(Section):
@@ -97,12 +106,12 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str
+    name: Name
     title: str
     summary: str
     source: str
     control_hz: float = Field(gt=0)
-    seed: int = Field(ge=0, description="set before every reset")
+    seed: int = Field(ge=0, lt=2**32, description="set before every reset")
     scenes: int = Field(gt=0, description="fixed scenes a task")
     episodes: int = Field(gt=0, description="scenes a task that the protocol runs")
     action: Action
@@ -110,7 +119,7 @@ class Suite(BaseModel):
     cameras: dict[str, Camera] = {}
     film: Film | None = None
     headline: Headline
-    splits: dict[str, Split]
+    splits: dict[Name, Split]
     default: Default
     environment: Environment
     assets: Assets | None = None
@@ -143,7 +152,7 @@ class Suite(BaseModel):
         Args:
             splits: names of splits; the suite's default ones where empty.
             tasks: names (or numbers inside their split) of tasks; all of the splits' tasks where empty. Without
-                ``splits``, a task is looked for in every split.
+                ``splits``, a task's name is looked for in every split, a number in the default ones.
             episodes: scenes per task, from the first; the protocol's number where None.
             repeats: attempts at each scene.
 
@@ -156,7 +165,8 @@ class Suite(BaseModel):
         count = self.episodes if episodes is None else episodes
         if not 1 <= count <= self.scenes:
             raise UsageError(f"--episodes {count}: {self.name} has 1 to {self.scenes} scenes a task")
-        everywhere = list(self.splits) if tasks else self.default.splits or list(self.splits)
+        named = any(not t.isdecimal() for t in tasks)
+        everywhere = list(self.splits) if named else self.default.splits or list(self.splits)
         chosen = [(split, task) for split in (splits or everywhere) for task in self._tasks(split, tasks)]
         for wanted in tasks:
             if not any(self._matches(split, task, wanted) for split, task in chosen):
@@ -192,8 +202,9 @@ def load_suite(name: str) -> Suite:
     folder = suite_folder(name)
     content = read_yaml(folder / "suite.yaml")
     if (folder / "tasks.yaml").is_file():
+        splits = content.get("splits")
         for split, tasks in read_yaml(folder / "tasks.yaml").items():
-            section = (content.get("splits") or {}).get(split)
+            section = splits.get(split) if isinstance(splits, dict) else None
             if not isinstance(section, dict):
                 raise UsageError(f"{folder / 'tasks.yaml'}: split {split!r} is not in suite.yaml")
             section["tasks"] = tasks
@@ -203,8 +214,8 @@ def load_suite(name: str) -> Suite:
 def suite_digest(folder: Path) -> str:
     """SHA-256 over the suite's protocol and code: a change to either makes another suite of it."""
     summary = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".py", ".yaml", ".txt")):
-        summary.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml", ".txt")):
+        summary.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return summary.hexdigest()
 
 

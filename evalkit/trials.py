@@ -65,8 +65,10 @@ class Trial:
                 seen = self._adapter.look(self._needs)
                 looks.append(_digest_of_look(seen))
                 shapes = shapes or _shapes(seen)
-            self._adapter.step(action, observe=(step + 1) % look_every == 0)
+            over = self._adapter.step(action, observe=(step + 1) % look_every == 0)
             states.append(self._state())
+            if over:
+                break
         return {"states": states, "looks": looks, "shapes": shapes}
 
     def _follow(self, trial: dict[str, Any], plan: int) -> tuple[list[str], list[np.ndarray]]:
@@ -92,8 +94,10 @@ class Trial:
             if ask and step % 7 == 0:
                 self._adapter.demonstrate(5)
                 states[-1] = self._state()
-            self._adapter.step((action * 0.5).astype(np.float32), observe=False)
+            over = self._adapter.step((action * 0.5).astype(np.float32), observe=False)
             states.append(self._state())
+            if over:
+                break
         return states
 
     def _refuses(self, action: np.ndarray) -> bool:
@@ -125,8 +129,8 @@ def _with(action: np.ndarray, value: float) -> np.ndarray:
 
 def _digest_of_look(seen: Observation) -> str:
     summary = hashlib.sha256()
-    for name, image in sorted(seen.images.items()):
-        summary.update(name.encode() + np.ascontiguousarray(image).tobytes())
+    for name, array in (*sorted(seen.images.items()), *sorted(seen.state.items())):
+        summary.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return summary.hexdigest()
 
 

@@ -45,8 +45,6 @@ class VideoWriter:
 
     def close(self, keep: bool = True) -> None:
         """Ends the video, or (``keep`` False) throws it away."""
-        if self._container is None:
-            return
         self._container.mux(self._stream.encode())
         self._container.close()
         if keep:

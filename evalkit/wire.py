@@ -22,9 +22,16 @@ class Closed(ConnectionError):
     """The other side has gone."""
 
 
+class TimedOut(Closed):
+    """The other side said nothing, or read nothing, for as long as the socket waits."""
+
+
 def pack(message: dict[str, Any]) -> bytes:
     """One message as bytes, without the length prefix. Raises TypeError for a value the wire does not carry."""
-    packed: bytes = msgpack.packb(message, default=_encode, use_bin_type=True)
+    try:
+        packed: bytes = msgpack.packb(message, default=_encode, use_bin_type=True)
+    except OverflowError as error:
+        raise TypeError("an integer beyond 64 bits is not carried") from error
     return packed
 
 
@@ -80,6 +87,8 @@ class Channel:
         data = pack(message)
         try:
             self._socket.sendall(_LENGTH.pack(len(data)) + data)
+        except TimeoutError as error:
+            raise TimedOut(str(error)) from error
         except OSError as error:
             raise Closed(str(error)) from error
         self.sent[message.get("type", "")] = self.sent.get(message.get("type", ""), 0) + 1
@@ -102,6 +111,8 @@ class Channel:
         while len(parts) < count:
             try:
                 part = self._socket.recv(min(count - len(parts), 1 << 20))
+            except TimeoutError as error:
+                raise TimedOut(str(error)) from error
             except OSError as error:
                 raise Closed(str(error)) from error
             if not part:

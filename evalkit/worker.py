@@ -2,7 +2,7 @@
 
 Messages from the host: ``configure`` (once), then any of ``probe``, ``run``, ``replay``, each answered before the next;
 ``chunk`` in reply to an ``ask``; ``stop``. Messages to the host: ``ready``, ``probed``, ``ask``, ``frame``,
-``replayed``, ``done``, and ``failed`` with a kind (``simulator``, ``policy`` or ``crash``), a message, a traceback.
+``replayed``, ``done``, and ``failed`` with a kind (``simulator``, ``policy`` or ``crash``) and a message.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import contextlib
 import hashlib
 import importlib
 import importlib.metadata
+import os
 import platform
 import socket
 import sys
+import threading
 import time
 import traceback
 import types
@@ -89,7 +91,8 @@ class Worker:
             except Exception as error:
                 kind = {ActionError: "policy", SimulatorError: "simulator"}.get(type(error), "crash")
                 text = str(error) if kind != "crash" else f"{type(error).__name__}: {error}"
-                reply = {"type": "failed", "kind": kind, "message": text, "traceback": traceback.format_exc()}
+                traceback.print_exc()  # into the worker's log
+                reply = {"type": "failed", "kind": kind, "message": text}
             self._channel.send(reply)
         if self._adapter is not None:
             self._adapter.close()
@@ -117,6 +120,8 @@ class Worker:
         began = time.perf_counter()
         trace = self._play(adapter, episode, self._execution.executor())
         outcome = adapter.judge()
+        if not np.isfinite(list(outcome.metrics.values())).all():
+            raise SimulatorError(f"a metric is not a finite number: {dict(outcome.metrics)}")
         return {
             "type": "done",
             "success": bool(outcome.success),
@@ -204,6 +209,14 @@ class Worker:
 
 def main(descriptor: int) -> None:
     """The worker process: serves the host on an inherited socket; ends quietly when the host has gone."""
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(Closed, KeyboardInterrupt):
         Worker(Channel(connection)).serve()
+
+
+def _leave_with(host: int) -> None:
+    """Ends this process soon after its host has gone, even in the middle of a simulator's call."""
+    while os.getppid() == host:
+        time.sleep(1)
+    os._exit(0)

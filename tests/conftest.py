@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.environment import Environment
+from evalkit.environment import Environment, assets_folder
 from evalkit.suite import load_suite
 
 POINTMASS = str(Path(__file__).parent / "suites" / "pointmass")
@@ -57,3 +57,5 @@ def need(suite: str) -> None:
     loaded = load_suite(suite)
     if not Environment.of(loaded, suite).ready:
         pytest.skip(f"the environment of {suite} is not built: run `evalkit setup {suite}`")
+    if loaded.assets and assets_folder(loaded) is None:
+        pytest.skip(f"the assets of {suite} are not here: set {loaded.assets.variable}")

@@ -134,6 +134,12 @@ def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
         (["setup", "metaworld", "--source", "."], "takes no checkout"),
         (["setup", "libro"], "did you mean libero?"),
         (["doctor", "nothing"], "unknown suite 'nothing'"),
+        (["run", "SUITE", "--checkpoint", "oracle:chunk=["], "'[' is not a value for chunk"),
+        (["run", "SUITE", "--checkpoint", ""], "unknown checkpoint ''"),
+        (["run", "SUITE", "--checkpoint", "oracle:noise=.inf"], "noise: Input should be a finite number"),
+        (["run", "SUITE", "--out", "x" * 300], "File name too long"),
+        (["setup", "libero", "--assets", ""], "--assets: name the folder"),
+        (["table", "y" * 300], "File name too long"),
         (["table", "nowhere"], "not a run (there is no manifest.json)"),
     ],
 )
@@ -158,6 +164,63 @@ def test_a_damaged_journal_is_named_and_not_touched(finished: Path) -> None:
     before = journal.read_bytes()
     assert "journal.jsonl: line 1 is not an episode record" in refused(evalkit("table", str(finished)))
     assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("manifest.json", '"id": "oracle"', '"idd": "oracle"', "checkpoint.id is missing"),
+        ("manifest.json", '"horizon": 10', '"horizont": 10', "execution.horizon is missing"),
+        ("manifest.json", '"mean_of": "splits"', '"mean_of": "planets"', "mean_of"),
+        ("manifest.json", '"format": 1', '"format": 99', "format 99 is not one this evalkit reads"),
+        ("journal.jsonl", '"success":true', '"success":"yes"', "line 1 is not an episode record"),
+        ("journal.jsonl", '"success":true', '"success":null', "either a verdict or an error"),
+        (
+            "journal.jsonl",
+            '/0/s3/r0","episode":{"suite":"pointmass","split":"near","task":"left","scene":0',
+            "",
+            "line 1",
+        ),
+        ("journal.jsonl", "pointmass", "elsewhere", "an episode that the manifest does not plan"),
+    ],
+)
+def test_damaged_files_are_named(finished: Path, file: str, old: str, new: str, expected: str) -> None:
+    text = (finished / file).read_text()
+    assert old in text
+    (finished / file).write_text(text.replace(old, new))
+    assert expected in refused(evalkit("table", str(finished)))
+    listed = evalkit("list", "runs", "--runs", str(finished.parent))
+    assert listed.returncode == 0 and "run" in listed.stdout
+
+
+def test_a_table_fits_a_narrow_terminal_with_all_its_numbers(finished: Path, tmp_path: Path) -> None:
+    for file in ("manifest.json", "journal.jsonl"):
+        text = (finished / file).read_text()
+        (finished / file).write_text(text.replace('"left"', f'"{"left_" * 20}"').replace("/left/", f"/{'left_' * 20}/"))
+    for columns in ("80", "60", "0"):
+        shown = evalkit("table", str(finished), env={"COLUMNS": columns}).stdout
+        assert "100.0" in shown and "51.0–100.0" in shown and "80.6–100.0" in shown
+
+
+def test_a_reader_that_goes_away_does_not_end_a_run(pointmass: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m evalkit run {pointmass} --out {tmp_path / 'run'} 2>&1 >/dev/null | head -1"
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True)
+    assert len((tmp_path / "run" / "journal.jsonl").read_text().splitlines()) == 16
+
+
+def test_a_locale_without_our_characters_does_not_end_a_run(pointmass: str, tmp_path: Path) -> None:
+    result = evalkit("run", pointmass, "--out", str(tmp_path / "run"), env={"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0 and "mean of two" in result.stdout
+
+
+def test_a_full_disk_is_said_in_one_line(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); import signal"
+    code += "; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from evalkit.cli import main; main()"
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", code, "run", pointmass, "--out", str(out), "--workers", "1"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("evalkit: "), result.stderr
 
 
 def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch
     monkeypatch.setattr("evalkit.run.load_suite", _hurried)
     options: dict[str, Any] = {"splits": ["object"], "tasks": ["0", "1"], "episodes": 2}
     one = played(tmp_path / "1", checkpoint="random", workers=1, **options)
-    assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, **options)
+    assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, workers=3, **options)
     assert one == played(tmp_path / "l", checkpoint="random:cameras=all", **options)
 
 

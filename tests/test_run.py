@@ -25,6 +25,7 @@ from evalkit.manifest import read_manifest
 from evalkit.observation import Needs
 from evalkit.policy import Request, Spec
 from evalkit.progress import Silent
+from evalkit.report.tables import notes
 from evalkit.run import RunOptions
 from evalkit.run import play as play_run
 from evalkit.suite import Section, Suite
@@ -75,7 +76,7 @@ def test_a_worker_that_dies_is_replaced_and_its_episode_is_an_error(pointmass: s
     play(pointmass, tmp_path, checkpoint="hold", tasks=["dies"], episodes=3)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
     assert records[1].success is None and records[1].error is not None
-    assert "killed by SIGABRT" in records[1].error["message"] and records[1].host["attempts"] == 2
+    assert records[1].error["message"] == "the worker ended (killed by SIGABRT)" and records[1].host["attempts"] == 2
     assert records[0].success is False and records[2].success is False
     summary = summarize(tmp_path)
     assert (summary.headline.n, summary.errors, summary.complete) == (2, 1, False)
@@ -342,7 +343,98 @@ def test_requests_of_several_workers_share_a_batch(
     assert max(len(batch) for batch in Misbehaving.seen) >= 2
 
 
+def test_a_metric_of_the_suite_cannot_change_the_verdict(pointmass: str, tmp_path: Path) -> None:
+    suite = changed(pointmass, tmp_path, '{"distance": distance}', '{"success": 1.0, "error": 1.0, "task": 2.0}')
+    play(suite, tmp_path / "run", checkpoint="hold")
+    headline = summarize(tmp_path / "run").headline
+    assert (headline.value, headline.n, headline.errors) == (0.0, 16, 0)
+
+
+def test_a_metric_that_is_no_number_is_an_error(pointmass: str, tmp_path: Path) -> None:
+    suite = changed(pointmass, tmp_path, '{"distance": distance}', '{"distance": float("nan")}')
+    play(suite, tmp_path / "run", checkpoint="hold", episodes=1, tasks=["left"])
+    (record,) = read_journal(tmp_path / "run").values()
+    assert record.error is not None and "not a finite number" in record.error["message"]
+
+
+def changed(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
+    """A copy of the point mass with a change in its adapter."""
+    suite = tmp_path / "pointmass"
+    shutil.copytree(pointmass, suite, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (suite / "adapter.py").read_text()
+    assert old in code
+    (suite / "adapter.py").write_text(code.replace(old, new))
+    return str(suite)
+
+
+def test_one_broken_task_does_not_keep_the_others_from_being_played(pointmass: str, tmp_path: Path) -> None:
+    suite = changed(pointmass, tmp_path, "self._episode.scene == 1 and self._steps == 3", "self._steps == 3")
+    play(suite, tmp_path / "run", checkpoint="hold", tasks=["raises", "left"], episodes=12)
+    records = read_journal(tmp_path / "run").values()
+    assert sum(r.error is not None for r in records) == 12 and sum(r.success is False for r in records) == 12
+    assert [r.error["message"] for r in records if r.error][0] == "this scene is cursed"
+    assert "SimulatorError: this scene is cursed" in (tmp_path / "run" / "logs" / "worker-0.log").read_text()
+
+
+def test_a_worker_that_dies_while_it_starts_is_replaced_a_few_times(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = changed(pointmass, tmp_path, "def build(", STARTS_BADLY + "\n\ndef build(")
+    monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "mark"))
+    assert len(play(suite, tmp_path / "run", workers=2)) == 16
+    assert (tmp_path / "mark").exists()
+
+
+STARTS_BADLY = """
+# The second of two processes that start dies, once.
+mark = Path(os.environ["POINTMASS_MARK"])
+if mark.exists() and not mark.with_suffix(".2").exists():
+    mark.with_suffix(".2").touch()
+    os.abort()
+mark.touch()
+"""
+
+
+def test_workers_leave_when_the_host_is_killed_even_from_the_middle_of_a_call(pointmass: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "hold", "--task", "hangs"]
+    host = subprocess.Popen([*command, "--workers", "1", "--out", str(tmp_path / "run")], stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{host.pid}/task/{host.pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not list child processes")
+    while (
+        len((tmp_path / "run" / "journal.jsonl").read_bytes() if (tmp_path / "run/journal.jsonl").exists() else b"") < 9
+    ):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    workers = [int(pid) for pid in children.read_text().split()]
+    host.kill()
+    host.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
 # Videos.
+
+
+def test_a_video_that_was_lost_is_made_when_the_run_is_resumed(pointmass: str, tmp_path: Path) -> None:
+    before = play(pointmass, tmp_path, checkpoint="oracle", video="all", splits=["near"])
+    videos = sorted(tmp_path.rglob("*.mp4"))
+    journal = (tmp_path / "journal.jsonl").read_bytes()
+    videos[3].rename(videos[3].with_suffix(".part"))
+    after = play(pointmass, tmp_path, checkpoint="oracle", video="all", splits=["near"], resume=True)
+    assert sorted(tmp_path.rglob("*.mp4")) == videos and not list(tmp_path.rglob("*.part"))
+    assert after == before and (tmp_path / "journal.jsonl").read_bytes() == journal
+
+
+def test_a_worker_that_dies_while_filming_loses_the_video_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
+    suite = changed(
+        pointmass, tmp_path, "        image = np.zeros((24", "        os.abort()\n        image = np.zeros((24"
+    )
+    play(suite, tmp_path / "run", checkpoint="oracle", video="all", splits=["near"], episodes=2)
+    assert all(r.success for r in read_journal(tmp_path / "run").values())
+    assert not list((tmp_path / "run").rglob("*.mp4")) and not list((tmp_path / "run").rglob("*.part"))
 
 
 @pytest.mark.parametrize(("video", "expected"), [("none", 0), ("failures", "failed"), ("all", 16)])
@@ -380,6 +472,8 @@ def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(pointmass: s
     assert (whole.headline.metric, whole.complete) == ("mean of two", True)
     assert (split.headline.metric, split.complete) == ("success rate of near", False)
     assert (fewer.headline.metric, fewer.complete) == ("mean of two", False)
+    assert whole.covered == "" and fewer.covered == "4 of 4 tasks, 1 scenes a task where the protocol has 4"
+    assert any("not the protocol's whole" in note for note in notes(fewer))
 
 
 def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tmp_path: Path) -> None:

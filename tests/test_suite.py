@@ -81,6 +81,11 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
         ({"film": {"camera": "side", "fps": 3}}, "no camera 'side'"),
         ({"headline": None}, "headline: Field required"),
         ({"expert": ["middle"]}, "no split 'middle'"),
+        ({"splits": 3}, "split 'near' is not in suite.yaml"),
+        ({"seed": 2**70}, "seed: Input should be less than"),
+        ({"name": "../../up"}, "name: String should match"),
+        ({"action": {"size": 2, "low": 1, "high": -1, "beyond": "clip", "meaning": []}}, "must be below high"),
+        ({"action": {"size": 2, "low": -1, "high": float("inf"), "beyond": "clip", "meaning": []}}, "finite number"),
         ({"splits": {"near": {"max_steps": 30}}}, "split 'far' is not in suite.yaml"),
     ],
 )

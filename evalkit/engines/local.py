@@ -19,7 +19,7 @@ from evalkit.execution import Execution
 from evalkit.observation import Needs
 from evalkit.resources import package_folder
 from evalkit.suite import Suite
-from evalkit.wire import Channel, Closed
+from evalkit.wire import Channel, Closed, TimedOut
 
 _LEAVE_S = 3.0  # how long workers may take to end by themselves
 
@@ -78,7 +78,9 @@ class WorkerProcess:
         self.number = number
         self._suite = config.suite.name
         self._log = config.logs / f"worker-{number}.log"
+        self._patience_s = config.patience_s
         config.logs.mkdir(parents=True, exist_ok=True)
+        self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -92,7 +94,8 @@ class WorkerProcess:
             )
         ours.settimeout(config.patience_s)
         self.channel = Channel(ours)
-        self.channel.send(config.message())
+        with contextlib.suppress(Closed):  # then greet finds it gone and says why
+            self.channel.send(config.message())
 
     @property
     def pid(self) -> int:
@@ -109,17 +112,29 @@ class WorkerProcess:
 
     def probe(self, tasks: list[tuple[str, str]]) -> Mapping[str, Any]:
         """Asks the suite what it finds; returns its ``probed`` message. Raises EnvironmentProblem where that fails."""
-        self.channel.send({"type": "probe", "tasks": [list(t) for t in tasks]})
+        with contextlib.suppress(Closed):  # then _expect finds it gone and says why
+            self.channel.send({"type": "probe", "tasks": [list(t) for t in tasks]})
         return self._expect("probed")
 
-    def why_it_ended(self) -> str:
-        """One line on a worker that has gone: its signal or exit status, and the last line it printed."""
+    def why(self, error: Closed) -> str:
+        """One line on a worker that cannot be heard any more, the same wherever and whenever it happens."""
+        if isinstance(error, TimedOut):
+            return f"the worker said nothing for {self._patience_s:g} s"
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "the worker closed its connection"
-        ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return f"the worker ended ({ended}{self._last_words()})"
+        return f"the worker ended ({_signal(-status) if status < 0 else f'exit status {status}'})"
+
+    def last_words(self) -> str:
+        """The last line that this process printed, or nothing."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(self._log_begins)
+                lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            return ""
+        return lines[-1][:200] if lines else ""
 
     def dismiss(self) -> None:
         """Asks the worker to end by itself."""
@@ -143,19 +158,22 @@ class WorkerProcess:
         try:
             message = self.channel.receive()
         except Closed as error:
-            raise EnvironmentProblem(f"{self._suite}: {self.why_it_ended()}") from error
+            why = f"{self._suite}: {self.why(error)}"
+            raise EnvironmentProblem(f"{why}: {self.last_words()}" if self.last_words() else why) from error
+        except ValueError as error:
+            raise EnvironmentProblem(f"{self._suite}: the worker sent something unreadable ({error})") from error
         if message["type"] == "failed":
             raise EnvironmentProblem(f"{self._suite}: {message['message']}")
         if message["type"] != kind:
             raise EnvironmentProblem(f"{self._suite}: the worker answered {message['type']!r} where {kind!r} was due")
         return message
 
-    def _last_words(self) -> str:
-        try:
-            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        except OSError:
-            return ""
-        return f": {lines[-1].strip()[:200]}" if lines else ""
+
+def _signal(number: int) -> str:
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"killed by signal {number}"
 
 
 @contextmanager

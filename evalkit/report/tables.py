@@ -12,6 +12,9 @@ from evalkit.aggregate import Row, Summary
 Format = Literal["md", "csv", "json", "latex"]
 
 
+_LATEX = str.maketrans({**{c: rf"\{c}" for c in "_&%$#{}"}, "–": "--", "~": r"\~{}", "^": r"\^{}"})
+
+
 def percent(value: float | None) -> str:
     """A fraction of 1 as a percentage with one decimal, or a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
@@ -61,7 +64,7 @@ def title(summary: Summary) -> str:
 
 def notes(summary: Summary) -> list[str]:
     """What a reader of the numbers must know: missing episodes, errors, why they are not comparable."""
-    lines = []
+    lines = [f"not the protocol's whole: {summary.covered}"] if summary.covered else []
     missing = summary.planned - summary.finished - summary.errors
     if missing:
         lines.append(f"{missing} of {summary.planned} planned episodes are missing: continue with --resume")
@@ -79,7 +82,7 @@ def _markdown(summary: Summary) -> str:
     header = ["", "success rate (%)", "95 % interval", "n", "errors"]
     lines = [f"**{title(summary)}**", "", "| " + " | ".join(header) + " |", "|---|---:|---:|---:|---:|"]
     for row in summary.rows:
-        cells = _cells(row)
+        cells = [cell.replace("|", r"\|") for cell in _cells(row)]
         if row.task is None:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
@@ -87,11 +90,11 @@ def _markdown(summary: Summary) -> str:
 
 
 def _latex(summary: Summary) -> str:
-    lines = [rf"% {title(summary)}", r"\begin{tabular}{lrrr}", r"\toprule"]
-    lines += [r" & success rate (\%) & 95\,\% interval & $n$ \\", r"\midrule"]
+    lines = [rf"% {title(summary)}", r"\begin{tabular}{lrrrr}", r"\toprule"]
+    lines += [r" & success rate (\%) & 95\,\% interval & $n$ & errors \\", r"\midrule"]
     for row in summary.rows:
-        name, rate, ends, n, _ = (c.replace("_", r"\_").replace("–", "--") for c in _cells(row))
+        name, *numbers = (c.translate(_LATEX) for c in _cells(row))
         name = name if row.task else rf"\textbf{{{name}}}"
-        lines.append(rf"{name} & {rate} & {ends} & {n} \\")
+        lines.append(" & ".join([name, *numbers]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in notes(summary))]
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +13,23 @@ from evalkit.report.tables import interval, label, notes, percent, title
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
 _NUMBERS = 40  # cells of the other columns
+_SHORTEST = 12  # cells that a name has at least, however narrow the terminal
+
+
+class _Console(Console):
+    """A console that says so when nobody reads it any more, where rich's own ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def console(stderr: bool) -> Console:
+    """The console for people's output, on standard error or standard output."""
+    made = _Console(stderr=stderr)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = 120  # a file or a pipe has no width of its own
+    made.width = max(made.width, _WIDTH + _NUMBERS // 2)
+    return made
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -22,13 +41,14 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
     """A run as a rich table ``width`` cells wide, with a bar per row where the names leave room for it."""
     names = max(len(label(row)) for row in summary.rows) + 2
     bars = names + 2 + _NUMBERS + _WIDTH <= width
-    table = Table(title=title(summary), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("success", justify="right")
-    table.add_column("95 % interval", justify="right", style="dim")
+    heading = Text(title(summary), style="bold")
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
+    table.add_column("", overflow="fold", max_width=max(_SHORTEST, width - _NUMBERS))
+    table.add_column("success", justify="right", no_wrap=True, min_width=7)
+    table.add_column("95 % interval", justify="right", style="dim", no_wrap=True, min_width=13)
     if bars:
         table.add_column("0 %" + " " * (_WIDTH - 8) + "100 %", no_wrap=True)
-    table.add_column("n", justify="right")
+    table.add_column("n", justify="right", no_wrap=True, min_width=4)
     if summary.errors:
         table.add_column("errors", justify="right", style="red")
     for split_row in (r for r in summary.rows if r.split and not r.task):

@@ -65,7 +65,7 @@ class _Built:
         for camera, position in setup.suite["camera_positions"].items():
             self.env.model.camera(camera).pos = position
         self._flipped = setup.suite["camera_flips"]
-        self.placements = fixed_placements(self.env, task, seed=int(setup.suite["seed"]))
+        self.placements = fixed_placements(self.env, task, int(setup.suite["seed"]), int(setup.suite["scenes"]))
         self.expert = ENV_POLICY_MAP[task]()
 
     def render(self, camera: str) -> np.ndarray:

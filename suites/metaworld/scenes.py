@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 
-def fixed_placements(env: Any, task: str, seed: int) -> list[Any]:
+def fixed_placements(env: Any, task: str, seed: int, count: int = 50) -> list[Any]:
     """The task's placements in the benchmark's order, for ``env.set_task``.
 
     Args:
         env: a fresh Meta-World environment of ``task``; usable as a fresh one afterwards.
         task: the task's name, e.g. ``"assembly-v3"``.
         seed: the benchmark's seed.
+        count: how many, from the first; the benchmark has 50.
     """
     from metaworld.env_dict import ML1_ARGS_KWARGS
     from metaworld.types import Task
@@ -33,7 +34,7 @@ def fixed_placements(env: Any, task: str, seed: int) -> list[Any]:
     np.random.seed(seed)
     try:
         drawn = []
-        for _ in range(50):
+        for _ in range(count):
             env.reset()
             drawn.append(np.array(env._last_rand_vec))
     finally:
