@@ -3,6 +3,7 @@
     EvalkitError                 the message is one line for the person who ran the command: what, where, what to do
     ├── UsageError               something asked for does not exist or does not fit (name, option, file)
     ├── EnvironmentProblem       something is missing on this machine (environment, assets, GL, source)
+    │   └── WorkerLost           a worker process ended or fell silent before it was ready
     ├── PolicyProblem            the policy returned something that cannot be executed, or failed
     ├── RunExists                the output folder holds a run already
     └── RunMismatch              a run cannot be resumed as asked; names the field that differs
@@ -27,6 +28,10 @@ class UsageError(EvalkitError):
 
 class EnvironmentProblem(EvalkitError):
     """Something is missing on this machine."""
+
+
+class WorkerLost(EnvironmentProblem):
+    """A worker process ended or fell silent before it was ready."""
 
 
 class PolicyProblem(EvalkitError):

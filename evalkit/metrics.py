@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
 
 
 def _wilson(rate: float, n: float) -> tuple[float, float]:
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(rate * n, n, alpha=1 - CONFIDENCE, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))
+    """The score interval for a share ``rate`` of ``n`` observations; ``n`` need not be whole."""
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre = rate + z**2 / (2 * n)
+    reach = z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - reach) / (1 + z**2 / n)), min(1.0, (centre + reach) / (1 + z**2 / n))

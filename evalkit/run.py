@@ -14,7 +14,7 @@ from evalkit.checkpoint import Checkpoint, find_checkpoint
 from evalkit.engines.local import WorkerConfig, WorkerProcess, started
 from evalkit.environment import Environment, assets_folder
 from evalkit.episode import Episode
-from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.errors import EnvironmentProblem, UsageError, WorkerLost
 from evalkit.execution import EXECUTIONS, Execution
 from evalkit.folder import LOGS, claimed
 from evalkit.journal import Journal
@@ -86,7 +86,7 @@ def play(options: RunOptions, progress: Progress) -> Path:
         with claimed(out, options.resume):
             config = _worker_config(suite, environment, policy, options, out)
             with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
-                manifest = _preflight(config, workers[0], checkpoint, policy, episodes)
+                manifest = _preflight(config, workers, checkpoint, policy, episodes)
                 if options.resume:
                     manifest.check_resumes(out)
                 else:
@@ -163,12 +163,20 @@ def _worker_config(
 
 
 def _preflight(
-    config: WorkerConfig, worker: WorkerProcess, checkpoint: Checkpoint, policy: Policy, episodes: list[Episode]
+    config: WorkerConfig,
+    workers: list[WorkerProcess],
+    checkpoint: Checkpoint,
+    policy: Policy,
+    episodes: list[Episode],
 ) -> Manifest:
     """Asks the suite whether everything is there. Raises EnvironmentProblem with what is missing, or the manifest."""
-    ready = worker.greet()
     plan = Plan.of(episodes)
-    found = worker.probe(plan.tasks)
+    try:
+        ready, found = workers[0].greet(), workers[0].probe(plan.tasks)
+    except WorkerLost:  # once may be chance; twice is not
+        workers[0].kill()
+        workers[0] = WorkerProcess(config, 0)
+        ready, found = workers[0].greet(), workers[0].probe(plan.tasks)
     if found["problems"]:
         more = f" (and {len(found['problems']) - 1} more; see `evalkit doctor {config.suite.name}`)"
         raise EnvironmentProblem(

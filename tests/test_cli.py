@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from conftest import POINTMASS
 
 
 def evalkit(*arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -31,11 +33,19 @@ def refused(result: subprocess.CompletedProcess) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def finished(pointmass: str, tmp_path: Path) -> Path:
-    result = evalkit("run", pointmass, "--workers", "1", "--out", str(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the oracle on the point mass, made once."""
+    out = tmp_path_factory.mktemp("original") / "run"
+    result = evalkit("run", POINTMASS, "--workers", "1", "--out", str(out))
     assert result.returncode == 0, result.stderr
-    return tmp_path / "run"
+    return out
+
+
+@pytest.fixture
+def finished(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, to do with as one likes."""
+    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 def test_help_is_quick_and_teaches() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.environment import Environment
-from evalkit.errors import EnvironmentProblem
+from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.execution import Execution
 from evalkit.observation import Needs
 from evalkit.resources import package_folder
@@ -159,7 +159,7 @@ class WorkerProcess:
             message = self.channel.receive()
         except Closed as error:
             why = f"{self._suite}: {self.why(error)}"
-            raise EnvironmentProblem(f"{why}: {self.last_words()}" if self.last_words() else why) from error
+            raise WorkerLost(f"{why}: {self.last_words()}" if self.last_words() else why) from error
         except ValueError as error:
             raise EnvironmentProblem(f"{self._suite}: the worker sent something unreadable ({error})") from error
         if message["type"] == "failed":
