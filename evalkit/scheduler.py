@@ -102,6 +102,7 @@ class Scheduler:
         self._grouped = grouped
         self._film_every = film_every
         self._restart = restart
+        self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
         self._verdicts = 0
         self._streak: list[tuple[str, str]] = []  # tasks of the errors since the last verdict
