@@ -60,7 +60,8 @@ class Oracle:
             return plan
         scale = self._noise * (self._action.high - self._action.low) / 2
         noise = np.random.default_rng(request.seed).normal(0.0, scale, plan.shape)
-        return np.clip(plan + noise, self._action.low, self._action.high).astype(np.float32)
+        noisy: np.ndarray = np.clip(plan + noise, self._action.low, self._action.high).astype(np.float32)
+        return noisy
 
 
 class Random:
