@@ -96,7 +96,7 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
     options: dict[str, Any] = {"checkpoint": "oracle", "splits": ["object"], "tasks": ["0", "3"], "episodes": 3}
     whole = played(tmp_path / "whole", workers=1, **options)
     arguments = ["libero", "--split", "object", "--task", "0", "--task", "3", "--episodes", "3", "--workers", "2"]
-    assert kill_and_resume(arguments, tmp_path / "killed", (16, 26), seed=4) >= 1
+    kill_and_resume(arguments, tmp_path / "killed", len(whole), seed=4)
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 

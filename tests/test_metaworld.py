@@ -117,7 +117,7 @@ def test_workers_and_order_change_no_outcome(tmp_path: Path) -> None:
 def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
     whole = played(tmp_path / "whole", checkpoint="oracle-noisy", splits=["hard"], episodes=4)
     arguments = ["metaworld", "--checkpoint", "oracle-noisy", "--split", "hard", "--episodes", "4", "--workers", "2"]
-    assert kill_and_resume(arguments, tmp_path / "killed", (4, 9), seed=2) >= 1
+    kill_and_resume(arguments, tmp_path / "killed", len(whole), seed=2)
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 

@@ -62,8 +62,7 @@ def test_looking_changes_no_outcome(pointmass: str, tmp_path: Path) -> None:
 def test_a_run_killed_at_random_moments_resumes_to_the_same_journal(pointmass: str, tmp_path: Path) -> None:
     whole = play(pointmass, tmp_path / "whole", checkpoint="oracle-noisy", episodes=10)
     arguments = [pointmass, "--checkpoint", "oracle-noisy", "--episodes", "10", "--workers", "2"]
-    kills = kill_and_resume(arguments, tmp_path / "killed", (0.8, 2.5), seed=11, POINTMASS_DELAY="0.004")
-    assert kills >= 2
+    kill_and_resume(arguments, tmp_path / "killed", len(whole), seed=11, POINTMASS_DELAY="0.004")
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
