@@ -29,7 +29,7 @@ def small(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.mark.sim
 def test_an_environment_is_built_once_and_holds_the_closure_and_nothing_else(small: Path) -> None:
     environment = Environment.of(load_suite(str(small)), str(small))
-    with pytest.raises(EnvironmentProblem, match="run `evalkit setup .*small`"):
+    with pytest.raises(EnvironmentProblem, match=r"run `evalkit setup .*small`"):
         environment.require()
     said: list[str] = []
     assert environment.build(said.append) and environment.ready and said
