@@ -1,0 +1,24 @@
+"""What to test suites, policies and tools with; each is imported when it is first used.
+
+    AdapterConformance   the tests that an adapter must pass (needs pytest)
+    build_tiny_vla       a small model of the released checkpoints' shape, as a hub-format directory (needs transformers)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalkit.testing.conformance import AdapterConformance
+    from evalkit.testing.tiny_vla import build_tiny_vla
+
+__all__ = ["AdapterConformance", "build_tiny_vla"]
+
+_ROOMS = {"AdapterConformance": "conformance", "build_tiny_vla": "tiny_vla"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"evalkit.testing.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'evalkit.testing' has no attribute {name!r}")
