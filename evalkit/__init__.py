@@ -3,6 +3,7 @@
 From Python, everything below is ``evalkit.<name>``; each is imported when it is first used, so that importing the
 package costs nothing and a worker needs none of the host's libraries.
 
+    evaluate                  run a policy that you hold through a suite, during training say
     play, RunOptions          play a checkpoint through a suite: play(RunOptions("metaworld"), Silent())
     Silent                    a progress display that shows nothing
     summarize, Summary, Row   a finished run in numbers
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evalkit.adapter import Adapter, Outcome, Setup
     from evalkit.aggregate import Row, Summary, summarize
+    from evalkit.api import evaluate
     from evalkit.episode import Episode
     from evalkit.errors import EvalkitError
     from evalkit.journal import Record
@@ -48,6 +50,7 @@ __all__ = [
     "Spec",
     "Suite",
     "Summary",
+    "evaluate",
     "load_suite",
     "play",
     "summarize",
@@ -56,6 +59,7 @@ __all__ = [
 _ROOMS = {
     "adapter": ("Adapter", "Outcome", "Setup"),
     "aggregate": ("Row", "Summary", "summarize"),
+    "api": ("evaluate",),
     "episode": ("Episode",),
     "errors": ("EvalkitError",),
     "journal": ("Record",),

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import sys
-import traceback
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from evalkit.aggregate import Summary
-    from evalkit.progress import LiveProgress, PlainProgress
+from evalkit.console import FAILED, console, explained, progress_for, report
 
 app = typer.Typer(
     name="evalkit",
@@ -30,9 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-FAILED = 2  # usage, infrastructure, not comparable
-INTERRUPTED = 130
 
 
 class What(str, Enum):
@@ -63,6 +52,9 @@ class FormatChoice(str, Enum):
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
 ]
+CheckpointFile = Annotated[
+    Optional[Path], typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
+]
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name (see `evalkit list`), or its folder.")]
 
 
@@ -70,19 +62,25 @@ SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name 
 def list_(
     what: Annotated[Optional[What], typer.Argument(help="suites, checkpoints or runs; all three by default.")] = None,
     folder: Annotated[Path, typer.Option("--runs", help="Where to look for runs.")] = Path("results/runs"),
+    checkpoints: CheckpointFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what can be run, and what has been."""
     from evalkit import listing
 
-    with _explained():
-        kinds = [what] if what else list(What)
-        content = {kind.value: getattr(listing, kind.value)(*([folder] if kind is What.runs else [])) for kind in kinds}
+    with explained():
+        content = {}
+        if what in (None, What.suites):
+            content["suites"] = listing.suites()
+        if what in (None, What.checkpoints):
+            content["checkpoints"] = listing.checkpoints(checkpoints)
+        if what in (None, What.runs):
+            content["runs"] = listing.runs(folder)
         if as_json:
             typer.echo(json.dumps(content, indent=1))
         else:
             for kind, rows in content.items():
-                listing.show(kind, rows, _console(stderr=False))
+                listing.show(kind, rows, console(stderr=False))
 
 
 @app.command()
@@ -101,23 +99,21 @@ def setup(
     from evalkit.errors import UsageError
     from evalkit.suite import load_suite
 
-    console = _console(stderr=True)
-    with _explained():
+    err = console(stderr=True)
+    with explained():
         loaded = load_suite(suite)
         if source is not None:
             raise UsageError(f"--source: {loaded.name} is installed from its package registry and takes no checkout")
         if assets is not None:
             set_assets(loaded, assets)
         environment = Environment.of(loaded, suite)
-        with console.status(f"setting up {loaded.name} ..."):
-            built = environment.build(lambda text: console.print(text, highlight=False, soft_wrap=True))
+        with err.status(f"setting up {loaded.name} ..."):
+            built = environment.build(lambda text: err.print(text, highlight=False, soft_wrap=True))
             if loaded.assets and assets_folder(loaded) is None:
-                fetched = download_assets(loaded, lambda text: console.print(text, highlight=False, soft_wrap=True))
+                fetched = download_assets(loaded, lambda text: err.print(text, highlight=False, soft_wrap=True))
                 set_assets(loaded, fetched)
         where = environment.folder or "evalkit's own environment"
-        console.print(
-            f"{loaded.name} is {'ready' if built else 'ready already'}: {where}", highlight=False, soft_wrap=True
-        )
+        err.print(f"{loaded.name} is {'ready' if built else 'ready already'}: {where}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -136,20 +132,20 @@ def doctor(
     from evalkit.doctor import examine, machine_checks
     from evalkit.resources import suite_folders
 
-    with _explained():
+    with explained():
         found = {"machine": machine_checks()}
-        with _console(stderr=True).status("looking ..."):
+        with console(stderr=True).status("looking ..."):
             found |= {name: examine(name) for name in ([suite] if suite else suite_folders())}
         if as_json:
             typer.echo(json.dumps({name: [asdict(c) for c in checks] for name, checks in found.items()}, indent=1))
         else:
-            console = _console(stderr=False)
+            shown = console(stderr=False)
             for name, checks in found.items():
-                console.print(name, style="bold", markup=False)
+                shown.print(name, style="bold", markup=False)
                 for check in checks:
                     mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
-                    console.print(f"  {mark} {check.what:<12} ", end="")
-                    console.print(check.seen, markup=False, highlight=False, soft_wrap=True)
+                    shown.print(f"  {mark} {check.what:<12} ", end="")
+                    shown.print(check.seen, markup=False, highlight=False, soft_wrap=True)
         if suite and not all(check.ok for check in found[suite]):
             raise typer.Exit(FAILED)
 
@@ -160,9 +156,12 @@ def run(
     checkpoint: Annotated[
         Optional[str],
         typer.Option(
-            metavar="ID", help="A checkpoint (see `evalkit list`), or ID:key=value,... The suite's default if absent."
+            metavar="ID",
+            help="A checkpoint (see `evalkit list`), a directory that holds one, or a hub id; parameters as "
+            "ID:key=value,... The suite's default if absent.",
         ),
     ] = None,
+    checkpoints: CheckpointFile = None,
     split: Annotated[Optional[list[str]], typer.Option(metavar="S", help="Only this split. Repeatable.")] = None,
     task: Annotated[
         Optional[list[str]],
@@ -196,6 +195,13 @@ def run(
     shuffle: Annotated[
         Optional[int], typer.Option(metavar="SEED", help="Play episodes in a shuffled order. Changes no outcome.")
     ] = None,
+    max_batch: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", min=1, help="Most requests in one forward pass. 1, as released, if absent."),
+    ] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Passes of one shape: a chunk depends on no other request.")
+    ] = False,
     patience: Annotated[
         float, typer.Option(metavar="S", min=1, max=86400, help="A worker silent for so many seconds is replaced.")
     ] = 300,
@@ -217,8 +223,8 @@ def run(
     from evalkit.errors import UsageError
     from evalkit.run import RunOptions, play
 
-    progress = _progress(suite)
-    with _explained(progress):
+    progress = progress_for(suite)
+    with explained(progress):
         if delay:
             raise UsageError(
                 f"--delay {delay}: with --execution {execution} the world waits for the policy, so there is none"
@@ -226,6 +232,11 @@ def run(
         options = RunOptions(
             suite=suite,
             checkpoint=checkpoint,
+            checkpoints=checkpoints,
+            settings={
+                **({"max_batch": max_batch} if max_batch else {}),
+                **({"batch_invariant": True} if batch_invariant else {}),
+            },
             splits=split or (),
             tasks=task or (),
             episodes=episodes,
@@ -242,7 +253,7 @@ def run(
         with progress:
             folder = play(options, progress)
         summary = summarize(folder)
-        _report(summary, as_json)
+        report(summary, as_json)
         if summary.errors:
             raise typer.Exit(FAILED)
 
@@ -258,11 +269,11 @@ def table(
     from evalkit.aggregate import summarize
     from evalkit.report import tables, terminal
 
-    with _explained():
+    with explained():
         summaries = [summarize(run) for run in runs]
         if form is None:
             for summary in summaries:
-                terminal.show(summary, _console(stderr=False))
+                terminal.show(summary, console(stderr=False))
         else:
             typer.echo(tables.render(summaries, form.value))
 
@@ -283,68 +294,6 @@ def root(
     ] = False,
 ) -> None:
     """Evaluate Vision-Language-Action robot policies: run a checkpoint through a benchmark, get the table."""
-
-
-def _report(summary: Summary, as_json: bool) -> None:
-    from evalkit.report import terminal
-
-    if as_json:
-        typer.echo(json.dumps(summary.to_json(), indent=1))
-        return
-    console = _console(stderr=False)
-    terminal.show(summary, console)
-    console.print(f"\nrun: {summary.folder}", highlight=False, markup=False, soft_wrap=True)
-    videos = len(list(summary.folder.glob("videos/**/*.mp4")))
-    if videos:
-        where = f"videos: {summary.folder / 'videos'} ({videos})"
-        console.print(where, highlight=False, markup=False, soft_wrap=True)
-
-
-def _progress(title: str) -> LiveProgress | PlainProgress:
-    from evalkit.progress import LiveProgress, PlainProgress
-
-    console = _console(stderr=True)
-    return LiveProgress(console, title) if console.is_terminal else PlainProgress(console, title)
-
-
-def _console(stderr: bool) -> Console:
-    from evalkit.report.terminal import console
-
-    return console(stderr)
-
-
-@contextlib.contextmanager
-def _explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
-    """Turns an EvalkitError into one line on standard error and exit code 2."""
-    from evalkit.errors import EvalkitError
-
-    try:
-        yield
-    except EvalkitError as error:
-        print(f"evalkit: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        hint = f"; continue with --resume --out {progress.folder}" if progress and progress.folder else ""
-        print(f"evalkit: interrupted{hint}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # whoever read our output has gone; what was run is on disk
-        _discard_output()
-        raise typer.Exit(FAILED) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"evalkit: {where}{error.strerror or error}", file=sys.stderr)
-        raise typer.Exit(FAILED) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception:  # a defect of ours: 1 would mean a verdict
-        traceback.print_exc()
-        raise typer.Exit(FAILED) from None
-
-
-def _discard_output() -> None:
-    """Points standard output at nothing, so that flushing it at the end does not fail again."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> Any:

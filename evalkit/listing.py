@@ -35,11 +35,17 @@ def suites() -> list[dict[str, Any]]:
     return rows
 
 
-def checkpoints() -> list[dict[str, Any]]:
-    """Every checkpoint of checkpoints.yaml."""
+def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
+    """Every checkpoint of checkpoints.yaml, and of the user's own file."""
     return [
-        {"checkpoint": name, "summary": entry.summary, "suites": entry.suites}
-        for name, entry in load_checkpoints().items()
+        {
+            "checkpoint": name,
+            "summary": entry.summary,
+            "suites": entry.suites,
+            "source": entry.source,
+            "published": entry.published.model_dump() if entry.published else None,
+        }
+        for name, entry in load_checkpoints(more).items()
     ]
 
 
@@ -73,18 +79,33 @@ def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
         console.print(f"[bold]{kind}[/bold]: none")
         return
     table = Table(title=kind, title_style="bold", title_justify="left", box=None, pad_edge=False)
-    columns = list(dict.fromkeys(key for row in rows for key in row if key != "title"))
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("title", "source")))
     for column in columns:
         table.add_column(column, style="bold" if column == columns[0] else "", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_row(*(_scores(row) if column == "published" else _cell(row.get(column)) for column in columns))
     console.print(table)
     console.print()
+
+
+def _scores(row: dict[str, Any]) -> str:
+    """The authors' figures, the suite's own where there is one."""
+    published = row["published"]
+    if not published:
+        return ""
+    scores = {name: score for name, score in published["scores"].items() if "/" not in name} or published["scores"]
+    rates = published["metric"] == "success rate"
+    return ", ".join(
+        f"{name.rpartition('/')[2]} {score * 100:.1f} %" if rates else f"{name.rpartition('/')[2]} {score:.2f}"
+        for name, score in scores.items()
+    )
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return escape(", ".join(f"{k} ({v})" for k, v in value.items()))
+    if isinstance(value, list):
+        return escape(", ".join(value))
     if isinstance(value, bool):
         return "yes" if value else "no: evalkit setup"
     return "any" if value is None else escape(str(value))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -78,3 +78,11 @@ class Policy(Protocol):
 
     def close(self) -> None:
         """Releases the policy. Called once."""
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A policy that has things to say while a run goes on, such as that its batches had to become smaller."""
+
+    def remarks(self) -> list[str]:
+        """One line for each thing that has happened since the last call; asked after every ``act``."""

@@ -9,7 +9,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from evalkit.episode import Episode
+from evalkit.folder import LOGS
 from evalkit.journal import Journal, Record
+from evalkit.manifest import now
 from evalkit.suite import Suite
 from evalkit.video import VideoWriter, video_path
 
@@ -67,6 +69,12 @@ class Recorder:
         if record.episode in self._writers:
             self._writers.pop(record.episode).close(keep=False)
         self._progress.note(f"{record.episode.id}: no video ({why}); --resume tries again")
+
+    def remarked(self, text: str) -> None:
+        """See :class:`evalkit.scheduler.Watcher`. Kept in the run's folder, and shown."""
+        with (self._out / LOGS / "policy.log").open("a", encoding="utf-8") as log:
+            log.write(f"{now()} {text}\n")
+        self._progress.note(text)
 
     def film_ended(self, record: Record, digest: str) -> None:
         """See :class:`evalkit.scheduler.Watcher`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from evalkit.checkpoint import Checkpoint, find_checkpoint
+from evalkit.checkpoint import find_checkpoint
 from evalkit.engines.local import WorkerConfig, WorkerProcess, started
 from evalkit.environment import Environment, assets_folder
 from evalkit.episode import Episode
@@ -33,6 +34,8 @@ class RunOptions:
     Attributes:
         suite: a suite's name, or the path of its folder.
         checkpoint: ``ID`` or ``ID:key=value,...``; the suite's default where None.
+        checkpoints: a file of the user's own checkpoints.
+        settings: parameters of the checkpoint, over those that came with its name.
         splits: names of splits; the suite's default ones where empty.
         tasks: names or numbers of tasks; all where empty.
         episodes: scenes per task; the protocol's number where None.
@@ -49,6 +52,8 @@ class RunOptions:
 
     suite: str
     checkpoint: str | None = None
+    checkpoints: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     splits: Sequence[str] = ()
     tasks: Sequence[str] = ()
     episodes: int | None = None
@@ -63,8 +68,25 @@ class RunOptions:
     patience_s: float = 300.0
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """What is run: a policy and what the manifest says of it.
+
+    Attributes:
+        id: its name.
+        policy: the policy, which whoever made it closes.
+        identity: id, code and parameters; JSON values.
+        splits: by suite, the splits that it is for; all where absent.
+    """
+
+    id: str
+    policy: Policy
+    identity: Mapping[str, Any]
+    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
 def play(options: RunOptions, progress: Progress) -> Path:
-    """Plays what is missing of a run and returns its folder, the manifest and the whole journal in it.
+    """Plays what is missing of a checkpoint's run; returns its folder, the manifest and the whole journal in it.
 
     Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
 
@@ -72,49 +94,69 @@ def play(options: RunOptions, progress: Progress) -> Path:
         EvalkitError: see :mod:`evalkit.errors`; the message is for the user.
     """
     suite = load_suite(options.suite)
-    checkpoint = find_checkpoint(suite.default.checkpoint if options.checkpoint is None else options.checkpoint)
-    environment = Environment.of(suite, options.suite)
-    if options.resume and options.out is None:
-        raise UsageError("--resume needs --out DIR, the folder of the run to continue")
-    out = options.out or default_folder(suite, checkpoint)
-    policy = checkpoint.build(suite)
+    name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
+    checkpoint = find_checkpoint(name, options.checkpoints).having(options.settings)
+    _check_options(options)
+    Environment.of(suite, options.suite).require()  # before a model takes its time to load
     try:
-        splits = options.splits or _default_splits(suite, policy, options, progress)
-        episodes = suite.plan(splits, options.tasks, options.episodes, options.repeats)
-        _check_fits(suite, checkpoint, policy, episodes, options)
-        environment.require()
-        with claimed(out, options.resume):
-            config = _worker_config(suite, environment, policy, options, out)
-            with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
-                manifest = _preflight(config, workers, checkpoint, policy, episodes)
-                if options.resume:
-                    manifest.check_resumes(out)
-                else:
-                    manifest.write(out)
-                for reason in manifest.incomparable:
-                    progress.note(f"not comparable with published figures: {reason}")
-                _play_missing(config, workers, policy, episodes, options, out, progress)
+        policy = checkpoint.build(suite)
+    except EnvironmentProblem as error:
+        here = "oracle" if suite.expert else "random"
+        raise EnvironmentProblem(f"{error}; --checkpoint {here} needs no weights and runs here") from error
+    try:
+        contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
+        return contest(suite, contestant, options, progress)
     finally:
         policy.close()
+
+
+def contest(suite: Suite, contestant: Contestant, options: RunOptions, progress: Progress) -> Path:
+    """:func:`play` for a policy that is there already; ``options.checkpoint`` has no say."""
+    _check_options(options)
+    environment = Environment.of(suite, options.suite)
+    out = options.out or default_folder(suite, contestant.id)
+    splits = options.splits or _default_splits(suite, contestant, options, progress)
+    episodes = suite.plan(splits, options.tasks, options.episodes, options.repeats)
+    _check_fits(suite, contestant, episodes, options)
+    environment.require()
+    with claimed(out, options.resume):
+        config = _worker_config(suite, environment, contestant.policy, options, out)
+        with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
+            manifest = _preflight(config, workers, contestant, episodes)
+            if options.resume:
+                manifest.check_resumes(out)
+            else:
+                manifest.write(out)
+            for reason in manifest.incomparable:
+                progress.note(f"not comparable with published figures: {reason}")
+            _play_missing(config, workers, contestant.policy, episodes, options, out, progress)
     return out
 
 
-def default_folder(suite: Suite, checkpoint: Checkpoint) -> Path:
+def _check_options(options: RunOptions) -> None:
+    if options.resume and options.out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to continue")
+
+
+def default_folder(suite: Suite, checkpoint: str) -> Path:
     """``results/runs/<suite>-<checkpoint>-<local time>`` under the working folder, one that does not exist yet."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("results") / "runs" / f"{suite.name}-{checkpoint.id}-{stamp}"
+    folder = Path("results") / "runs" / f"{suite.name}-{checkpoint}-{stamp}"
     numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
-def _default_splits(suite: Suite, policy: Policy, options: RunOptions, progress: Progress) -> Sequence[str]:
-    """The suite's own, or those of them that an oracle knows, where nothing was asked for."""
+def _default_splits(suite: Suite, contestant: Contestant, options: RunOptions, progress: Progress) -> Sequence[str]:
+    """The suite's own, or those of them that the policy is for, where nothing was asked for."""
     chosen = suite.default.splits or list(suite.splits)
-    known = [split for split in chosen if split in suite.expert]
-    if options.tasks or not policy.spec.needs.expert or not known or known == chosen:
+    expert = contestant.policy.spec.needs.expert
+    known = suite.expert if expert else contestant.splits.get(suite.name, chosen)
+    fitting = [split for split in chosen if split in known]
+    if options.tasks or not fitting or fitting == chosen:
         return ()
-    progress.note(f"the scripted expert knows {', '.join(known)} of {', '.join(chosen)}: running those")
-    return known
+    who = "the scripted expert" if expert else contestant.id
+    progress.note(f"{who} knows {', '.join(fitting)} of {', '.join(chosen)}: running those")
+    return fitting
 
 
 def default_workers() -> int:
@@ -122,27 +164,26 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_fits(
-    suite: Suite, checkpoint: Checkpoint, policy: Policy, episodes: list[Episode], options: RunOptions
-) -> None:
+def _check_fits(suite: Suite, contestant: Contestant, episodes: list[Episode], options: RunOptions) -> None:
     """Refuses what could only fail later."""
+    policy = contestant.policy
     strangers = {e.split for e in episodes} - set(suite.expert)
     if policy.spec.needs.expert and strangers:
         known = f"only {', '.join(suite.expert)}: pass --split" if suite.expert else "none of its splits"
         raise UsageError(
-            f"checkpoint {checkpoint.id!r} needs a scripted expert, and {suite.name} has none for "
+            f"checkpoint {contestant.id!r} needs a scripted expert, and {suite.name} has none for "
             f"{', '.join(sorted(strangers))} ({known}, or use another checkpoint)"
         )
     for camera in policy.spec.needs.cameras:
         if camera not in suite.cameras:
-            raise UsageError(f"checkpoint {checkpoint.id!r} looks through camera {camera!r}, which {suite.name} lacks")
+            raise UsageError(f"checkpoint {contestant.id!r} looks through camera {camera!r}, which {suite.name} lacks")
     for name in policy.spec.needs.state:
         if name not in suite.state:
-            raise UsageError(f"checkpoint {checkpoint.id!r} reads state {name!r}, which {suite.name} lacks")
+            raise UsageError(f"checkpoint {contestant.id!r} reads state {name!r}, which {suite.name} lacks")
     if options.execution not in EXECUTIONS:
         raise UsageError(f"--execution {options.execution}: there are: {', '.join(EXECUTIONS)}")
     if options.horizon is not None and not 1 <= options.horizon <= policy.spec.chunk:
-        raise UsageError(f"--horizon {options.horizon}: checkpoint {checkpoint.id!r} has chunks of {policy.spec.chunk}")
+        raise UsageError(f"--horizon {options.horizon}: checkpoint {contestant.id!r} has chunks of {policy.spec.chunk}")
     if options.video != "none" and suite.film is None:
         raise UsageError(f"--video: {suite.name} has no camera to film with")
 
@@ -165,8 +206,7 @@ def _worker_config(
 def _preflight(
     config: WorkerConfig,
     workers: list[WorkerProcess],
-    checkpoint: Checkpoint,
-    policy: Policy,
+    contestant: Contestant,
     episodes: list[Episode],
 ) -> Manifest:
     """Asks the suite whether everything is there. Raises EnvironmentProblem with what is missing, or the manifest."""
@@ -186,12 +226,10 @@ def _preflight(
     return Manifest(
         fingerprint=fingerprint(config.suite, ready["versions"], facts),
         checkpoint={
-            "id": checkpoint.id,
-            "policy": checkpoint.entry.policy,
-            "parameters": checkpoint.settings(),
-            "needs": policy.spec.needs.to_dict(),
-            "chunk": policy.spec.chunk,
-            "facts": policy.spec.facts,
+            **contestant.identity,
+            "needs": contestant.policy.spec.needs.to_dict(),
+            "chunk": contestant.policy.spec.chunk,
+            "facts": contestant.policy.spec.facts,
         },
         execution=config.execution.to_dict(),
         plan=plan,

@@ -23,7 +23,7 @@ from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
 from evalkit.journal import Record
 from evalkit.manifest import now
 from evalkit.observation import Observation
-from evalkit.policy import Policy, Request
+from evalkit.policy import Policy, Remarks, Request
 from evalkit.wire import Closed, TimedOut
 
 _ATTEMPTS = 2  # an episode whose worker dies or hangs is tried once more, then recorded as an error
@@ -48,6 +48,9 @@ class Watcher(Protocol):
 
     def film_lost(self, record: Record, why: str) -> None:
         """The episode could not be played again to its end."""
+
+    def remarked(self, text: str) -> None:
+        """The policy has something to say of what happened."""
 
 
 @dataclass
@@ -198,6 +201,9 @@ class Scheduler:
             raise PolicyProblem(
                 f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
             ) from error
+        if isinstance(self._policy, Remarks):
+            for remark in self._policy.remarks():
+                self._watcher.remarked(remark)
         if len(chunks) != len(requests):
             raise PolicyProblem(f"the policy returned {len(chunks)} chunks for {len(requests)} requests")
         for seat, request, chunk in zip(asking, requests, chunks, strict=True):

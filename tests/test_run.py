@@ -321,7 +321,7 @@ def test_a_policy_that_misbehaves_ends_the_run_with_one_line_and_loses_nothing(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str
 ) -> None:
     entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
-    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda text: Checkpoint("odd", entry))
+    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
     monkeypatch.setattr(Misbehaving, "answer", good)
     play(pointmass, tmp_path / "good", episodes=1)
     monkeypatch.setattr(Misbehaving, "answer", answer)
@@ -336,7 +336,7 @@ def test_requests_of_several_workers_share_a_batch(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
-    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda text: Checkpoint("odd", entry))
+    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
     monkeypatch.setattr(Misbehaving, "answer", good)
     slow = Misbehaving.act
     monkeypatch.setattr(Misbehaving, "act", lambda self, requests: (time.sleep(0.02), slow(self, requests))[1])

@@ -1,0 +1,243 @@
+"""From an observation to exactly what the released scripts send to the model, for each of their settings.
+
+Source: the scripts of https://github.com/XiaomiRobotics/Xiaomi-Robotics-0 (``eval_libero``, ``eval_calvin``,
+``eval_simplerenv``, ``deploy/server.py``). What each rule is follows them; "byte for byte" means that prompt, images,
+state and sampling seed of a request equal theirs for the same observation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evalkit.observation import Needs, Observation
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+STATE_SIZE = 32
+CROP = 0.95
+_TOP_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # the gripper's rest rotation in WidowX data
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What the model is asked, once per inference.
+
+    Attributes:
+        prompt: the whole text, with one image marker per image.
+        images: RGB, in the order of the prompt's markers.
+        state: (32,) float64 proprioception, zeros beyond what the setting has.
+        seed: of the noise that the flow starts from, in [0, 2³²).
+    """
+
+    prompt: str
+    images: tuple[Image.Image, ...]
+    state: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The released rules for one robot in one benchmark.
+
+    Attributes:
+        name: what it is called in ``checkpoints.yaml`` and on the command line.
+        needs: the cameras and state vectors it reads.
+        robot_types: the model's names for this robot; the first is the default.
+        suites: the suites it is for.
+        request: (observation, robot_type) → what the model is asked.
+        actions: (T, 32) float32 decoded by the model's processor → (T, A) float32 in the suite's action space.
+    """
+
+    name: str
+    needs: Needs
+    robot_types: tuple[str, ...]
+    suites: tuple[str, ...]
+    request: Callable[[Observation, str], ModelRequest]
+    actions: Callable[[np.ndarray], np.ndarray]
+
+
+def prompt_of(instruction: str, *views: str) -> str:
+    """The prompt with one image marker under the name of each view."""
+    shown = "".join(f"# {view} View\n<|vision_start|><|image_pad|><|vision_end|>\n" for view in views)
+    return (
+        "<|im_start|>user\nThe following observations are captured from multiple views.\n"
+        f"{shown}Generate robot actions for the task:\n{instruction} /no_cot<|im_end|>\n"
+        "<|im_start|>assistant\n<cot></cot><|im_end|>\n"
+    )
+
+
+def seed_of(fields: Mapping[str, Any]) -> int:
+    """The sampling seed: SHA-256 of the request's canonical JSON, modulo 2³².
+
+    Keys sorted, no white space, not ASCII-escaped; arrays by dtype, shape and the bytes in hex; images by mode, size
+    and the MD5 of their bytes.
+    """
+
+    def plain(value: Any) -> dict[str, Any]:
+        if isinstance(value, np.ndarray):
+            data = value.tobytes().hex()
+            return {"__type__": "numpy", "dtype": str(value.dtype), "shape": list(value.shape), "data": data}
+        content = hashlib.md5(value.tobytes(), usedforsecurity=False).hexdigest()
+        return {"__type__": "PIL.Image", "mode": value.mode, "size": list(value.size), "content_hash": content}
+
+    text = json.dumps(fields, default=plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 2**32
+
+
+def padded(*parts: np.ndarray) -> np.ndarray:
+    """The parts one after the other, then zeros: (32,) float64."""
+    state = np.zeros(STATE_SIZE)
+    values = np.concatenate(parts)
+    state[: len(values)] = values
+    return state
+
+
+def axis_angle(quaternion: np.ndarray) -> np.ndarray:
+    """The rotation vector (3,) of a quaternion x, y, z, w, computed as robosuite does (no sign is chosen for w)."""
+    w = min(max(float(quaternion[3]), -1.0), 1.0)
+    length = np.sqrt(1.0 - w * w)
+    if math.isclose(length, 0.0):
+        return np.zeros(3)
+    vector: np.ndarray = (quaternion[:3] * 2.0 * math.acos(w)) / length
+    return vector
+
+
+def turned(image: np.ndarray) -> Image.Image:
+    """The image with both axes flipped."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(image[::-1, ::-1]))
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    """The central 95 % of each side (whole pixels, rounded down), resized back with bilinear interpolation."""
+    from PIL import Image
+
+    width, height = image.size
+    crop_width, crop_height = int(width * CROP), int(height * CROP)
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    part = image.crop((left, top, left + crop_width, top + crop_height))
+    return part.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _two_views(robot_type: str, instruction: str, state: np.ndarray, base: Any, wrist: Any) -> ModelRequest:
+    """LIBERO's and CALVIN's request: the seed is taken before the full stop is added."""
+    language = instruction.capitalize()
+    fields = {"task_id": robot_type, "state": state, "base": base, "wrist_left": wrist, "language": language}
+    return ModelRequest(prompt_of(f"{language}.", "Base", "Left-Wrist"), (base, wrist), state, seed_of(fields))
+
+
+def _one_view(robot_type: str, view: str, instruction: str, state: np.ndarray, base: Any) -> ModelRequest:
+    """SimplerEnv's request: the seed covers the whole prompt, and the state as a batch of one step."""
+    prompt = prompt_of(f"{instruction[:1].upper()}{instruction[1:]}.", view)
+    fields = {"task_id": robot_type, "state": state[None, None], "language": prompt, "base": base}
+    return ModelRequest(prompt, (base,), state, seed_of(fields))
+
+
+def _libero(observation: Observation, robot_type: str) -> ModelRequest:
+    state = observation.state
+    vector = padded(state["eef_pos"], axis_angle(state["eef_quat"]), state["gripper_qpos"])
+    views = (turned(observation.images["agentview"]), turned(observation.images["wrist"]))
+    return _two_views(robot_type, observation.instruction, vector, *views)
+
+
+def _calvin(observation: Observation, robot_type: str) -> ModelRequest:
+    from PIL import Image
+
+    views = [cropped(Image.fromarray(observation.images[name])) for name in ("rgb_static", "rgb_gripper")]
+    return _two_views(robot_type, observation.instruction, padded(observation.state["robot_obs"][:7]), *views)
+
+
+def _widowx(observation: Observation, robot_type: str) -> ModelRequest:
+    from PIL import Image
+    from transforms3d.euler import mat2euler
+    from transforms3d.quaternions import quat2mat
+
+    position, quaternion = np.split(observation.state["eef_pose"], [3])
+    angles = np.array(mat2euler(quat2mat(quaternion) @ _TOP_DOWN.T))
+    vector = padded(position, angles, np.zeros(1), observation.state["gripper_openness"])
+    base = cropped(Image.fromarray(observation.images["third_view"]).resize((256, 256)))
+    return _one_view(robot_type, "Base", observation.instruction, vector, base)
+
+
+def _google_robot(observation: Observation, robot_type: str) -> ModelRequest:
+    from PIL import Image
+    from transforms3d.quaternions import mat2quat, quat2mat
+
+    position, quaternion = np.split(observation.state["eef_pose"], [3])
+    xyzw = mat2quat(quat2mat(quaternion))[[1, 2, 3, 0]]
+    vector = padded(position, xyzw, 1 - observation.state["gripper_openness"])
+    base = cropped(Image.fromarray(observation.images["overhead"]).resize((320, 256)))
+    return _one_view(robot_type, "Ego", observation.instruction, vector, base)
+
+
+def _metaworld(observation: Observation, robot_type: str) -> ModelRequest:
+    from PIL import Image
+
+    views = [Image.fromarray(observation.images[name]).resize((256, 256)) for name in ("corner2", "gripperPOV")]
+    return _two_views(robot_type, observation.instruction, padded(observation.state["proprioception"]), *views)
+
+
+def _first(count: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The first ``count`` columns as they are."""
+    return lambda decoded: np.ascontiguousarray(decoded[:, :count], np.float32)
+
+
+def _calvin_actions(decoded: np.ndarray) -> np.ndarray:
+    """Seven columns; the gripper's is its sign, closed (-1) at exactly zero."""
+    actions = np.array(decoded[:, :7], np.float32)
+    actions[:, 6] = np.where(actions[:, 6] > 0, 1, -1)
+    return actions
+
+
+def _simpler_actions(gripper: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Translation as it is, Euler angles (static x, y, z) to a rotation vector, and a rule for the gripper."""
+
+    def actions(decoded: np.ndarray) -> np.ndarray:
+        from transforms3d.euler import euler2axangle
+
+        turns = [euler2axangle(*row[3:6].tolist()) for row in decoded]  # in float64, as upstream
+        vectors = np.array([axis * angle for axis, angle in turns])
+        together = np.concatenate([decoded[:, :3], vectors, gripper(decoded[:, 6])[:, None]], axis=1)
+        return np.asarray(together, np.float32)
+
+    return actions
+
+
+def _open_or_closed(value: np.ndarray) -> np.ndarray:
+    """WidowX: 1 opens where the model says more than one half, else -1 closes."""
+    opening: np.ndarray = 2.0 * (value > 0.5) - 1.0
+    return opening
+
+
+def _relative_closing(value: np.ndarray) -> np.ndarray:
+    """Google Robot: from openness 0..1 to -1 opens, 1 closes."""
+    closing: np.ndarray = np.clip(-(value * 2 - 1), -1, 1)
+    return closing
+
+
+def settings() -> dict[str, Setting]:
+    """Every setting by name. The last is evalkit's own, not the authors': they release no Meta-World checkpoint."""
+    both = ("calvin_abc_orig", "calvin_abcd_orig")
+    simpler = ("eef_pose", "gripper_openness")
+    widowx, google = Needs(("third_view",), simpler), Needs(("overhead",), simpler)
+    libero = Needs(("agentview", "wrist"), ("eef_pos", "eef_quat", "gripper_qpos"))
+    calvin = Needs(("rgb_static", "rgb_gripper"), ("robot_obs",))
+    metaworld = Needs(("corner2", "gripperPOV"), ("proprioception",))
+    opening, closing = _simpler_actions(_open_or_closed), _simpler_actions(_relative_closing)
+    every = [
+        Setting("libero", libero, ("libero_all",), ("libero",), _libero, _first(7)),
+        Setting("calvin", calvin, both, ("calvin",), _calvin, _calvin_actions),
+        Setting("widowx", widowx, ("bridge_delta",), ("simpler",), _widowx, opening),
+        Setting("google_robot", google, ("fractal_delta",), ("simpler",), _google_robot, closing),
+        Setting("metaworld", metaworld, ("metaworld",), ("metaworld",), _metaworld, _first(4)),
+    ]
+    return {setting.name: setting for setting in every}
