@@ -71,6 +71,7 @@ class Summary:
             "suite": self.manifest.fingerprint["suite"],
             "checkpoint": self.manifest.checkpoint["id"],
             "execution": self.manifest.execution["name"],
+            "batch_invariant": self.manifest.checkpoint.get("batch_invariant", True),
             "headline": {**named, "complete": self.complete},
             "rows": [asdict(row) for row in self.rows],
             "episodes": self.finished,

@@ -8,8 +8,9 @@ from every worker::
     policy.act([request, ...])             # one chunk per request
     policy.close()
 
-A policy that samples draws from ``request.seed`` and nothing else, and treats every row of a batch by itself: then a
-request's chunk does not depend on what else was in the batch, on the order of episodes or on the number of workers.
+A policy that samples draws from ``request.seed``, or from what it is shown, and nothing else, and treats every row of
+a batch by itself: then a request's chunk does not depend on what else was in the batch, on the order of episodes or on
+the number of workers. One that cannot promise that says so in its spec, and so does the run.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Spec:
         needs: what it looks at.
         chunk: length T of the action chunks it returns.
         facts: what identifies its weights and code (hashes, versions, dtype, ...), for the manifest; JSON values.
+        batch_invariant: whether a request's chunk is the same bits whatever else is in its batch.
     """
 
     needs: Needs
     chunk: int
     facts: dict[str, Any]
+    batch_invariant: bool = True
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,7 @@ def _preflight(
             **contestant.identity,
             "needs": contestant.policy.spec.needs.to_dict(),
             "chunk": contestant.policy.spec.chunk,
+            "batch_invariant": contestant.policy.spec.batch_invariant,
             "facts": contestant.policy.spec.facts,
         },
         execution=config.execution.to_dict(),

@@ -14,6 +14,9 @@ import pytest
 from evalkit.environment import Environment, assets_folder
 from evalkit.suite import load_suite
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+
 POINTMASS = str(Path(__file__).parent / "suites" / "pointmass")
 
 
@@ -21,6 +24,16 @@ POINTMASS = str(Path(__file__).parent / "suites" / "pointmass")
 def pointmass() -> str:
     """The folder of the tiny suite, as one would name it on the command line."""
     return POINTMASS
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the released shape, built once; skips where its libraries are not installed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from evalkit.testing import build_tiny_vla
+
+    return build_tiny_vla(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
 @pytest.fixture(autouse=True)

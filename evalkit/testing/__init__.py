@@ -1,7 +1,7 @@
 """What to test suites, policies and tools with; each is imported when it is first used.
 
-    AdapterConformance   the tests that an adapter must pass (needs pytest)
-    build_tiny_vla       a small model of the released checkpoints' shape, as a hub-format directory (needs transformers)
+AdapterConformance   the tests that an adapter must pass (needs pytest)
+build_tiny_vla       a small model of the released checkpoints' shape, as a hub-format directory (needs transformers)
 """
 
 from __future__ import annotations

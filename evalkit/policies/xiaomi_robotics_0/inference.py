@@ -16,7 +16,7 @@ import numpy as np
 
 from evalkit.errors import PolicyProblem
 from evalkit.policies.xiaomi_robotics_0.loading import Loaded
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest
+from evalkit.policies.xiaomi_robotics_0.requests import STATE_SIZE, ModelRequest, prompt_of
 
 _ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of so many tokens
 
@@ -74,6 +74,26 @@ class Inference:
             for index, chunk in zip(group, self._run([prepared[i] for i in group]), strict=True):
                 replies[index] = chunk
         return [reply for reply in replies if reply is not None]
+
+    def check_invariance(self) -> None:
+        """Raises PolicyProblem where a chunk depends on its place in a pass or on its neighbours on this device."""
+        from PIL import Image
+
+        def question(kind: int) -> ModelRequest:
+            noise = np.random.default_rng(kind).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+            prompt = prompt_of(f"Check {kind}.", "Base", "Left-Wrist")
+            return ModelRequest(prompt, tuple(Image.fromarray(i) for i in noise), np.zeros(STATE_SIZE), kind)
+
+        one, other = question(0), question(1)
+        alone = self.chunks([one])[0]
+        for place in {self._max_batch // 2, self._max_batch - 1}:
+            among = [other] * self._max_batch
+            among[place] = one
+            if not np.array_equal(self.chunks(among)[place], alone):
+                raise PolicyProblem(
+                    "on this device a chunk depends on its place in the batch, so batch_invariant cannot be kept: "
+                    "use max_batch=1"
+                )
 
     def _groups(self, prepared: Sequence[_Prepared]) -> list[list[int]]:
         """Which requests share a pass: in invariant mode only those of the same padded length."""

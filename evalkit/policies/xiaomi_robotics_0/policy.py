@@ -66,7 +66,8 @@ class XiaomiRobotics0:
             raise PolicyProblem(
                 f"robot type {self._robot_type!r} has chunks of {self._inference.chunk}, not of {parameters.chunk}"
             )
-        mode = {"max_batch": parameters.max_batch, "invariant": parameters.batch_invariant or parameters.max_batch == 1}
+        if parameters.batch_invariant:
+            self._inference.check_invariance()
         self.spec = Spec(
             needs=chosen.needs,
             chunk=self._inference.chunk,
@@ -75,8 +76,9 @@ class XiaomiRobotics0:
                 **loaded.facts,
                 "robot_type": self._robot_type,
                 "setting": chosen.name,
-                "batch": mode,
+                "batch": {"most": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
             },
+            batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
         )
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
