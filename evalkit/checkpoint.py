@@ -107,6 +107,14 @@ class Checkpoint:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     asked: str = ""
 
+    def suite(self, asked: str | None) -> str:
+        """The suite that was asked for, or the only one it is for. Raises UsageError where that leaves a choice."""
+        if asked is not None:
+            return asked
+        if self.entry.suites is None or len(self.entry.suites) != 1:
+            raise UsageError(f"checkpoint {self.id!r} is for more than one suite: pass --suite SUITE")
+        return self.entry.suites[0]
+
     def having(self, settings: Mapping[str, Any]) -> Checkpoint:
         """The same with some parameters set. Raises UsageError for one that this policy does not have."""
         known = _parameters_of(self._factory()).model_fields if settings else {}
@@ -186,7 +194,7 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
     entries = load_checkpoints(more)
     if name in entries:
         label, entry = name, entries[name]
-    elif Path(name).expanduser().is_dir():
+    elif name and Path(name).expanduser().is_dir():
         label, entry = Path(name).expanduser().resolve().name, _entry_of_folder(Path(name).expanduser())
     elif HUB_ID.match(name) and not name.startswith("."):
         summary, policy = f"{name} on the Hugging Face hub", _FAMILIES["mibot"]

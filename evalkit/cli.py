@@ -55,6 +55,13 @@ AsJson = Annotated[
 CheckpointFile = Annotated[
     Optional[Path], typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
 ]
+MaxBatch = Annotated[
+    Optional[int],
+    typer.Option(metavar="N", min=1, help="Most requests in one forward pass. 1, as released, if absent."),
+]
+BatchInvariant = Annotated[
+    bool, typer.Option("--batch-invariant", help="Passes of one shape: a chunk depends on no other request.")
+]
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name (see `evalkit list`), or its folder.")]
 
 
@@ -195,13 +202,8 @@ def run(
     shuffle: Annotated[
         Optional[int], typer.Option(metavar="SEED", help="Play episodes in a shuffled order. Changes no outcome.")
     ] = None,
-    max_batch: Annotated[
-        Optional[int],
-        typer.Option(metavar="N", min=1, help="Most requests in one forward pass. 1, as released, if absent."),
-    ] = None,
-    batch_invariant: Annotated[
-        bool, typer.Option("--batch-invariant", help="Passes of one shape: a chunk depends on no other request.")
-    ] = False,
+    max_batch: MaxBatch = None,
+    batch_invariant: BatchInvariant = False,
     patience: Annotated[
         float, typer.Option(metavar="S", min=1, max=86400, help="A worker silent for so many seconds is replaced.")
     ] = 300,
@@ -233,10 +235,7 @@ def run(
             suite=suite,
             checkpoint=checkpoint,
             checkpoints=checkpoints,
-            settings={
-                **({"max_batch": max_batch} if max_batch else {}),
-                **({"batch_invariant": True} if batch_invariant else {}),
-            },
+            settings=_batching(max_batch, batch_invariant),
             splits=split or (),
             tasks=task or (),
             episodes=episodes,
@@ -276,6 +275,55 @@ def table(
                 terminal.show(summary, console(stderr=False))
         else:
             typer.echo(tables.render(summaries, form.value))
+
+
+@app.command()
+def serve(
+    checkpoint: Annotated[str, typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`.")],
+    suite: Annotated[
+        Optional[str], typer.Option(metavar="SUITE", help="The suite it is to be asked about; its own if it has one.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen. Whoever can reach it may ask.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")] = 8000,
+    checkpoints: CheckpointFile = None,
+    max_batch: MaxBatch = None,
+    batch_invariant: BatchInvariant = False,
+) -> None:
+    """Serve a checkpoint to other programs and machines, over the openpi WebSocket protocol.
+
+    Any openpi client can ask it. evalkit itself does with --checkpoint remote:url=ws://HOST:PORT, and then sends along
+    what the protocol lacks (the seed, the episode, the committed prefix): results equal those without a server.
+
+    Examples:
+        evalkit serve --checkpoint path/to/checkpoint --suite libero
+
+        evalkit run libero --checkpoint remote:url=ws://127.0.0.1:8000 --split object --episodes 1
+    """
+    from evalkit.checkpoint import find_checkpoint
+    from evalkit.serving import serve as answer
+    from evalkit.suite import load_suite
+
+    with explained():
+        found = find_checkpoint(checkpoint, checkpoints).having(_batching(max_batch, batch_invariant))
+        loaded = load_suite(found.suite(suite))
+        err = console(stderr=True)
+        with err.status(f"loading {found.id} ..."):
+            policy = found.build(loaded)
+        try:
+            answer(
+                policy,
+                identity={"suite": loaded.name, "action_size": loaded.action.size, "checkpoint": found.identity()},
+                host=host,
+                port=port,
+                ready=lambda url: err.print(f"{found.id} for {loaded.name} at {url} (Ctrl-C ends it)", soft_wrap=True),
+                log=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
+            )
+        finally:
+            policy.close()
+
+
+def _batching(max_batch: int | None, batch_invariant: bool) -> dict[str, Any]:
+    return {**({"max_batch": max_batch} if max_batch else {}), **({"batch_invariant": True} if batch_invariant else {})}
 
 
 def version(shown: bool) -> None:

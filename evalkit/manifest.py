@@ -91,7 +91,9 @@ class Manifest(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be continued: all but the record of when and where."""
-        return self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
+        whole = self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
+        facts = {k: v for k, v in whole["checkpoint"].get("facts", {}).items() if k != "where"}
+        return {**whole, "checkpoint": {**whole["checkpoint"], "facts": facts}}
 
     def write(self, folder: Path) -> None:
         """Writes it into ``folder``; raises RunExists where there is one already, however close the race."""

@@ -33,7 +33,8 @@ class Spec:
     Attributes:
         needs: what it looks at.
         chunk: length T of the action chunks it returns.
-        facts: what identifies its weights and code (hashes, versions, dtype, ...), for the manifest; JSON values.
+        facts: what identifies its weights and code (hashes, versions, dtype, ...), for the manifest; JSON values. What
+            stands under ``where`` (an address, say) is recorded, and may differ when a run is resumed.
         batch_invariant: whether a request's chunk is the same bits whatever else is in its batch.
     """
 

@@ -106,6 +106,7 @@ class Server:
             **identity,
             "needs": spec.needs,
             "chunk": spec.chunk,
+            "batch_invariant": spec.batch_invariant,
             "facts": spec.facts,
             "keys": openpi.keys_of(spec.needs),
         }

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from evalkit.checkpoint import Checkpoint, Entry, find_checkpoint, load_checkpoints
 from evalkit.episode import Episode
@@ -79,3 +82,73 @@ def test_only_a_policy_that_looks_asks_for_cameras(pointmass: str) -> None:
     suite = load_suite(pointmass)
     assert find_checkpoint("random").build(suite).spec.needs.cameras == ()
     assert find_checkpoint("random:cameras=all").build(suite).spec.needs.cameras == ("above",)
+
+
+# Files of one's own
+
+
+def own_file(tmp_path: Path, **fields: object) -> Path:
+    entry = {"summary": "mine", "policy": "evalkit.policies.scripted:Random", **fields}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"checkpoints": {"mine": {k: v for k, v in entry.items() if v is not None}}}))
+    return path
+
+
+def test_a_users_file_adds_checkpoints(tmp_path: Path, pointmass: str) -> None:
+    own = own_file(tmp_path, parameters={"chunk": 3})
+    assert find_checkpoint("mine", own).build(load_suite(pointmass)).spec.chunk == 3
+    assert find_checkpoint("oracle", own).id == "oracle"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"revision": "main"}, r"own.yaml: checkpoints.mine.revision: 'main' must be a full commit"),
+        ({"chunk": 0}, "checkpoints.mine.chunk: Input should be greater"),
+        ({"policy": "scripted"}, "checkpoints.mine.policy: 'scripted' must be module:name, such as"),
+        ({"summary": None}, "checkpoints.mine.summary: Field required"),
+        ({"colour": "red"}, "checkpoints.mine.colour: Extra inputs are not permitted"),
+        ({"published": {"metric": "success rate", "source": "x", "scores": {}}}, "mine.published.scores"),
+    ],
+)
+def test_a_bad_entry_is_named_with_its_field(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_checkpoint("oracle", own_file(tmp_path, **fields))
+
+
+def test_a_users_file_cannot_take_a_name_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("checkpoints: {oracle: {summary: mine, policy: 'a:b'}}")
+    with pytest.raises(UsageError, match=r"own.yaml: checkpoints.oracle: evalkit has one of that name"):
+        load_checkpoints(path)
+    with pytest.raises(UsageError, match=r"nowhere.yaml: cannot be read"):
+        load_checkpoints(tmp_path / "nowhere.yaml")
+
+
+def test_the_six_released_checkpoints_are_there_with_what_was_published() -> None:
+    released = {n: e for n, e in load_checkpoints().items() if e.source}
+    assert {e.source for e in released.values()} == {
+        f"XiaomiRobotics/Xiaomi-Robotics-0{tail}"
+        for tail in ("", "-LIBERO", "-Calvin-ABCD_D", "-Calvin-ABC_D", "-SimplerEnv-Google-Robot", "-SimplerEnv-WidowX")
+    }
+    scores: dict[str, float] = {}
+    for entry in released.values():
+        scores |= entry.published.scores if entry.published else {}
+        assert entry.trust_remote_code
+    suites = [scores[f"libero/{split}"] for split in ("spatial", "object", "goal", "long")]
+    assert sum(suites) / 4 == pytest.approx(scores["libero"])
+    assert scores["calvin/abcd_d"] == 4.8 and scores["simpler/widowx"] == 0.792
+
+
+def test_settings_over_a_name(pointmass: str) -> None:
+    checkpoint = find_checkpoint("random:chunk=4").having({"chunk": 6})
+    assert checkpoint.build(load_suite(pointmass)).spec.chunk == 6
+    with pytest.raises(UsageError, match="--max-batch: checkpoint 'random' has no such parameter"):
+        find_checkpoint("random").having({"max_batch": 4})
+
+
+def test_a_path_that_is_no_checkpoint_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"config.json: has no model_type"):
+        find_checkpoint(str(tmp_path))
+    with pytest.raises(UsageError, match="no such directory"):
+        find_checkpoint(str(tmp_path / "nowhere"))

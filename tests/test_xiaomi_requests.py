@@ -22,7 +22,8 @@ from transforms3d.euler import euler2axangle, mat2euler
 from transforms3d.quaternions import mat2quat, quat2mat
 
 from evalkit.observation import Observation
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, axis_angle, settings
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
+from evalkit.rotations import axis_angle
 
 ROBOT = {
     "libero": "libero_all",

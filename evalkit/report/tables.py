@@ -72,7 +72,7 @@ def notes(summary: Summary) -> list[str]:
         lines.append(f"{summary.errors} episodes ended in errors; they count neither as success nor as failure")
     lines += [f"not comparable with published figures: {reason}" for reason in summary.manifest.incomparable]
     if not summary.manifest.checkpoint.get("batch_invariant", True):
-        lines.append("chunks depend in their last bits on what else was in a batch; with --batch-invariant they do not")
+        lines.append("the policy does not promise that a chunk is independent of what else was in its batch")
     return lines
 
 

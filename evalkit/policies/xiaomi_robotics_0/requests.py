@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evalkit.observation import Needs, Observation
+from evalkit.rotations import axis_angle
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -98,16 +98,6 @@ def padded(*parts: np.ndarray) -> np.ndarray:
     values = np.concatenate(parts)
     state[: len(values)] = values
     return state
-
-
-def axis_angle(quaternion: np.ndarray) -> np.ndarray:
-    """The rotation vector (3,) of a quaternion x, y, z, w, computed as robosuite does (no sign is chosen for w)."""
-    w = min(max(float(quaternion[3]), -1.0), 1.0)
-    length = np.sqrt(1.0 - w * w)
-    if math.isclose(length, 0.0):
-        return np.zeros(3)
-    vector: np.ndarray = (quaternion[:3] * 2.0 * math.acos(w)) / length
-    return vector
 
 
 def turned(image: np.ndarray) -> Image.Image:

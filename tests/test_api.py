@@ -1,0 +1,90 @@
+"""Evaluating a policy that one holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evalkit
+from evalkit.errors import PolicyProblem, RunExists, UsageError
+from evalkit.manifest import read_manifest
+
+
+def towards_the_goal(observation: evalkit.Observation) -> np.ndarray:
+    """Left or right, as the instruction says: one action at a time."""
+    return np.array([-1.0 if "left" in observation.instruction else 1.0, 0.0], np.float32)
+
+
+def test_a_function_is_evaluated(pointmass: str, tmp_path: Path) -> None:
+    summary = evalkit.evaluate(
+        towards_the_goal,
+        suite=pointmass,
+        splits=["near"],
+        episodes=2,
+        name="step-1000",
+        facts={"step": 1000},
+        out=tmp_path / "run",
+    )
+    assert summary.finished == summary.planned > 0 and not summary.errors
+    checkpoint = read_manifest(summary.folder).checkpoint
+    assert checkpoint["id"] == "step-1000" and checkpoint["parameters"] == {"step": 1000}
+    assert checkpoint["policy"].endswith(":towards_the_goal") and checkpoint["chunk"] == 1
+    assert checkpoint["needs"]["cameras"] == ["above"]
+
+
+def test_a_function_sees_what_it_names_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
+    seen: list[evalkit.Observation] = []
+
+    def policy(observation: evalkit.Observation) -> np.ndarray:
+        seen.append(observation)
+        return np.zeros((4, 2), np.float32)
+
+    evalkit.evaluate(
+        policy,
+        suite=pointmass,
+        tasks=["left"],
+        episodes=1,
+        chunk=4,
+        cameras=[],
+        state=["position"],
+        workers=1,
+        out=tmp_path / "run",
+    )
+    assert seen and all(not o.images and list(o.state) == ["position"] for o in seen)
+
+
+class Batched:
+    """A policy with the whole interface."""
+
+    def __init__(self) -> None:
+        self.spec = evalkit.Spec(evalkit.Needs(state=("position",)), 2, {"made": "here"})
+        self.closed = False
+
+    def act(self, requests: Sequence[evalkit.Request]) -> list[np.ndarray]:
+        return [np.full((2, 2), 0.5, np.float32) for _ in requests]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_path: Path) -> None:
+    policy = Batched()
+    summary = evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run")
+    assert summary.finished == summary.planned and not policy.closed
+    assert read_manifest(summary.folder).checkpoint["facts"] == {"made": "here"}
+    with pytest.raises(RunExists):
+        evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run")
+    again = evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run", resume=True)
+    assert again.rows == summary.rows
+
+
+def test_bad_policies_are_explained(pointmass: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="policy: int is neither a function nor"):
+        evalkit.evaluate(7, suite=pointmass, out=tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(PolicyProblem, match=r"returned float32 \(1, 2\) at .*, not a float \(8, 2\) chunk"):
+        evalkit.evaluate(towards_the_goal, suite=pointmass, chunk=8, out=tmp_path / "b")
+    with pytest.raises(UsageError, match="looks through camera 'behind', which pointmass lacks"):
+        evalkit.evaluate(towards_the_goal, suite=pointmass, cameras=["behind"], out=tmp_path / "c")

@@ -1,0 +1,217 @@
+"""The openpi protocol's bytes, and evalkit's extension as messages."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from evalkit.episode import Episode
+from evalkit.errors import PolicyProblem
+from evalkit.observation import Needs, Observation
+from evalkit.openpi import Offer, jsonable, keys_of, message_of, pack, request_of, unpack
+from evalkit.policy import Request
+
+DTYPES = ["?", "u1", "i1", "<u2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8", "S3", "<U2"]
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+arrays = st.sampled_from(DTYPES).flatmap(lambda dtype: hnp.arrays(np.dtype(dtype), shapes))
+
+
+def equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+@given(st.dictionaries(st.text(), plain, max_size=4))
+def test_plain_values_survive(message: dict[str, Any]) -> None:
+    assert unpack(pack(message)) == message
+
+
+@given(arrays)
+def test_arrays_survive_bit_for_bit(array: np.ndarray) -> None:
+    assert equal(unpack(pack({"a": [array]}))["a"][0], array)
+    assert equal(unpack(pack(array.T)), array.T)
+    if array.ndim:
+        assert equal(unpack(pack(array[::-1])), array[::-1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numpy_scalars_survive(dtype: str) -> None:
+    scalar = np.ones(1, dtype)[0]
+    back = unpack(pack({"a": scalar}))["a"]
+    assert back == scalar
+    assert type(back) is (type(scalar.item()) if isinstance(scalar, float | bytes | str) else type(scalar))
+
+
+def test_the_bytes_are_openpis() -> None:
+    """As ``openpi_client.msgpack_numpy`` writes them: bytes as keys, the dtype as text, the shape as a list."""
+    array, scalar = np.arange(6, dtype="<f4").reshape(2, 3), np.float32(1.5)
+    theirs = {
+        "a": {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": "<f4", b"shape": (2, 3)},
+        "b": {b"__npgeneric__": True, b"data": 1.5, b"dtype": "<f4"},
+    }
+    assert pack({"a": array, "b": scalar}) == msgpack.packb(theirs)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([object()]),
+        np.zeros(2, [("x", "f4")]),
+        np.zeros(2, "V4"),
+        np.zeros(2, "c8"),
+        np.zeros(2, "M8[s]"),
+        np.zeros(2, np.longdouble),
+        np.datetime64(1, "s"),
+        np.complex64(1),
+        object(),
+        {1, 2},
+        2**70,
+    ],
+)
+def test_what_the_protocol_does_not_carry_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError):
+        pack({"a": value})
+
+
+def raw(data: Any = bytes(4), dtype: Any = "<f4", shape: Any = (1,), kind: bytes = b"__ndarray__") -> bytes:
+    packed: bytes = msgpack.packb({kind: True, b"data": data, b"dtype": dtype, b"shape": shape})
+    return packed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x81",
+        pack({"a": 1}) + b"x",
+        b"\x91" * 100_000,
+        msgpack.packb({1: 2}),
+        raw(pickle.dumps(print), "|O"),
+        raw(dtype="<f4,<f4"),
+        raw(dtype="|V4"),
+        raw(dtype="<c8"),
+        raw(b"", "<U0", (2**60,)),
+        raw(dtype="rubbish"),
+        raw(dtype=None),
+        raw(dtype=["<f4"]),
+        raw(shape=(2,)),
+        raw(shape=(-1,)),
+        raw(shape=(True,)),
+        raw(shape=4),
+        raw(shape=(2**40, 2**40)),
+        raw(shape=(1,) * 100),
+        raw(data="text"),
+        raw("1.5", "<f4", kind=b"__npgeneric__"),
+        raw(300, "|i1", kind=b"__npgeneric__"),
+        raw(1, "|O", kind=b"__npgeneric__"),
+        msgpack.packb({b"__ndarray__": True}),
+    ],
+)
+def test_malformed_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        unpack(data)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        unpack(data)
+
+
+# The extension.
+
+NEEDS = Needs(("above",), ("position",), expert=3)
+OBSERVATION = Observation(
+    "go left",
+    {"above": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[::-1, ::-1]},
+    {"position": np.array([0.1, -2.0])},
+    np.ones((3, 2), np.float32),
+)
+REQUEST = Request(Episode("s", "near", "left", 2, 3, 1), 20, OBSERVATION, np.zeros((4, 2), np.float32))
+
+
+def test_a_request_survives_whole() -> None:
+    back = request_of(unpack(pack(message_of(REQUEST))), NEEDS)
+    assert (back.episode, back.step, back.seed) == (REQUEST.episode, REQUEST.step, REQUEST.seed)
+    assert back.prefix is not None and REQUEST.prefix is not None and equal(back.prefix, REQUEST.prefix)
+    seen, sent = back.observation, REQUEST.observation
+    assert seen.instruction == sent.instruction and seen.expert is not None and sent.expert is not None
+    assert equal(seen.images["above"], sent.images["above"]) and equal(seen.expert, sent.expert)
+    assert equal(seen.state["position"], sent.state["position"])
+
+
+def test_the_first_request_of_an_episode_says_so() -> None:
+    first = Request(REQUEST.episode, 0, OBSERVATION)
+    assert message_of(first)["evalkit"]["reset"] is True and message_of(first)["evalkit"]["prefix"] is None
+    assert message_of(REQUEST)["evalkit"]["reset"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image/above": None}, "'image/above' must be uint8"),
+        ({"image/above": np.zeros((2, 2, 3), np.float32)}, r"not float32 \(2, 2, 3\)"),
+        ({"image/above": np.zeros((3, 2, 2), np.uint8)}, "must be uint8"),
+        ({"state/position": np.zeros((1, 2))}, "must be 1-dimensional"),
+        ({"state/position": [0.0, 1.0]}, "not list"),
+        ({"expert": np.zeros(2)}, "must be 2-dimensional"),
+        ({"prompt": 3}, "'prompt' must be text"),
+        ({"evalkit": 3}, "must be a map"),
+        ({"evalkit": {"episode": {"suite": "s"}, "step": 0}}, r"evalkit\.episode: .*missing"),
+        ({"evalkit": {"episode": {**REQUEST.episode.to_dict(), "scene": "1"}, "step": 0}}, r"evalkit\.episode"),
+        ({"evalkit": {"episode": {**REQUEST.episode.to_dict(), "task": 1}, "step": 0}}, "names must be text"),
+        ({"evalkit": {"episode": {**REQUEST.episode.to_dict(), "scene": -1}, "step": 0}}, "scene must be 0 or more"),
+        ({"evalkit": {"episode": REQUEST.episode.to_dict(), "step": -1}}, "step must be 0 or more"),
+        ({"evalkit": {"episode": REQUEST.episode.to_dict(), "step": 0, "prefix": 1}}, "prefix must be"),
+    ],
+)
+def test_a_message_that_is_no_request_is_refused_with_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        request_of({**message_of(REQUEST), **change}, NEEDS)
+
+
+@pytest.mark.parametrize("key", list(keys_of(NEEDS)))
+def test_a_missing_key_is_named_with_all_that_are_expected(key: str) -> None:
+    fields = {k: v for k, v in message_of(REQUEST).items() if k != key}
+    with pytest.raises(
+        ValueError, match=rf"has no '{key}'; this policy takes .*prompt: .*image/above: uint8 .*expert: "
+    ):
+        request_of(fields, NEEDS)
+
+
+def test_a_broken_offer_is_not_taken_for_a_server_without_the_extension() -> None:
+    good = {"suite": "s", "action_size": 2, "needs": NEEDS.to_dict(), "chunk": 10}
+    offer = Offer.found_in({"evalkit": good}, "ws://h:1")
+    assert offer is not None and offer.needs == NEEDS
+    assert Offer.found_in({"evalkit_": good}, "ws://h:1") is None
+    with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk: Field required"):
+        Offer.found_in({"evalkit": {k: v for k, v in good.items() if k != "chunk"}}, "ws://h:1")
+    with pytest.raises(PolicyProblem, match=r"ws://h:1: it speaks version 2 .* use the same evalkit on both sides"):
+        Offer.found_in({"evalkit": {**good, "version": 2}}, "ws://h:1")
+    with pytest.raises(PolicyProblem, match="metadata: evalkit"):
+        Offer.found_in({"evalkit": "yes"}, "ws://h:1")
+
+
+def test_metadata_is_written_as_json() -> None:
+    metadata = {
+        "pose": np.arange(2.0),
+        "norm": np.zeros((9, 9)),
+        "n": np.int64(3),
+        "x": float("nan"),
+        "b": b"",
+        1: None,
+    }
+    assert jsonable(metadata) == {"pose": [0, 1], "norm": "float64 (9, 9)", "n": 3, "x": "nan", "b": "bytes", "1": None}

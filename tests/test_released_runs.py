@@ -1,0 +1,132 @@
+"""Whole runs of a checkpoint of the released shape: real images from real simulators, through the real loading path."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import need
+
+from evalkit.aggregate import summarize
+from evalkit.errors import PolicyProblem
+from evalkit.journal import canonical, read_journal
+from evalkit.manifest import read_manifest
+from evalkit.progress import Silent
+from evalkit.run import RunOptions, play
+from evalkit.suite import Suite, load_suite
+
+pytestmark = pytest.mark.sim
+
+
+def played(out: Path, suite: str, **options: Any) -> list[dict[str, Any]]:
+    play(RunOptions(suite, out=out, **options), Silent())
+    return canonical(read_journal(out).values())
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes of a hundred steps: these tests are about what is asked and answered."""
+
+    def shortened(name: str) -> Suite:
+        suite = load_suite(name)
+        splits = {n: s.model_copy(update={"max_steps": 100}) for n, s in suite.splits.items()}
+        return suite.model_copy(update={"splits": splits})
+
+    monkeypatch.setattr("evalkit.run.load_suite", shortened)
+
+
+@contextmanager
+def serving(checkpoint: Path, suite: str) -> Iterator[str]:
+    """`evalkit serve` in a process of its own; yields its URL."""
+    command = [sys.executable, "-m", "evalkit", "serve", "--checkpoint", str(checkpoint), "--suite", suite]
+    process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = process.stderr.readline()
+        found = re.search(r"ws://\S+", said)
+        assert found, said + process.stderr.read()
+        yield found.group()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+def test_metaworld_to_a_table_the_same_however_it_is_run(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    options: dict[str, Any] = {"tasks": ["reach-v3", "door-open-v3"], "episodes": 1}
+    one = played(tmp_path / "1", "metaworld", checkpoint=str(tiny), workers=1, **options)
+    assert one == played(tmp_path / "2", "metaworld", checkpoint=str(tiny), workers=2, shuffle=1, **options)
+    assert [r["inferences"] for r in one] == [10, 10] and one[0]["digest"] != one[1]["digest"]
+    assert summarize(tmp_path / "1").finished == 2
+    manifest = read_manifest(tmp_path / "1").checkpoint
+    assert manifest["facts"]["robot_type"] == "metaworld" and len(manifest["facts"]["weights_sha256"]) == 64
+    fixed = {"settings": {"max_batch": 2, "batch_invariant": True}, **options}
+    alone = played(tmp_path / "3", "metaworld", checkpoint=str(tiny), workers=1, **fixed)
+    assert alone == played(tmp_path / "4", "metaworld", checkpoint=str(tiny), workers=2, **fixed)
+
+
+def test_metaworld_through_a_server_is_the_same_run(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 2}
+    here = played(tmp_path / "here", "metaworld", checkpoint=str(tiny), **options)
+    with serving(tiny, "metaworld") as url:
+        there = played(tmp_path / "there", "metaworld", checkpoint=f"remote:url={url}", **options)
+    assert here == there
+    facts = read_manifest(tmp_path / "there").checkpoint["facts"]
+    assert facts["lost"] == []
+    assert facts["server"]["facts"] == read_manifest(tmp_path / "here").checkpoint["facts"]
+
+
+def test_a_model_that_returns_nan_ends_the_run(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    from safetensors.torch import load_file, save_file
+
+    broken = Path(shutil.copytree(tiny, tmp_path / "broken"))
+    tensors = {k: v.clone() for k, v in load_file(broken / "model.safetensors").items()}
+    name = next(k for k in sorted(tensors) if k.startswith("action_output"))
+    save_file({**tensors, name: tensors[name] * np.nan}, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PolicyProblem, match=r"the policy returned nan at metaworld/easy/reach-v3/0/.* step 0"):
+        played(tmp_path / "run", "metaworld", checkpoint=str(broken), tasks=["reach-v3"], episodes=1)
+
+
+def test_libero_to_a_table_the_same_through_a_server(tiny: Path, tmp_path: Path) -> None:
+    need("libero")
+    options: dict[str, Any] = {"splits": ["object"], "tasks": ["0"], "episodes": 2}
+    here = played(tmp_path / "here", "libero", checkpoint=str(tiny), **options)
+    with serving(tiny, "libero") as url:
+        there = played(tmp_path / "there", "libero", checkpoint=f"remote:url={url}", **options)
+    assert here == there and [r["inferences"] for r in here] == [10, 10]
+    assert summarize(tmp_path / "here").finished == 2
+
+
+def test_libero_requests_from_the_real_simulator_equal_an_independent_computation(tmp_path: Path) -> None:
+    need("libero")
+    pytest.importorskip("PIL")
+    from test_xiaomi_requests import expected
+
+    import evalkit
+    from evalkit.policies.xiaomi_robotics_0.requests import settings
+
+    setting, seen = settings()["libero"], []
+
+    def policy(observation: evalkit.Observation) -> np.ndarray:
+        seen.append(observation)
+        return np.random.default_rng(len(seen)).uniform(-1, 1, (10, 7)).astype(np.float32)
+
+    needs = {"cameras": setting.needs.cameras, "state": setting.needs.state}
+    evalkit.evaluate(policy, suite="libero", tasks=["3"], episodes=1, splits=["goal"], chunk=10, out=tmp_path, **needs)
+    assert len(seen) >= 20
+    for observation in seen:
+        request = setting.request(observation, "libero_all")
+        prompt, images, state, seed = expected("libero", observation)
+        assert (request.prompt, request.seed) == (prompt, seed) and request.state.tobytes() == state.tobytes()
+        assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
