@@ -3,7 +3,10 @@
 #   make test    sets up and passes lint, type checks and all tests that can run here
 PYTHON ?= python3
 VENV ?= .venv
+# For the tests of models; TORCH= goes without them. Any torch from 2.6 on will do, a CPU build is enough.
+TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+comma := ,
 
 # LIBERO's assets are not on a package registry; its tests run where a copy of them is found.
 LIBERO_ASSETS := $(abspath $(or $(EVALKIT_LIBERO_ASSETS),$(wildcard ../shared/data/libero_assets)))
@@ -40,7 +43,7 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev$(if $(TORCH),$(comma)xiaomi)]' $(TORCH)
 	touch $@ $(VENV)/installed
 
 clean:

@@ -6,6 +6,8 @@ import platform
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from evalkit.engines.local import WorkerConfig, WorkerProcess
@@ -13,6 +15,7 @@ from evalkit.environment import Environment, assets_folder
 from evalkit.errors import EnvironmentProblem
 from evalkit.execution import Execution
 from evalkit.observation import Needs
+from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
 from evalkit.resources import home_folder
 from evalkit.suite import Suite, load_suite
 
@@ -51,7 +54,21 @@ def machine_checks() -> list[Check]:
     return [
         Check("python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.platform()}"),
         Check("home", True, f"{home_folder()} (EVALKIT_HOME)"),
+        _models(),
     ]
+
+
+def _models() -> Check:
+    """Whether checkpoints with weights can be loaded, and on what."""
+    missing = missing_libraries()
+    if missing:
+        return Check("models", False, f"{missing} (for checkpoints with weights; the others need nothing)")
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU in float32"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    flash = "flash-attn" if find_spec("flash_attn") else "no flash-attn: sdpa"
+    return Check("models", True, f"{versions}, {device}, {flash}")
 
 
 def _ask(suite: Suite, environment: Environment, film: str | None) -> list[Check]:

@@ -117,6 +117,9 @@ def contest(suite: Suite, contestant: Contestant, options: RunOptions, progress:
     out = options.out or default_folder(suite, contestant.id)
     splits = options.splits or _default_splits(suite, contestant, options, progress)
     episodes = suite.plan(splits, options.tasks, options.episodes, options.repeats)
+    strangers = {e.split for e in episodes} - set(contestant.splits.get(suite.name, suite.splits))
+    if strangers:
+        progress.note(f"{contestant.id} was not made for {', '.join(sorted(strangers))}")
     _check_fits(suite, contestant, episodes, options)
     environment.require()
     with claimed(out, options.resume):

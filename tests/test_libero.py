@@ -95,7 +95,8 @@ def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch
 def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
     options: dict[str, Any] = {"checkpoint": "oracle", "splits": ["object"], "tasks": ["0", "3"], "episodes": 3}
     whole = played(tmp_path / "whole", workers=1, **options)
-    arguments = ["libero", "--split", "object", "--task", "0", "--task", "3", "--episodes", "3", "--workers", "2"]
+    arguments = ["libero", "--checkpoint", "oracle", "--split", "object", "--episodes", "3", "--workers", "2"]
+    arguments += ["--task", "0", "--task", "3"]
     kill_and_resume(arguments, tmp_path / "killed", len(whole), seed=4)
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
