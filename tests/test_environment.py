@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.environment import Environment, assets_folder, set_assets
+from evalkit.assets import assets_folder, set_assets
+from evalkit.environment import Environment
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.resources import suite_folders
 from evalkit.suite import load_suite
