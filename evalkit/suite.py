@@ -219,9 +219,8 @@ class Suite(BaseModel):
         chosen = [(split, task) for split in (splits or everywhere) for task in self._tasks(split, tasks)]
         for wanted in tasks:
             if not any(self._matches(split, task, wanted) for split, task in chosen):
-                raise unknown(
-                    "task", wanted, dict.fromkeys(t for s in splits or self.splits for t in self.splits[s].tasks)
-                )
+                every = (task for split in splits or self.splits for task in self.splits[split].tasks)
+                raise unknown("task", wanted, dict.fromkeys(every))
         count = self.episodes if episodes is None else episodes
         most = max(self.scenes_of(*key) for key in chosen)
         if episodes is not None and not 1 <= count <= most:

@@ -135,5 +135,5 @@ def test_bad_sequences_are_named(tmp_path: Path) -> None:
     suite = load_suite(RELAY)
     with pytest.raises(Exception, match="--episodes 7: relay has 1 to 6 scenes"):
         suite.plan(episodes=7)
-    with pytest.raises(Exception, match="unknown task 'left': there are: chain$"):
+    with pytest.raises(Exception, match=r"unknown task 'left': there are: chain$"):
         suite.plan(tasks=["left"])
