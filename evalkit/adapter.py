@@ -172,11 +172,16 @@ class Adapter(Protocol):
 class Demonstrates(Protocol):
     """An adapter that also has a scripted expert, which is what the ``oracle`` checkpoints ask for."""
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """What the expert would do for the next ``steps`` control steps from here, as (steps, A) float32.
 
         Planned with privileged state, in closed loop, on a saved simulator state that is restored bit for bit.
         Every action is within the action space. Raises SimulatorError for a task the expert does not know.
+
+        Args:
+            steps: length of the plan.
+            committed: (K, A) float32 actions that are executed first in any case: the plan begins with them, and the
+                expert goes on from where they lead.
         """
 
 

@@ -59,7 +59,9 @@ def evaluate(
     name: str = "policy",
     facts: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    execution: str = "sync",
     horizon: int | None = None,
+    delay: str | int | None = None,
     video: Video = "none",
     out: Path | str | None = None,
     resume: bool = False,
@@ -81,7 +83,9 @@ def evaluate(
         facts: what identifies the policy (step of training, weights' hash, ...), for the manifest; JSON values. Without
             them a run of a function cannot be resumed: nothing would tell it from another function's.
         workers: simulator processes; one per core where None.
-        horizon: control steps executed of each chunk; the whole chunk where None.
+        execution: how chunks become control steps; see :mod:`evalkit.executors`.
+        horizon: control steps executed of each chunk; as the execution has it where None.
+        delay: inference delay in virtual time, as :meth:`evalkit.delay.Delay.parse` reads it.
         video: which episodes to film.
         out: the run's folder; a new one under results/runs/ where None.
         resume: continue the run in ``out``.
@@ -121,7 +125,9 @@ def evaluate(
         tasks=_names(tasks),
         episodes=episodes,
         workers=workers,
+        execution=execution,
         horizon=horizon,
+        delay=None if delay is None else str(delay),
         video=video,
         out=None if out is None else Path(out),
         resume=resume,

@@ -192,15 +192,28 @@ def run(
         Optional[int], typer.Option(metavar="N", min=1, help="Simulator processes. One per core if absent.")
     ] = None,
     execution: Annotated[
-        str, typer.Option(metavar="E", help="How chunks become control steps: sync (the world waits).")
+        str,
+        typer.Option(
+            metavar="E",
+            help="How chunks become control steps: sync (the world waits), or while the policy thinks: hold (the robot "
+            "holds), naive, prefix, rtc, ensemble, queue. See docs/async.md.",
+        ),
     ] = "sync",
     horizon: Annotated[
         Optional[int],
-        typer.Option(metavar="S", help="Control steps executed of each chunk. The whole chunk if absent."),
+        typer.Option(metavar="S", help="Control steps executed of each chunk. Whole (sync, hold) or half if absent."),
     ] = None,
     delay: Annotated[
-        int, typer.Option(metavar="D", min=0, help="Inference delay in control steps; sync has none.")
-    ] = 0,
+        Optional[str],
+        typer.Option(
+            metavar="D",
+            help="Inference delay, in virtual time: control steps (3), 80ms, normal:80:15ms (seeded draws) or "
+            "trace:FILE (recorded latencies).",
+        ),
+    ] = None,
+    prefix: Annotated[
+        Optional[int], typer.Option(metavar="C", min=0, help="Actions committed at each look, for prefix; D if absent.")
+    ] = None,
     out: Annotated[
         Optional[Path], typer.Option(metavar="DIR", help="The run's folder. A new one under results/runs/ if absent.")
     ] = None,
@@ -231,15 +244,10 @@ def run(
         evalkit run libero --checkpoint oracle --split object --episodes 10 --out results/runs/my-run
     """
     from evalkit.aggregate import summarize
-    from evalkit.errors import UsageError
     from evalkit.run import RunOptions, play
 
     progress = progress_for(suite)
     with explained(progress):
-        if delay:
-            raise UsageError(
-                f"--delay {delay}: with --execution {execution} the world waits for the policy, so there is none"
-            )
         options = RunOptions(
             suite=suite,
             checkpoint=checkpoint,
@@ -252,6 +260,8 @@ def run(
             workers=workers,
             execution=execution,
             horizon=horizon,
+            delay=delay,
+            prefix=prefix,
             out=out,
             resume=resume,
             video=video.value,

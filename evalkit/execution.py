@@ -1,11 +1,17 @@
-"""How action chunks become control steps. The executor lives in the worker, beside the simulator.
+"""How action chunks become control steps: what a run says of it, and the interface that the worker's loop drives.
 
-At every control step the worker's loop asks its executor, in this order:
+Words, as papers use them: a chunk has H actions; s of them are executed before the policy is asked again (the execution
+horizon); d control steps pass between an observation and the chunk made from it (the inference delay); of the running
+chunk, c actions are committed when the policy is asked (the action prefix).
 
-1. ``asks(step)``: is this a trigger step? Then the worker looks, and sends the observation to the policy.
-2. ``due(step)``: must the reply be in hand now? Then the worker waits for it and calls ``receive``. An asynchronous
-   executor says no for the first ``d`` steps after a trigger and goes on with the old chunk meanwhile.
-3. ``act(step)``: the action to execute.
+At every control step the worker asks its executor, in this order:
+
+1. ``due(step)``: must a reply be in hand now? Then the worker waits for it and calls ``receive``.
+2. ``asks(step)``: is this a trigger step? Then the worker looks, and sends the observation with what ``ask`` returns.
+3. ``due(step)`` again, for a policy that takes no time.
+4. ``act(step)``: the action to execute.
+
+Between an ask and the step at which it is due the world goes on, in virtual time and in real time alike.
 
 ``asks(step + 1)`` is also called before ``step`` is executed, so that a simulator knows when an image will be needed:
 it must not depend on anything that happens during the step. Steps count from 0 at the first step of the episode. Where
@@ -15,32 +21,56 @@ an episode is a chain of sub-tasks, ``restart(step)`` is called before the first
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from evalkit.delay import Delay
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the running chunk holds in store when a policy is asked, for policies that continue it.
+
+    Attributes:
+        actions: (K, A) float32, the running chunk's actions from the step of the ask on.
+        committed: how many of them are executed whatever the reply; at most K.
+        kind: ``prefix``: the reply begins with the committed actions; ``rtc``: it is guided towards all of them.
+    """
+
+    actions: np.ndarray
+    committed: int
+    kind: Literal["prefix", "rtc"]
+
+
+class Move(NamedTuple):
+    """What is done at a step: an action (A,), or None where there is none; the step of the observation behind it."""
+
+    action: np.ndarray | None
+    asked: int | None
+
 
 class Executor(Protocol):
-    """One episode's execution state."""
+    """One episode's execution state. At most one ask is under way at a time."""
 
     def asks(self, step: int) -> bool:
         """Whether the policy is asked with the observation of the instant before ``step``."""
 
-    def prefix(self, step: int) -> np.ndarray | None:
-        """The committed actions (K, A) that the reply to the ask at ``step`` must continue, or None."""
+    def ask(self, step: int) -> Prefix | None:
+        """Notes that it was asked; returns what the reply is to continue."""
 
     def due(self, step: int) -> bool:
         """Whether the reply to the last ask must be received before ``step`` can be executed."""
 
     def receive(self, chunk: np.ndarray) -> None:
-        """Takes the reply to the last ask: (T, A) float32."""
+        """Takes the reply to the last ask: (H, A) float32."""
 
-    def act(self, step: int) -> np.ndarray:
-        """The action (A,) for ``step``."""
+    def act(self, step: int) -> Move:
+        """What to do at ``step``."""
 
     def restart(self, step: int) -> None:
-        """Forgets the running chunk: another sub-task begins with ``step``, which is a trigger step."""
+        """Another sub-task begins with ``step``: the running chunk and an ask under way are for the last one."""
 
 
 @dataclass(frozen=True)
@@ -48,70 +78,50 @@ class Execution:
     """How a run executes chunks: a name and its parameters, as the manifest records them.
 
     Attributes:
-        name: ``"sync"``: the world waits while the policy thinks, and each chunk is executed for ``horizon`` steps: the
-            published protocol of every benchmark here.
-        horizon: control steps executed of each chunk (s), at most the chunk's length T.
+        name: one of :data:`evalkit.executors.EXECUTORS`.
+        horizon: control steps executed of each chunk (s), at most H.
+        delay: inference delay (d).
+        prefix: committed actions (c), for ``prefix``.
+        parameters: what else the execution has: ``decay`` of ``ensemble``, ``blend`` of ``queue``.
     """
 
     name: str
     horizon: int
+    delay: Delay = field(default_factory=Delay)
+    prefix: int | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in EXECUTIONS:
-            raise ValueError(f"unknown execution {self.name!r}; there are: {', '.join(EXECUTIONS)}")
+        from evalkit.executors import EXECUTORS
+
+        if self.name not in EXECUTORS:
+            raise ValueError(f"unknown execution {self.name!r}; there are: {', '.join(EXECUTORS)}")
         if self.horizon < 1:
             raise ValueError(f"the execution horizon must be 1 or more, got {self.horizon}")
 
-    def executor(self) -> Executor:
-        """A fresh executor for one episode."""
-        executor: Executor = EXECUTIONS[self.name](self.horizon)
+    def executor(self, key: str = "", control_hz: float = 1.0) -> Executor:
+        """A fresh executor for one episode.
+
+        Args:
+            key: the episode's id, which decides delays that are drawn.
+            control_hz: control steps per second of virtual time.
+        """
+        from evalkit.executors import EXECUTORS
+
+        executor: Executor = EXECUTORS[self.name](self, key, control_hz)
         return executor
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        return {"name": self.name, "horizon": self.horizon}
+        return {**asdict(self), "delay": self.delay.to_dict(), "parameters": dict(self.parameters)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Execution:
         """The inverse of :meth:`to_dict`."""
-        return cls(str(fields["name"]), int(fields["horizon"]))
-
-
-class Synchronous:
-    """The world waits for the policy; each chunk's first ``horizon`` actions are executed in order."""
-
-    def __init__(self, horizon: int) -> None:
-        self._horizon = horizon
-        self._began = 0
-        self._chunk: np.ndarray | None = None
-
-    def asks(self, step: int) -> bool:
-        """At the first step of a sub-task, and when the horizon of the running chunk is used up."""
-        return (step - self._began) % self._horizon == 0
-
-    def prefix(self, step: int) -> None:
-        """Synchronous execution commits to nothing."""
-        return None
-
-    def due(self, step: int) -> bool:
-        """At once: the world waits."""
-        return self.asks(step)
-
-    def receive(self, chunk: np.ndarray) -> None:
-        """The new chunk replaces the old one."""
-        if len(chunk) < self._horizon:
-            raise ValueError(f"an execution horizon of {self._horizon} needs chunks that long, got {len(chunk)}")
-        self._chunk = chunk
-
-    def act(self, step: int) -> np.ndarray:
-        """Step by step through the chunk."""
-        assert self._chunk is not None, "act before receive"
-        action: np.ndarray = self._chunk[(step - self._began) % self._horizon]
-        return action
-
-    def restart(self, step: int) -> None:
-        """Counts the horizon from here."""
-        self._began, self._chunk = step, None
-
-
-EXECUTIONS: Mapping[str, type[Synchronous]] = {"sync": Synchronous}
+        return cls(
+            str(fields["name"]),
+            int(fields["horizon"]),
+            Delay.from_dict(fields["delay"]),
+            fields["prefix"],
+            dict(fields["parameters"]),
+        )

@@ -31,6 +31,8 @@ class Record:
         inferences: how often the policy was asked.
         clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says.
         metrics: further numbers of the suite, by name.
+        motion: how the chunks were executed, in numbers (:meth:`evalkit.trace.Trace.motion`).
+        timeline: of an asynchronous execution, its asks and which of them drove what (:meth:`~.Trace.timeline`).
         parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved].
         digest: SHA-256 over all executed actions and the final physics state.
         error: why there is no verdict: {"kind", "message"}; None where there is one.
@@ -44,6 +46,8 @@ class Record:
     clipped_steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     parts: list[list[Any]] = field(default_factory=list)
+    motion: dict[str, float] = field(default_factory=dict)
+    timeline: dict[str, Any] | None = None
     digest: str | None = None
     error: dict[str, str] | None = None
     host: dict[str, Any] = field(default_factory=dict)

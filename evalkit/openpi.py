@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import msgpack
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError
+from evalkit.execution import Prefix
 from evalkit.observation import Needs, Observation
 from evalkit.policy import Request
 from evalkit.suite import parse
@@ -120,6 +122,7 @@ class Offer(BaseModel):
         needs: what the policy looks at.
         chunk: T, the length of its action chunks.
         batch_invariant: whether a reply is the same bits whatever other requests the server has at that moment.
+        continues: kinds of prefix that the policy takes into account.
         facts: what identifies its weights and code.
         checkpoint: which checkpoint it is, and its parameters.
         extensions: what of a request the server takes besides the observation.
@@ -134,6 +137,7 @@ class Offer(BaseModel):
     needs: Needs
     chunk: int = Field(gt=0)
     batch_invariant: bool = False
+    continues: tuple[str, ...] = ()
     facts: dict[str, Any] = {}
     checkpoint: dict[str, Any] = {}
     extensions: list[str] = list(EXTENSIONS)
@@ -175,7 +179,7 @@ def message_of(request: Request) -> dict[str, Any]:
         EXTENSION: {
             "episode": request.episode.to_dict(),
             "step": request.step,
-            "prefix": request.prefix,
+            "prefix": asdict(request.prefix) if request.prefix else None,
             "reset": request.step == 0,  # every execution asks before an episode's first step
         },
     }
@@ -196,9 +200,20 @@ def request_of(message: Mapping[str, Any], needs: Needs) -> Request:
         raise ValueError(f"{EXTENSION}.episode: names must be text and numbers integers")
     if type(step) is not int or step < 0:
         raise ValueError(f"{EXTENSION}.step must be 0 or more, not {step!r}")
-    if prefix is not None and not (isinstance(prefix, np.ndarray) and prefix.ndim == 2 and prefix.dtype == np.float32):
-        raise ValueError(f"{EXTENSION}.prefix must be (K, A) float32 or nothing")
-    return Request(episode, step, observation_of(message, needs), prefix)
+    return Request(episode, step, observation_of(message, needs), None if prefix is None else _prefix_of(prefix))
+
+
+def _prefix_of(fields: Any) -> Prefix:
+    """Raises ValueError that says what is wrong with it."""
+    form = f"{EXTENSION}.prefix must be nothing, or a map with actions (K, A) float32, committed (0 to K) and kind"
+    if not isinstance(fields, dict) or set(fields) != {"actions", "committed", "kind"}:
+        raise ValueError(form)
+    actions, committed, kind = fields["actions"], fields["committed"], fields["kind"]
+    if not (isinstance(actions, np.ndarray) and actions.ndim == 2 and actions.dtype == np.float32):
+        raise ValueError(form)
+    if kind not in ("prefix", "rtc") or type(committed) is not int or not 0 <= committed <= len(actions):
+        raise ValueError(form)
+    return Prefix(actions, committed, kind)
 
 
 def observation_of(message: Mapping[str, Any], needs: Needs) -> Observation:

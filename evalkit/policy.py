@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from evalkit.episode import Episode
+from evalkit.execution import Prefix
 from evalkit.observation import Needs, Observation
 
 
@@ -36,12 +37,14 @@ class Spec:
         facts: what identifies its weights and code (hashes, versions, dtype, ...), for the manifest; JSON values. What
             stands under ``where`` (an address, say) is recorded, and may differ when a run is resumed.
         batch_invariant: whether a request's chunk is the same bits whatever else is in its batch.
+        continues: kinds of prefix that it takes into account (:class:`evalkit.execution.Prefix`).
     """
 
     needs: Needs
     chunk: int
     facts: dict[str, Any]
     batch_invariant: bool = True
+    continues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,13 @@ class Request:
         episode: the episode it belongs to.
         step: the control step before which the observation was taken, from 0.
         observation: exactly what the policy's spec needs.
-        prefix: (K, A) float32 actions already committed to, which are executed before the reply can be; or None.
+        prefix: what the running chunk holds in store, which the reply is to continue; or None.
     """
 
     episode: Episode
     step: int
     observation: Observation
-    prefix: np.ndarray | None = None
+    prefix: Prefix | None = None
 
     @property
     def seed(self) -> int:

@@ -13,11 +13,13 @@ from typing import Any
 
 from evalkit.assets import assets_folder
 from evalkit.checkpoint import find_checkpoint
+from evalkit.delay import Delay
 from evalkit.engines.local import WorkerConfig, WorkerProcess, started
 from evalkit.environment import Environment
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, UsageError, WorkerLost
-from evalkit.execution import EXECUTIONS, Execution
+from evalkit.execution import Execution
+from evalkit.executors import chosen
 from evalkit.folder import LOGS, claimed
 from evalkit.journal import Journal
 from evalkit.manifest import Manifest, Plan, fingerprint, machine, now
@@ -43,8 +45,11 @@ class RunOptions:
         episodes: scenes per task; the protocol's number where None.
         repeats: attempts at each scene; the protocol's number where None.
         workers: worker processes; one per core where None.
-        execution: how chunks become control steps.
-        horizon: control steps executed of each chunk; the whole chunk where None.
+        execution: how chunks become control steps; one of :data:`evalkit.executors.EXECUTORS`.
+        horizon: control steps executed of each chunk; as the execution has it where None.
+        delay: inference delay, as :meth:`evalkit.delay.Delay.parse` reads it; none where None.
+        prefix: committed actions, for the execution ``prefix``.
+        parameters: what else the execution has.
         out: the run's folder; a new one under results/runs/ where None.
         resume: continue the run in ``out``.
         video: which episodes to film.
@@ -63,6 +68,9 @@ class RunOptions:
     workers: int | None = None
     execution: str = "sync"
     horizon: int | None = None
+    delay: str | None = None
+    prefix: int | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
     out: Path | None = None
     resume: bool = False
     video: Video = "none"
@@ -127,7 +135,7 @@ def contest(suite: Suite, contestant: Contestant, options: RunOptions, progress:
     _check_fits(suite, contestant, episodes, options)
     environment.require()
     with claimed(out, options.resume):
-        config = _worker_config(suite, environment, contestant.policy, options, out)
+        config = _worker_config(suite, environment, contestant.policy, options, episodes, out)
         with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
             manifest = _preflight(config, workers, contestant, episodes)
             if options.resume:
@@ -187,22 +195,47 @@ def _check_fits(suite: Suite, contestant: Contestant, episodes: list[Episode], o
     for name in policy.spec.needs.state:
         if name not in suite.state:
             raise UsageError(f"checkpoint {contestant.id!r} reads state {name!r}, which {suite.name} lacks")
-    if options.execution not in EXECUTIONS:
-        raise UsageError(f"--execution {options.execution}: there are: {', '.join(EXECUTIONS)}")
-    if options.horizon is not None and not 1 <= options.horizon <= policy.spec.chunk:
-        raise UsageError(f"--horizon {options.horizon}: checkpoint {contestant.id!r} has chunks of {policy.spec.chunk}")
+    if options.execution in ("prefix", "rtc") and options.execution not in policy.spec.continues:
+        able = ", ".join(policy.spec.continues) or "none"
+        raise UsageError(
+            f"--execution {options.execution}: checkpoint {contestant.id!r} takes no account of the running chunk so "
+            f"(it can: {able}); use naive"
+        )
     if options.video != "none" and suite.film is None:
         raise UsageError(f"--video: {suite.name} has no camera to film with")
 
 
+def _execution(suite: Suite, policy: Policy, options: RunOptions, episodes: Sequence[Episode]) -> Execution:
+    """The execution that was asked for. Raises UsageError where it cannot work at the fastest control rate here."""
+    try:
+        delay = Delay() if options.delay is None else Delay.parse(options.delay)
+    except ValueError as error:
+        raise UsageError(f"--delay: {error}") from error
+    rates = [suite.splits[split].control_hz or suite.control_hz for split in {e.split for e in episodes}]
+    return chosen(
+        options.execution,
+        policy.spec.chunk,
+        max(rates),
+        options.horizon,
+        delay,
+        options.prefix,
+        options.parameters,
+    )
+
+
 def _worker_config(
-    suite: Suite, environment: Environment, policy: Policy, options: RunOptions, out: Path
+    suite: Suite,
+    environment: Environment,
+    policy: Policy,
+    options: RunOptions,
+    episodes: Sequence[Episode],
+    out: Path,
 ) -> WorkerConfig:
     return WorkerConfig(
         suite=suite,
         environment=environment,
         needs=policy.spec.needs,
-        execution=Execution(options.execution, options.horizon or policy.spec.chunk),
+        execution=_execution(suite, policy, options, episodes),
         film=suite.film.camera if suite.film and options.video != "none" else None,
         assets=assets_folder(suite),
         sources=checkouts(suite),

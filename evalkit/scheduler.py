@@ -20,6 +20,7 @@ import numpy as np
 from evalkit.engines.local import WorkerConfig, WorkerProcess
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
+from evalkit.execution import Prefix
 from evalkit.journal import Record
 from evalkit.manifest import now
 from evalkit.observation import Observation
@@ -235,6 +236,8 @@ class Scheduler:
             clipped_steps=message["clipped_steps"],
             metrics=message["metrics"],
             parts=message["parts"],
+            motion=message["motion"],
+            timeline=message["timeline"],
             digest=message["digest"],
             host={
                 "worker": seat.worker.number,
@@ -305,7 +308,8 @@ def _request(seat: _Seat) -> Request:
     assert seat.waiting is not None and seat.episode is not None
     message = seat.waiting
     observation = Observation.from_message(message["observation"])
-    return Request(seat.episode, int(message["step"]), observation, message["prefix"])
+    prefix = Prefix(**message["prefix"]) if message["prefix"] else None
+    return Request(seat.episode, int(message["step"]), observation, prefix)
 
 
 def _where(request: Request) -> str:

@@ -110,6 +110,7 @@ class Server:
             "needs": spec.needs,
             "chunk": spec.chunk,
             "batch_invariant": spec.batch_invariant,
+            "continues": spec.continues,
             "facts": {name: fact for name, fact in spec.facts.items() if name != "where"},
             "keys": openpi.keys_of(spec.needs),
         }

@@ -40,11 +40,19 @@ class Action(Section):
     high: float
     beyond: Literal["clip", "refuse"] = Field(description="what the protocol does with an action outside the bounds")
     meaning: list[str]
+    groups: dict[str, list[int]] = Field({}, description="which numbers belong together: position, rotation, gripper")
+    rest: list[float] | None = Field(None, description="holding still; zeros where absent")
+    keep: list[int] = Field([], description="numbers that stay as last commanded while holding still: grippers")
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> Action:
+    def _is_whole(self) -> Action:
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        for name, indices in {**self.groups, "keep": self.keep}.items():
+            if any(not 0 <= index < self.size for index in indices):
+                raise ValueError(f"{name}: must name numbers 0 to {self.size - 1} of an action")
+        if self.rest is not None and len(self.rest) != self.size:
+            raise ValueError(f"rest: must have {self.size} numbers")
         return self
 
 
@@ -90,6 +98,7 @@ class Split(BaseModel):
     scenes: PositiveInt | dict[Name, PositiveInt] | None = Field(
         None, description="fixed scenes a task, for all or by task; the suite's number where absent"
     )
+    control_hz: float | None = Field(None, gt=0, description="the suite's where absent")
     repeats: PositiveInt = Field(1, description="attempts at each scene that the protocol runs")
 
     @model_validator(mode="after")

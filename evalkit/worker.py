@@ -8,7 +8,6 @@ Messages from the host: ``configure`` (once), then any of ``probe``, ``run``, ``
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -19,7 +18,7 @@ import threading
 import time
 import traceback
 import types
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ import numpy as np
 
 from evalkit.adapter import ActionError, Adapter, Chains, Demonstrates, Films, Setup, SimulatorError
 from evalkit.episode import Episode
-from evalkit.execution import Execution, Executor
+from evalkit.execution import Execution, Executor, Prefix
 from evalkit.observation import Needs, Observation
+from evalkit.trace import Trace
 from evalkit.wire import Channel, Closed
 
 
@@ -40,28 +40,6 @@ def load_adapter_module(folder: Path) -> types.ModuleType:
         package.__path__ = [str(folder)]
         sys.modules[name] = package
     return importlib.import_module(f"{name}.adapter")
-
-
-@dataclass
-class Trace:
-    """What happened in one episode, for its record and for a replay.
-
-    ``digest`` covers every executed action and the physics state at the end, so that equal digests mean that the same
-    thing happened, bit for bit.
-    """
-
-    actions: list[np.ndarray] = field(default_factory=list)
-    inferences: int = 0
-    clipped: int = 0
-    policy_s: float = 0.0
-
-    def digest(self, state: np.ndarray) -> str:
-        """SHA-256 over the actions (float32) and the final state (float64), as hex."""
-        summary = hashlib.sha256()
-        for action in self.actions:
-            summary.update(np.ascontiguousarray(action, np.float32).tobytes())
-        summary.update(np.ascontiguousarray(state, np.float64).tobytes())
-        return summary.hexdigest()
 
 
 class Worker:
@@ -119,7 +97,8 @@ class Worker:
         episode = Episode.from_dict(message["episode"])
         adapter = self._simulator()
         began = time.perf_counter()
-        trace = self._play(adapter, episode, self._execution.executor())
+        hz = float(self._setup.split(episode.split).get("control_hz") or self._setup.suite["control_hz"])
+        trace = self._play(adapter, episode, self._execution.executor(episode.id, hz))
         outcome = adapter.judge()
         if not np.isfinite(list(outcome.metrics.values())).all():
             raise SimulatorError(f"a metric is not a finite number: {dict(outcome.metrics)}")
@@ -127,10 +106,12 @@ class Worker:
             "type": "done",
             "success": bool(outcome.success),
             "steps": len(trace.actions),
-            "inferences": trace.inferences,
+            "inferences": len(trace.asks),
             "clipped_steps": trace.clipped,
             "metrics": {name: float(value) for name, value in outcome.metrics.items()},
             "parts": [[str(name), bool(solved)] for name, solved in outcome.parts],
+            "motion": trace.motion(),
+            "timeline": None if self._execution.name == "sync" else trace.timeline(),
             "digest": trace.digest(adapter.state()),
             "wall_s": time.perf_counter() - began,
             "policy_s": trace.policy_s,
@@ -139,39 +120,49 @@ class Worker:
 
     def _play(self, adapter: Adapter, episode: Episode, executor: Executor) -> Trace:
         """The main loop: one episode, control step by control step."""
-        trace = Trace()
+        trace = Trace(self._setup.suite["action"]["groups"])
         max_steps = int(self._setup.split(episode.split)["max_steps"])
         adapter.reset(episode)
         for step in range(max_steps):
+            self._receive(executor, step, trace)
             if executor.asks(step):
-                self._ask(step, self._look(adapter), executor.prefix(step))
-                trace.inferences += 1
-            if executor.due(step):
-                waited = time.perf_counter()
-                executor.receive(self._chunk())
-                trace.policy_s += time.perf_counter() - waited
-            action = self._admit(executor.act(step), trace)
+                self._ask(step, adapter, executor.ask(step))
+                trace.asked(step)
+                self._receive(executor, step, trace)
+            move = executor.act(step)
+            action = self._rest(trace) if move.action is None else self._admit(move.action, trace)
             ended = adapter.step(action, observe=step + 1 < max_steps and executor.asks(step + 1))
-            trace.actions.append(action)
+            trace.executed(action, move)
             if ended:
                 break
             if isinstance(adapter, Chains) and adapter.turned():
                 executor.restart(step + 1)
         return trace
 
-    def _look(self, adapter: Adapter) -> Observation:
+    def _receive(self, executor: Executor, step: int, trace: Trace) -> None:
+        """Waits for the reply that must be in hand before ``step``, if there is one."""
+        if executor.due(step):
+            waited = time.perf_counter()
+            executor.receive(self._chunk())
+            trace.policy_s += time.perf_counter() - waited
+            trace.received(step)
+
+    def _look(self, adapter: Adapter, prefix: Prefix | None) -> Observation:
         needs = self._setup.needs
         observation = adapter.look(needs)
         if not needs.expert:
             return observation
         if not isinstance(adapter, Demonstrates):
             raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted expert; use another checkpoint")
-        return replace(observation, expert=adapter.demonstrate(needs.expert))
+        committed = prefix.actions[: prefix.committed] if prefix and prefix.kind == "prefix" else None
+        return replace(observation, expert=adapter.demonstrate(needs.expert, committed))
 
-    def _ask(self, step: int, observation: Observation, prefix: np.ndarray | None) -> None:
+    def _ask(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
+        if prefix is not None:
+            prefix = replace(prefix, actions=self._within(prefix.actions))
         self._asks += 1
-        message = {"type": "ask", "ask": self._asks, "step": step, "prefix": prefix}
-        self._channel.send({**message, "observation": observation.to_message()})
+        message = {"type": "ask", "ask": self._asks, "step": step, "prefix": asdict(prefix) if prefix else None}
+        self._channel.send({**message, "observation": self._look(adapter, prefix).to_message()})
 
     def _chunk(self) -> np.ndarray:
         while True:
@@ -183,19 +174,32 @@ class Worker:
 
     def _admit(self, action: np.ndarray, trace: Trace) -> np.ndarray:
         """Applies the protocol's rule for actions beyond the action space; the adapter refuses what is left."""
+        admitted = self._within(action)
+        trace.clipped += bool((admitted != action).any() and np.isfinite(action).all())
+        return admitted
+
+    def _within(self, actions: np.ndarray) -> np.ndarray:
         space = self._setup.action_space
-        if self._setup.suite["action"]["beyond"] == "clip" and np.isfinite(action).all():
-            admitted: np.ndarray = np.clip(action, space.low, space.high)
-            trace.clipped += bool((admitted != action).any())
-            return admitted
-        return action
+        if self._setup.suite["action"]["beyond"] == "clip" and np.isfinite(actions).all():
+            clipped: np.ndarray = np.clip(actions, space.low, space.high)
+            return clipped
+        return actions
+
+    def _rest(self, trace: Trace) -> np.ndarray:
+        """Holding still: the suite's resting action, its kept numbers as they were commanded last."""
+        action = self._setup.suite["action"]
+        rest = np.array(action["rest"] or np.zeros(action["size"]), np.float32)
+        if trace.actions:
+            rest[action["keep"]] = trace.actions[-1][action["keep"]]
+        return rest
 
     def _replay(self, message: dict[str, Any]) -> dict[str, Any]:
         """Plays recorded actions again and sends a frame every ``every`` steps, and the last one."""
         adapter = self._simulator()
         if not isinstance(adapter, Films) or self._setup.film is None:
             raise SimulatorError(f"suite {self._setup.suite['name']} cannot film")
-        trace = Trace(actions=list(message["actions"]))
+        trace = Trace({})
+        trace.actions = list(message["actions"])
         adapter.reset(Episode.from_dict(message["episode"]))
         for step, action in enumerate(trace.actions):
             if step % message["every"] == 0:

@@ -61,9 +61,12 @@ def test_a_restart_counts_the_horizon_anew() -> None:
         if step == 6:
             executor.restart(6)
         if executor.asks(step):
+            executor.ask(step)
             asked.append(step)
             executor.receive(chunks[len(asked) - 1])
-        acted.append(float(executor.act(step)[0]))
+        move = executor.act(step)
+        assert move.action is not None
+        acted.append(float(move.action[0]))
     assert asked == [0, 4, 6]
     assert acted == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23]
 

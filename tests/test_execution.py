@@ -1,42 +1,275 @@
+"""The executions: what drives every control step, whatever the chunk length, horizon, delay and instruction changes."""
+
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from evalkit.execution import Execution, Synchronous
+from evalkit.delay import Delay
+from evalkit.errors import UsageError
+from evalkit.execution import Execution, Move, Prefix
+from evalkit.executors import EXECUTORS, chosen
 
-
-def chunk(start: int, length: int) -> np.ndarray:
-    return np.arange(start, start + length, dtype=np.float32)[:, None]
-
-
-def test_sync_executes_the_horizon_of_each_chunk_and_asks_again() -> None:
-    executor = Synchronous(3)
-    executed, asked = [], []
-    for step in range(8):
-        assert executor.asks(step) == (step in (0, 3, 6))
-        if executor.asks(step):
-            asked.append(step)
-        if executor.due(step):
-            executor.receive(chunk(10 * step, 5))
-        executed.append(float(executor.act(step)[0]))
-    assert asked == [0, 3, 6]
-    assert executed == [0, 1, 2, 30, 31, 32, 60, 61]
+HZ = 10.0
 
 
-def test_sync_says_ahead_of_time_when_it_will_ask() -> None:
-    executor = Synchronous(2)
-    executor.receive(chunk(0, 2))
-    assert [executor.asks(step + 1) for step in range(4)] == [False, True, False, True]
+@dataclass
+class Played:
+    """What an executor did: chunks are (ask, index) pairs, so that every action says where it comes from."""
+
+    moves: list[Move] = field(default_factory=list)
+    asks: list[int] = field(default_factory=list)
+    arrivals: dict[int, int] = field(default_factory=dict)
+    prefixes: dict[int, Prefix | None] = field(default_factory=dict)
+    dropped: set[int] = field(default_factory=set)
+
+    @property
+    def sources(self) -> list[tuple[int, int] | None]:
+        """(step of the ask, index in its chunk) of every step's action."""
+        return [None if m.action is None else (int(m.action[0]), int(m.action[1])) for m in self.moves]
+
+
+def play(execution: Execution, length: int, turns: Sequence[int] = (), chunk: int = 10, key: str = "e") -> Played:
+    """The worker's loop over ``length`` steps; sub-tasks begin at ``turns``."""
+    executor, seen, pending = execution.executor(key, HZ), Played(), -1
+    for step in range(length):
+        if step in turns:
+            executor.restart(step)
+            if pending >= 0:
+                seen.dropped.add(pending)
+            pending = -1
+        expected = executor.asks(step)
+        for _ in range(2):
+            if executor.due(step):
+                executor.receive(np.stack([np.full(chunk, pending), np.arange(chunk)], axis=1).astype(np.float32))
+                seen.arrivals[pending], pending = step, -1
+            if executor.asks(step) and step not in seen.prefixes:
+                assert expected, "it was not said ahead of time that the policy would be asked"
+                seen.prefixes[step] = executor.ask(step)
+                seen.asks.append(step)
+                pending = step
+        seen.moves.append(executor.act(step))
+    return seen
+
+
+@st.composite
+def cases(draw: st.DrawFn, names: Sequence[str] = tuple(EXECUTORS)) -> tuple[Execution, int, list[int], int]:
+    """Every execution that is allowed, with an episode's length and the steps at which sub-tasks begin."""
+    name = draw(st.sampled_from(names))
+    chunk = draw(st.integers(1, 16))
+    if name == "sync":
+        execution = chosen(name, chunk, HZ, draw(st.integers(1, chunk)))
+    elif name == "hold":
+        execution = chosen(name, chunk, HZ, draw(st.integers(1, chunk)), Delay(draw(st.integers(0, 20))))
+    else:
+        d = draw(st.integers(0, chunk // 2))
+        s = draw(st.integers(max(d, 1), max(chunk - d, 1)))
+        c = draw(st.integers(d, max(d, min(s, chunk - s)))) if name == "prefix" else None
+        execution = chosen(name, chunk, HZ, s, Delay(d), c)
+    length = draw(st.integers(1, 60))
+    turns = sorted(draw(st.sets(st.integers(1, 59), max_size=4)))
+    return execution, length, [t for t in turns if t < length], chunk
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases(("sync", "naive", "prefix", "rtc", "hold")))
+def test_every_step_is_driven_by_a_chunk_that_had_arrived_and_is_not_too_old(case) -> None:
+    execution, length, turns, chunk = case
+    played = play(execution, length, turns, chunk)
+    d, s = execution.delay.typical(HZ), execution.horizon
+    for step, (source, move) in enumerate(zip(played.sources, played.moves, strict=True)):
+        began = max([0, *(t for t in turns if t <= step)])
+        if source is None:
+            waiting = execution.name == "hold" and any(a <= step < a + d for a in played.asks if a >= began)
+            assert waiting or (began > 0 and step < began + d), "it held still although it had a chunk"
+            continue
+        asked, index = source
+        assert asked == move.asked and played.arrivals[asked] <= step, "the chunk had not arrived"
+        assert asked >= began, "the chunk is for an earlier sub-task"
+        assert index == (step - played.arrivals[asked] if execution.name == "hold" else step - asked)
+        assert index < chunk and step - asked < s + (d if execution.name != "prefix" else execution.prefix or 0) + (
+            d if execution.name == "hold" else 0
+        ), "older than the rule allows"
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_asks_are_a_horizon_apart_and_never_two_at_a_time(case) -> None:
+    execution, length, turns, chunk = case
+    played = play(execution, length, turns, chunk)
+    d = execution.delay.typical(HZ)
+    assert played.asks[0] == 0 and played.arrivals[0] == 0
+    for asked in played.asks[1:]:
+        if asked in played.arrivals:
+            assert played.arrivals[asked] == asked + d
+        else:
+            assert asked in played.dropped or asked + d >= length
+    for before, after in zip(played.asks, played.asks[1:], strict=False):
+        if any(before < t <= after for t in turns):
+            assert after in turns
+        elif execution.name == "hold":
+            assert after == played.arrivals[before] + execution.horizon
+        else:
+            assert after == before + execution.horizon
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(("prefix",)))
+def test_a_prefix_is_what_is_executed_next(case) -> None:
+    execution, length, turns, chunk = case
+    played = play(execution, length, turns, chunk)
+    for asked, prefix in played.prefixes.items():
+        if asked == 0 or asked in turns or not execution.prefix:
+            assert prefix is None
+            continue
+        assert prefix is not None and prefix.committed == len(prefix.actions) == execution.prefix
+        for offset, action in enumerate(prefix.actions):
+            if asked + offset >= length or any(asked < t <= asked + offset for t in turns):
+                break
+            assert (played.moves[asked + offset].action == action).all(), "a committed action was not executed"
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(("rtc",)))
+def test_real_time_chunking_is_given_all_that_is_left_and_how_much_is_frozen(case) -> None:
+    execution, length, turns, chunk = case
+    played = play(execution, length, turns, chunk)
+    d = execution.delay.typical(HZ)
+    for asked, prefix in played.prefixes.items():
+        if prefix is None:
+            assert asked == 0 or asked in turns or execution.horizon == chunk
+            continue
+        assert (len(prefix.actions), prefix.kind) == (chunk - execution.horizon, "rtc")
+        assert prefix.committed == min(d, len(prefix.actions))
+        for offset in range(prefix.committed):
+            if asked + offset < length and not any(asked < t <= asked + offset for t in turns):
+                assert (played.moves[asked + offset].action == prefix.actions[offset]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 12), st.data())
+def test_without_delay_what_should_equal_synchronous_execution_does(chunk: int, data: st.DataObject) -> None:
+    s = data.draw(st.integers(1, chunk))
+    turns = sorted(data.draw(st.sets(st.integers(1, 39), max_size=3)))
+    sync = play(chosen("sync", chunk, HZ, s), 40, turns, chunk)
+    for name in ("hold", "naive", "prefix", "rtc"):
+        other = play(chosen(name, chunk, HZ, s, Delay(0)), 40, turns, chunk)
+        assert other.sources == sync.sources and other.asks == sync.asks, name
+    if s == chunk:  # nothing overlaps
+        for name in ("ensemble", "queue"):
+            assert play(chosen(name, chunk, HZ, s, Delay(0)), 40, turns, chunk).sources == sync.sources, name
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(("naive", "prefix", "rtc", "ensemble", "queue", "hold")), st.integers(0, 200), st.integers(1, 300))
+def test_delays_that_are_drawn_leave_every_step_with_one_action_from_a_chunk_that_was_there(
+    case, mean: int, spread: int
+) -> None:
+    execution, length, turns, chunk = case
+    drawn = Execution(
+        execution.name,
+        execution.horizon,
+        Delay(None, spread=(mean, spread)),
+        execution.prefix,
+        execution.parameters,
+    )
+    played = play(drawn, length, turns, chunk)
+    again = play(drawn, length, turns, chunk)
+    assert [m.asked for m in played.moves] == [m.asked for m in again.moves] and len(played.moves) == length
+    for step, move in enumerate(played.moves):
+        assert (move.action is None) == (move.asked is None)
+        if move.asked is not None:
+            assert played.arrivals[move.asked] <= step
+            assert move.asked >= max([0, *(t for t in turns if t <= step)])
+    for before, after in zip(played.asks, played.asks[1:], strict=False):
+        assert after in turns or played.arrivals[before] <= after, "two inferences at a time"
+
+
+def values(played: Played) -> list[float]:
+    return [float(m.action[1]) if m.action is not None else float("nan") for m in played.moves]
+
+
+def test_an_ensemble_weighs_old_against_new_as_act_does() -> None:
+    executor = chosen("ensemble", 4, HZ, 1, Delay(0), parameters={"decay": 0.5}).executor()
+    for step in range(3):
+        executor.ask(step)
+        executor.receive(np.full((4, 1), 10.0**step, np.float32))
+        move = executor.act(step)
+        chunks = 10.0 ** np.arange(step + 1)
+        weights = np.exp(-0.5 * np.arange(step + 1))
+        assert move.action is not None and move.asked == step
+        assert move.action[0] == pytest.approx((weights * chunks).sum() / weights.sum())
+
+
+def test_an_ensemble_forgets_chunks_that_have_ended() -> None:
+    played = play(chosen("ensemble", 3, HZ, 1, Delay(0)), 8, chunk=3)
+    assert values(played)[7] == pytest.approx(np.average([2, 1, 0], weights=np.exp(-0.01 * np.arange(3))))
+
+
+def test_a_queue_drops_the_past_and_blends_the_overlap() -> None:
+    executor = chosen("queue", 6, HZ, 3, Delay(1)).executor()
+    executor.ask(0)
+    executor.receive(np.zeros((6, 1), np.float32))
+    executor.ask(3)
+    executor.receive(np.ones((6, 1), np.float32))  # arrives at step 4: its first action is past
+    moves = [executor.act(step).action for step in range(4, 9)]
+    assert [float(m[0]) for m in moves if m is not None] == pytest.approx([0.7, 0.7, 1, 1, 1])
+
+
+def test_a_late_reply_is_an_underrun_and_the_robot_holds() -> None:
+    late = Execution("naive", 5, Delay(None, (100.0, 100.0, 100.0, 700.0)))
+    played = play(late, 200)
+    held = [step for step, move in enumerate(played.moves) if move.action is None]
+    pairs = zip(played.asks, played.asks[1:], strict=False)
+    late_ones = [range(before + 10, played.arrivals.get(after, 200)) for before, after in pairs]
+    assert held and held == [step for steps in late_ones for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sync", {"delay": Delay(1)}, "with --execution sync the world waits"),
+        ("sync", {"horizon": 11}, "1 <= s <= H"),
+        ("naive", {"horizon": 3, "delay": Delay(4)}, r"d <= s, .* \(H = 10, s = 3, d = 4\)"),
+        ("naive", {"horizon": 7, "delay": Delay(4)}, r"s <= H - d, .* \(H = 10, s = 7, d = 4\)"),
+        ("naive", {"delay": Delay(6)}, "must have"),
+        ("rtc", {"horizon": 8, "delay": Delay(None, (250.0,))}, r"s <= H - d, .*d = 3"),
+        ("prefix", {"delay": Delay(3), "prefix": 2}, r"c >= d, .*\(H = 10, s = \d+, d = 3, c = 2\)"),
+        ("prefix", {"horizon": 5, "delay": Delay(1), "prefix": 6}, r"c <= s and s \+ c <= H"),
+        ("naive", {"prefix": 2}, "only --execution prefix commits actions"),
+        ("telepathic", {}, "unknown execution 'telepathic'"),
+        ("queue", {"parameters": {"decay": 1.0}}, "has no parameter 'decay'; it has blend"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_inequality(name: str, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        chosen(name, 10, HZ, **options)
+
+
+@pytest.mark.parametrize("name", list(EXECUTORS))
+@pytest.mark.parametrize("chunk", [1, 2, 7, 10])
+def test_defaults_work_wherever_anything_does(name: str, chunk: int) -> None:
+    for d in range(1 if name == "sync" else chunk // 2 + 1):
+        assert chosen(name, chunk, HZ, delay=Delay(d)).horizon >= 1
+
+
+@pytest.mark.parametrize("name", list(EXECUTORS))
+def test_an_execution_is_data(name: str) -> None:
+    delay = Delay() if name == "sync" else Delay.parse("normal:80:15ms")
+    made = chosen(name, 10, HZ, delay=delay)
+    assert Execution.from_dict(made.to_dict()) == made
 
 
 def test_a_chunk_shorter_than_the_horizon_is_refused() -> None:
+    executor = Execution("sync", 4).executor()
+    executor.ask(0)
     with pytest.raises(ValueError, match="horizon of 4"):
-        Synchronous(4).receive(chunk(0, 3))
-
-
-def test_an_execution_is_data() -> None:
-    assert Execution.from_dict(Execution("sync", 10).to_dict()) == Execution("sync", 10)
+        executor.receive(np.zeros((3, 1), np.float32))
     with pytest.raises(ValueError, match="unknown execution"):
         Execution("telepathic", 1)
     with pytest.raises(ValueError, match="horizon"):

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem
+from evalkit.execution import Prefix
 from evalkit.observation import Needs, Observation
 from evalkit.openpi import Offer, jsonable, keys_of, message_of, pack, request_of, unpack
 from evalkit.policy import Request
@@ -140,13 +141,17 @@ OBSERVATION = Observation(
     {"position": np.array([0.1, -2.0])},
     np.ones((3, 2), np.float32),
 )
-REQUEST = Request(Episode("s", "near", "left", 2, 3, 1), 20, OBSERVATION, np.zeros((4, 2), np.float32))
+LEFT = Prefix(np.zeros((4, 2), np.float32), 3, "rtc")
+REQUEST = Request(
+    Episode("s", "near", "left", 2, 3, 1), 20, OBSERVATION, Prefix(np.zeros((4, 2), np.float32), 3, "rtc")
+)
 
 
 def test_a_request_survives_whole() -> None:
     back = request_of(unpack(pack(message_of(REQUEST))), NEEDS)
     assert (back.episode, back.step, back.seed) == (REQUEST.episode, REQUEST.step, REQUEST.seed)
-    assert back.prefix is not None and REQUEST.prefix is not None and equal(back.prefix, REQUEST.prefix)
+    assert back.prefix is not None and (back.prefix.actions == 0).all() and back.prefix.actions.shape == (4, 2)
+    assert (back.prefix.committed, back.prefix.kind) == (3, "rtc") and back.prefix.actions.dtype == np.float32
     seen, sent = back.observation, REQUEST.observation
     assert seen.instruction == sent.instruction and seen.expert is not None and sent.expert is not None
     assert equal(seen.images["above"], sent.images["above"]) and equal(seen.expert, sent.expert)

@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError
+from evalkit.execution import Prefix
 from evalkit.journal import canonical, read_journal
 from evalkit.manifest import read_manifest
 from evalkit.observation import Needs, Observation
@@ -124,14 +125,16 @@ def test_a_remote_has_the_spec_of_what_is_served(pointmass: str) -> None:
 def test_a_whole_request_arrives(pointmass: str) -> None:
     policy = Stub()
     observation = Observation("go", {"above": IMAGE}, {"position": STATE})
-    asked = Request(Episode("pointmass", "near", "left", 2, 3, repeat=1), 20, observation, np.ones((4, 2), np.float32))
+    prefix = Prefix(np.ones((4, 2), np.float32), 2, "prefix")
+    asked = Request(Episode("pointmass", "near", "left", 2, 3, repeat=1), 20, observation, prefix)
     with served(policy) as url:
         remote = Remote(load_suite(pointmass), RemoteParameters(url=url))
         remote.act([asked])
         remote.close()
     arrived = policy.seen[0][0]
     assert (arrived.episode, arrived.step, arrived.seed) == (asked.episode, 20, asked.seed)
-    assert arrived.prefix is not None and arrived.prefix.dtype == np.float32 and (arrived.prefix == 1).all()
+    assert arrived.prefix is not None and (arrived.prefix.committed, arrived.prefix.kind) == (2, "prefix")
+    assert arrived.prefix.actions.dtype == np.float32 and (arrived.prefix.actions == 1).all()
 
 
 def test_a_served_policy_that_breaks_its_word_is_one_line(pointmass: str) -> None:

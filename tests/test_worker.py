@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from conftest import POINTMASS
 
+from evalkit.delay import Delay
 from evalkit.execution import Execution
+from evalkit.executors import chosen
 from evalkit.observation import Needs
 from evalkit.suite import load_suite
 from evalkit.wire import Channel
@@ -27,7 +29,13 @@ class Host:
         self.channel = channel
         self.asks: list[dict[str, Any]] = []
 
-    def configure(self, needs: Needs | None = None, horizon: int = 10, film: str | None = None) -> dict[str, Any]:
+    def configure(
+        self,
+        needs: Needs | None = None,
+        horizon: int = 10,
+        film: str | None = None,
+        execution: Execution | None = None,
+    ) -> dict[str, Any]:
         suite = load_suite(POINTMASS)
         self.channel.send(
             {
@@ -35,7 +43,7 @@ class Host:
                 "suite": suite.to_message(),
                 "folder": POINTMASS,
                 "needs": (needs or Needs()).to_dict(),
-                "execution": Execution("sync", horizon).to_dict(),
+                "execution": (execution or Execution("sync", horizon)).to_dict(),
                 "film": film,
                 "assets": None,
                 "sources": {},
@@ -114,47 +122,39 @@ def test_a_replay_ends_where_the_episode_ended_and_sends_frames(host: Host) -> N
     assert not (frames[0] == frames[-1]).all()
 
 
-class Delayed:
-    """An asynchronous executor: asks every ``s`` steps, and enters the new chunk ``d`` steps later, at its index d."""
-
-    def __init__(self, s: int, d: int) -> None:
-        self.s, self.d = s, d
-        self.chunk, self.began = np.zeros((100, 2), np.float32), 0
-        self.asked: int | None = None
-        self.log: list[tuple[str, int]] = []
-
-    def asks(self, step: int) -> bool:
-        return step % self.s == 0
-
-    def prefix(self, step: int) -> np.ndarray | None:
-        self.asked = step
-        self.log.append(("ask", step))
-        return self.chunk[step - self.began :][: self.d]
-
-    def due(self, step: int) -> bool:
-        return self.asked is not None and (step == 0 or step - self.asked == self.d)
-
-    def receive(self, chunk: np.ndarray) -> None:
-        assert self.asked is not None
-        self.log.append(("receive", self.asked))
-        self.chunk, self.began, self.asked = chunk, self.asked, None
-
-    def act(self, step: int) -> np.ndarray:
-        self.log.append(("act", step))
-        return self.chunk[step - self.began]
-
-
-def test_the_seam_for_asynchronous_execution_asks_at_its_trigger_and_receives_later(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker goes on stepping between the ask and the reply, and an episode's end overtakes a pending reply."""
-    monkeypatch.setattr(Execution, "executor", lambda self: executors.pop(0))
-    executors = [first := Delayed(s=8, d=3), Delayed(s=50, d=20), Delayed(s=8, d=3)]
-    host.configure()
-    assert host.run([0.0, 0.0], chunk=60)["steps"] == 60
-    around = first.log.index(("ask", 8))
-    assert first.log[around : around + 5] == [("ask", 8), ("act", 8), ("act", 9), ("act", 10), ("receive", 8)]
+def test_the_world_goes_on_between_an_ask_and_its_reply(host: Host) -> None:
+    """In virtual time and in real time: the reply is not waited for until it is due."""
+    host.configure(execution=chosen("prefix", 60, 10, 8, Delay(3)))
+    done = host.run([0.0, 0.0], chunk=60)
+    assert done["steps"] == 60 and done["timeline"]["asks"][:3] == [[0, 0], [8, 11], [16, 19]]
+    assert done["timeline"]["driven"][:3] == [[0, 11], [8, 8], [16, 8]]
     assert [ask["step"] for ask in host.asks] == [0, 8, 16, 24, 32, 40, 48, 56]
-    assert host.asks[1]["prefix"].shape == (3, 2)
-    assert host.run([0.0, 0.0], chunk=60)["inferences"] == 2  # the reply to the ask at step 50 was due at 70
+    assert host.asks[0]["prefix"] is None
+    prefix = host.asks[1]["prefix"]
+    assert (prefix["actions"].shape, prefix["committed"], prefix["kind"]) == ((3, 2), 3, "prefix")
+    host.configure(execution=chosen("naive", 60, 10, 40, Delay(20)))
+    done = host.run([0.0, 0.0], chunk=60)
+    assert done["inferences"] == 2 and done["timeline"]["asks"] == [[0, 0], [40, None]], "the episode overtook a reply"
     assert host.run([0.0, 0.1], chunk=60)["type"] == "done"
+
+
+def test_a_prefix_is_within_the_action_space_as_what_is_executed_is(host: Host) -> None:
+    host.configure(execution=chosen("prefix", 60, 10, 8, Delay(3)))
+    host.run([0.0, 5.0], chunk=60)
+    assert (host.asks[1]["prefix"]["actions"] == [0.0, 1.0]).all()
+
+
+def test_motion_says_how_chunks_were_executed(host: Host) -> None:
+    host.configure(execution=chosen("naive", 10, 10, 5, Delay(2)))
+    motion = host.run([0.0, 0.0])["motion"]
+    assert motion["held"] == 0 and motion["oldest"] == 6 and motion["switches"] == 11
+    assert motion["jump_position"] == 0 and motion["flips"] == 0
+    host.configure(execution=chosen("hold", 10, 10, 5, Delay(2)))
+    held = host.run([0.5, 0.25])
+    assert held["motion"]["held"] == sum(n for asked, n in held["timeline"]["driven"] if asked is None) > 10
+    rests = [a for a, driver in zip(held["actions"], drivers(held), strict=True) if driver is None]
+    assert np.array(rests).tolist() == [[0.0, 0.25]] * len(rests), "a kept number stays, the others rest"
+
+
+def drivers(done: dict[str, Any]) -> list[int | None]:
+    return [asked for asked, steps in done["timeline"]["driven"] for _ in range(steps)]

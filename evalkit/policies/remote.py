@@ -223,7 +223,8 @@ class Remote:
             )
         self._message, self._steps = message_of, offer.chunk
         server = {"suite": offer.suite, "facts": jsonable(offer.facts), "checkpoint": jsonable(offer.checkpoint)}
-        return Spec(offer.needs, offer.chunk, {**self._facts(offer), "server": server}, offer.batch_invariant)
+        facts = {**self._facts(offer), "server": server}
+        return Spec(offer.needs, offer.chunk, facts, offer.batch_invariant, offer.continues)
 
     def _plain(self) -> Spec:
         """The spec for any other server."""

@@ -44,6 +44,7 @@ class Oracle:
             needs=parameters.needs(suite, expert=parameters.chunk),
             chunk=parameters.chunk,
             facts={"expert": f"{suite.name}'s scripted expert, with privileged state"},
+            continues=("prefix",),
         )
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:

@@ -87,7 +87,7 @@ class LiberoAdapter:
             raise SimulatorError("nothing is rendered here: name the film camera in the setup")
         return np.ascontiguousarray(scene.render(self._view(camera))[::-1])
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """The expert's next ``steps`` actions, found by letting a copy of it act and undoing what it did."""
         scene = self._current()
         if self._expert is None:
@@ -96,7 +96,9 @@ class LiberoAdapter:
         plan = np.zeros((steps, self._setup.action_space.size), dtype=np.float32)
         with scene.preserved():
             for step in range(steps):
-                plan[step] = expert.act(scene)
+                plan[step] = expert.act(scene)  # its memory goes on with every step, whoever chose the action
+                if committed is not None and step < len(committed):
+                    plan[step] = committed[step]
                 scene.advance(plan[step], {})
         return plan
 

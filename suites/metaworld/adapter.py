@@ -137,15 +137,17 @@ class MetaWorldAdapter:
         placement = (env.model.body_pos, env.model.body_quat, env.model.site_pos)  # a scene may move fixtures
         return np.concatenate([integration_state(env), *(part.ravel() for part in placement)])
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""
         env, observed, solved = self._current.env, self._observed, self._solved
         here = Snapshot(env)
         plan, self._planned = [], []
-        for _ in range(steps):
+        for step in range(steps):
             wanted = self._current.expert.get_action(observed.copy())  # some experts write into what they read
             action = np.clip(wanted, self._space.low, self._space.high)
             action = action.astype(np.float32)
+            if committed is not None and step < len(committed):
+                action = committed[step]
             plan.append(action)
             over = solved or env.curr_path_length >= env.max_path_length  # what comes after is never executed
             if not over:

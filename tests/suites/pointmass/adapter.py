@@ -72,10 +72,12 @@ class PointMass:
     def state(self) -> np.ndarray:
         return self._physics.copy()
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         physics, plan = self._physics, []
-        for _ in range(steps):
+        for step in range(steps):
             action = np.clip(10 * (self._goal - physics[:2]) - 5 * physics[2:], -1, 1).astype(np.float32)
+            if committed is not None and step < len(committed):
+                action = committed[step]
             plan.append(action)
             physics = self._next(physics, action)
         return np.stack(plan)

@@ -59,10 +59,11 @@ class Relay:
     def state(self) -> np.ndarray:
         return np.array([self._x, self._steps, self._solved])
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         x, goal, plan = self._x, PLACES[self._order[self._solved]], []
-        for _ in range(steps):
-            plan.append([np.clip((goal - x) / 0.25, -1, 1)])
+        for step in range(steps):
+            ours = committed is not None and step < len(committed)
+            plan.append(committed[step] if ours else [np.clip((goal - x) / 0.25, -1, 1)])
             x += 0.25 * plan[-1][0]
         return np.array(plan, np.float32)
 
