@@ -54,6 +54,7 @@ class Trial:
             "closed_loop": closed_loop,
             "asked": self._repeat(trial, actions, ask=True),
             "left_alone": self._repeat(trial, actions, ask=False),
+            "continued": self._continue(trial),
         }
 
     def _episode(self, episode: dict[str, Any], steps: int, look_every: int) -> dict[str, Any]:
@@ -101,6 +102,18 @@ class Trial:
             if over:
                 break
         return states
+
+    def _continue(self, trial: dict[str, Any]) -> bool:
+        """Whether a plan begins with what is committed and goes on as the expert does from where that leads."""
+        assert isinstance(self._adapter, Demonstrates)
+        self._adapter.reset(self._at(trial["task"], 0))
+        committed = (self._adapter.demonstrate(4) * 0.5).astype(np.float32)
+        plan = self._adapter.demonstrate(8, committed)
+        for action in committed:
+            over = self._adapter.step(action, observe=False)
+            if over or (isinstance(self._adapter, Chains) and self._adapter.turned()):
+                return True  # nothing is left to go on with
+        return bool((plan[:4] == committed).all() and (plan[4:] == self._adapter.demonstrate(4)).all())
 
     def _refuses(self, action: np.ndarray) -> bool:
         before = self._state()

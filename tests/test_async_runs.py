@@ -33,9 +33,13 @@ def outcome(records: list[dict[str, Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("execution", LATE)
-@pytest.mark.parametrize("delay", ["3", "normal:200:200ms"])
-def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, execution: str, delay: str) -> None:
-    options: dict[str, Any] = {"execution": execution, "delay": delay, "checkpoint": "oracle-noisy", "episodes": 2}
+def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, execution: str) -> None:
+    options: dict[str, Any] = {
+        "execution": execution,
+        "delay": "normal:200:200ms",
+        "checkpoint": "oracle-noisy",
+        "episodes": 2,
+    }
     one = play(pointmass, tmp_path / "1", **options)
     three = play(pointmass, tmp_path / "3", **options, workers=3, shuffle=1)
     assert one == three and len(one) == 8
@@ -85,14 +89,6 @@ def test_a_policy_that_continues_nothing_is_not_given_a_prefix(pointmass: str, t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_committed_prefix_is_what_the_expert_plans_from(pointmass: str, tmp_path: Path) -> None:
-    """Rolled forward through what is committed, the oracle's late chunks fit where they are entered."""
-    naive = play(pointmass, tmp_path / "naive", execution="naive", delay="4")
-    prefix = play(pointmass, tmp_path / "prefix", execution="prefix", delay="4")
-    jump = [np.mean([r["motion"].get("jump_position", 0) for r in records]) for records in (naive, prefix)]
-    assert jump[1] < 1e-6 < jump[0]
-
-
 def test_inference_overlaps_with_physics_in_real_time(pointmass: str, tmp_path: Path, monkeypatch: Any) -> None:
     """A policy that takes 50 ms and physics that takes as long: together, not one after the other."""
     monkeypatch.setenv("POINTMASS_DELAY", "0.01")
@@ -109,7 +105,7 @@ def test_inference_overlaps_with_physics_in_real_time(pointmass: str, tmp_path: 
 
     def seconds(**options: Any) -> float:
         started = time.perf_counter()
-        evalkit.evaluate(Slow(), suite=pointmass, tasks=["left"], splits=["far"], episodes=2, workers=1, **options)
+        evalkit.evaluate(Slow(), suite=pointmass, tasks=["up"], splits=["far"], episodes=2, workers=1, **options)
         return time.perf_counter() - started
 
     late = seconds(out=tmp_path / "late", execution="naive", delay="5", horizon=5)

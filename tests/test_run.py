@@ -187,8 +187,8 @@ def test_a_remark_on_comparability_goes_into_the_manifest(
         ({"resume": True, "splits": ["far"]}, RunMismatch, r"plan\.tasks"),
         ({"suite": "no-such-suite"}, UsageError, "unknown suite"),
         ({"checkpoint": "no-such"}, UsageError, "unknown checkpoint"),
-        ({"horizon": 11, "resume": True}, UsageError, "--horizon 11: checkpoint 'oracle' has chunks of 10"),
-        ({"execution": "psychic", "resume": True}, UsageError, "--execution psychic: there are: sync"),
+        ({"horizon": 11, "resume": True}, UsageError, r"must have 1 <= s <= H, .*H = 10, s = 11"),
+        ({"execution": "psychic", "resume": True}, UsageError, "unknown execution 'psychic': did you mean sync"),
     ],
 )
 def test_a_refused_second_run_touches_nothing_of_the_first(

@@ -104,6 +104,7 @@ class AdapterConformance:
             found = self._trial({"kind": "expert", "task": list(task), "steps": self.steps})
             assert found["planned"] == found["closed_loop"], f"{task}: the plan is not what closed loop does"
             assert found["asked"] == found["left_alone"], f"{task}: asking the expert changed the simulator"
+            assert found["continued"], f"{task}: a plan does not continue what is committed"
 
     def _skip_without_images(self) -> None:
         if not (self.renders and self._suite().cameras):

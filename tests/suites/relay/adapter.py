@@ -63,9 +63,9 @@ class Relay:
         x, goal, plan = self._x, PLACES[self._order[self._solved]], []
         for step in range(steps):
             ours = committed is not None and step < len(committed)
-            plan.append(committed[step] if ours else [np.clip((goal - x) / 0.25, -1, 1)])
-            x += 0.25 * plan[-1][0]
-        return np.array(plan, np.float32)
+            plan.append(committed[step] if ours else np.array([np.clip((goal - x) / 0.25, -1, 1)], np.float32))
+            x += 0.25 * float(plan[-1][0])
+        return np.stack(plan)
 
     def close(self) -> None:
         pass
