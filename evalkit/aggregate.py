@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ class Summary:
         planned: episodes in the plan.
         finished: episodes with a verdict.
         errors: episodes that ended in an error.
+        motion: how chunks were executed, means over episodes (:func:`measures`).
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Summary:
     planned: int
     finished: int
     errors: int
+    motion: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``evalkit run --json`` prints."""
@@ -56,6 +58,7 @@ class Summary:
             "episodes": self.finished,
             "planned": self.planned,
             "errors": self.errors,
+            "motion": dict(self.motion),
             "incomparable": self.manifest.incomparable,
         }
 
@@ -68,7 +71,8 @@ def summarize(folder: Path) -> Summary:
     if strangers:
         raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {min(strangers).id}")
     records = list(journal.values())
-    rows = rows_of(manifest, episodes_frame(records))
+    frame = episodes_frame(records)
+    rows = rows_of(manifest, frame)
     errors = sum(r.error is not None for r in records)
     missing = uncovered(manifest)
     return Summary(
@@ -81,14 +85,33 @@ def summarize(folder: Path) -> Summary:
         planned=manifest.plan.size,
         finished=len(records) - errors,
         errors=errors,
+        motion=measures(manifest, frame),
     )
+
+
+def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
+    """Means over the episodes with a verdict.
+
+    ``inferences``; what :meth:`evalkit.trace.Trace.motion` names; ``seconds``, the virtual time of solved ones.
+    """
+    judged = frame[frame["error"].isna()]
+    if judged.empty:
+        return {}
+    found = {"inferences": float(judged["inferences"].mean())}
+    for column in (c for c in judged.columns if c.startswith("motion.")):
+        if judged[column].notna().any():
+            found[column.removeprefix("motion.")] = float(judged[column].mean())
+    solved = judged[judged["success"].astype(bool)]
+    splits, hz = manifest.suite["splits"], manifest.suite.get("control_hz", 1)
+    seconds = [n / (splits[s].get("control_hz") or hz) for n, s in zip(solved["steps"], solved["split"], strict=True)]
+    return found | ({"seconds": sum(seconds) / len(seconds)} if seconds else {})
 
 
 def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
 
-    A suite's own metric ``x`` is column ``metric.x``. Of a chain, ``parts`` has its sub-tasks with their verdicts and
-    ``solved`` how many of them were solved in a row.
+    A suite's own metric ``x`` is column ``metric.x``, and what its execution did is under ``motion.``. Of
+    a chain, ``parts`` has its sub-tasks with their verdicts and ``solved`` how many of them were solved in a row.
     """
     import pandas as pd
 
@@ -105,6 +128,7 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
             "parts": r.parts,
             "solved": next((i for i, (_, solved) in enumerate(r.parts) if not solved), len(r.parts)),
             **{f"metric.{name}": value for name, value in r.metrics.items()},
+            **{f"motion.{name}": value for name, value in r.motion.items()},
         }
         for r in records
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from evalkit import execution_commands
 from evalkit.console import FAILED, console, explained, nothing_on_standard_output, progress_for, report
 
 app = typer.Typer(
@@ -361,6 +362,9 @@ def root(
     ] = False,
 ) -> None:
     """Evaluate Vision-Language-Action robot policies: run a checkpoint through a benchmark, get the table."""
+
+
+execution_commands.add_to(app)
 
 
 def main() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from evalkit.aggregate import Summary
+from evalkit.delay import Delay
 from evalkit.rows import RATE, Row
 
 Format = Literal["md", "csv", "json", "latex"]
@@ -70,7 +71,27 @@ def title(summary: Summary) -> str:
     """One line on what a run is."""
     manifest = summary.manifest
     execution = f"{manifest.execution['name']}, horizon {manifest.execution['horizon']}"
+    delay = Delay.from_dict(manifest.execution.get("delay") or {"steps": 0})
+    execution += f", delay {delay}" if delay != Delay() else ""
     return f"{manifest.suite['title']} · {manifest.checkpoint['id']} · {execution}"
+
+
+_MOTION = (
+    ("inferences", "{:.1f} inferences"),
+    ("held", "held still for {:.1f} steps"),
+    ("age", "actions {:.1f} steps old"),
+    ("jump_position", "position jumps by {:.3f}"),
+    ("jump_rotation", "rotation by {:.3f}"),
+    ("flips", "{:.2f} gripper flips"),
+    ("seconds", "{:.1f} s to success"),
+)
+
+
+def execution_line(summary: Summary) -> str:
+    """What the execution did in a mean episode, in one line; nothing for a synchronous run, where it says little."""
+    if summary.manifest.execution["name"] == "sync":
+        return ""
+    return "per episode: " + ", ".join(form.format(summary.motion[n]) for n, form in _MOTION if n in summary.motion)
 
 
 def notes(summary: Summary) -> list[str]:
@@ -99,7 +120,7 @@ def _markdown(summary: Summary) -> str:
         if row.task is None:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, *(f"\n{note}" for note in notes(summary))])
+    return "\n".join([*lines, *(f"\n{note}" for note in [execution_line(summary), *notes(summary)] if note)])
 
 
 def _latex(summary: Summary) -> str:
@@ -109,5 +130,9 @@ def _latex(summary: Summary) -> str:
         name, *numbers = (c.translate(_LATEX) for c in _cells(row))
         name = name if row.task else rf"\textbf{{{name}}}"
         lines.append(" & ".join([name, *numbers]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in notes(summary))]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"% {note}" for note in [execution_line(summary), *notes(summary)] if note),
+    ]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalkit.aggregate import Summary
-from evalkit.report.tables import interval, label, notes, number, title
+from evalkit.report.tables import execution_line, interval, label, notes, number, title
 from evalkit.rows import Row
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
@@ -60,7 +60,8 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
             table.add_row(*_cells(row, summary, bars, indent="  "))
         table.add_row()
     table.add_row(*_cells(summary.headline, summary, bars), style="bold")
-    return Group("", table, *(Text(f"! {note}", style="yellow") for note in notes(summary)))
+    did = [Text(line, style="dim") for line in [execution_line(summary)] if line]
+    return Group("", table, *did, *(Text(f"! {note}", style="yellow") for note in notes(summary)))
 
 
 def _cells(row: Row, summary: Summary, bars: bool, indent: str = "") -> list[str | Text]:

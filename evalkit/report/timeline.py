@@ -1,0 +1,60 @@
+"""The timeline of one episode as text: every inference, when it arrived, and what it drove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evalkit.errors import UsageError
+from evalkit.journal import Record
+
+_WIDTH = 100  # cells of the picture: one a step, or several steps a cell
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def timeline_of(record: Record, execution: Mapping[str, Any], chains: bool) -> Mapping[str, Any]:
+    """The record's timeline; a synchronous episode's follows from its horizon.
+
+    Raises:
+        UsageError: the episode ended in an error, or is a synchronous chain, whose asks the record does not have.
+    """
+    if record.error is not None:
+        raise UsageError(f"{record.episode.id}: it ended in an error, and has no timeline")
+    if record.timeline is not None:
+        return record.timeline
+    if chains:
+        raise UsageError(f"{record.episode.id}: a synchronous run of chains does not record when it asked")
+    starts = range(0, record.steps, int(execution["horizon"]))
+    lengths = [min(int(execution["horizon"]), record.steps - start) for start in starts]
+    return {
+        "asks": [[start, start] for start in starts],
+        "driven": [[a, n] for a, n in zip(starts, lengths, strict=True)],
+    }
+
+
+def as_text(timeline: Mapping[str, Any], steps: int) -> str:
+    """A strip with a letter for each step's chunk (a dot where the robot held), then a line per inference."""
+    rank = {asked: index for index, (asked, _) in enumerate(timeline["asks"])}
+    strip = ""
+    for asked, length in timeline["driven"]:
+        strip += ("." if asked is None else _LETTERS[rank[asked] % len(_LETTERS)]) * length
+    lines = []
+    for begin in range(0, steps, _WIDTH):
+        lines.append(f"step {begin:>4}  {strip[begin : begin + _WIDTH]}")
+    lines += ["", f"{'':<6}{'asked':>6} {'arrived':>8}  drove"]
+    for index, (asked, arrived) in enumerate(timeline["asks"]):
+        when = "never" if arrived is None else str(arrived)
+        lines.append(
+            f"{_LETTERS[index % len(_LETTERS)]:>3} #{index:<3}{asked:>5} {when:>8}  {_driven(timeline, asked)}"
+        )
+    held = sum(length for asked, length in timeline["driven"] if asked is None)
+    return "\n".join([*lines, "", f"{steps} steps, {len(rank)} inferences, held for {held} steps"])
+
+
+def _driven(timeline: Mapping[str, Any], wanted: int) -> str:
+    begins, spans = 0, []
+    for asked, length in timeline["driven"]:
+        if asked == wanted:
+            spans.append(f"{begins}–{begins + length - 1}" if length > 1 else str(begins))
+        begins += length
+    return ", ".join(spans) or "nothing"
