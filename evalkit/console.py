@@ -88,15 +88,14 @@ def nothing_on_standard_output(wanted: bool) -> Iterator[None]:
         yield
         return
     sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):  # a standard output that is no file has nothing to be sent elsewhere
-        kept = os.dup(1)
-        os.dup2(2, 1)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            os.dup2(kept, 1)
-            os.close(kept)
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _discard_output() -> None:

@@ -97,6 +97,19 @@ def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path
     assert json.loads(result.stdout)["checkpoint"] == "loud" and result.stderr.count("LOUD") > 1
 
 
+def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(
+        "from evalkit.policies.scripted import Hold, Look\n"
+        "class Bad(Hold):\n"
+        "    def __init__(self, suite, parameters: Look):\n        super().__init__(suite, parameters)\n"
+        "    def close(self):\n        raise OSError('no space left')\n"
+    )
+    (tmp_path / "own.yaml").write_text("checkpoints: {bad: {summary: s, policy: 'bad:Bad'}}")
+    named = ["--checkpoints", str(tmp_path / "own.yaml"), "--checkpoint", "bad", "--episodes", "1", "--json"]
+    result = evalkit("run", pointmass, *named, "--out", str(tmp_path / "run"), env={"PYTHONPATH": str(tmp_path)})
+    assert "no space left" in refused(result)
+
+
 def test_table_formats_agree(finished: Path) -> None:
     rows = json.loads(evalkit("table", str(finished), "--format", "json").stdout)["rows"]
     assert list(rows[0]) == ["suite", "split", "task", "metric", "value", "low", "high", "n", "n_effective", "errors"]
