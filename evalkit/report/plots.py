@@ -61,7 +61,7 @@ def plot_sweep(table: pd.DataFrame, title: str, out: Path, most: float = 1.0) ->
             axes.errorbar(
                 x,
                 y,
-                yerr=[y - mine["low"] * scale, mine["high"] * scale - y],
+                yerr=[(y - mine["low"] * scale).clip(0), (mine["high"] * scale - y).clip(0)],
                 color=_COLOURS[index % len(_COLOURS)],
                 marker=_MARKS[index % len(_MARKS)],
                 markersize=4,
