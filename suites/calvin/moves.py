@@ -1,8 +1,7 @@
 """What the expert does for each sub-task: waypoints of the hand at scene D's table, planned from where things are now.
 
-Positions are the point between the fingertips (tcp) in the world frame, in m; the robot looks along +y, the table's
-front edge is at y = -0.15 or so, the cabinet with the sliding door behind it. Rotations are Euler angles in rad; pi about
-x points the fingers down.
+Positions are the point between the fingertips (tcp) in the world frame, in m; the robot looks along +y, at the table
+and the cabinet with the sliding door behind it. Rotations are Euler angles in rad; pi about x points the fingers down.
 """
 
 from __future__ import annotations
@@ -93,8 +92,8 @@ def _plans() -> dict[str, Callable[[Simulator], list[Waypoint]]]:
         "unstack_block": _unstack,
     }
     for color in BLOCKS:
-        plans[f"lift_{color}_block_table"] = partial(_lift_from_above, color=color, over=OVER, grasp=0.0, height=0.14)
-        plans[f"lift_{color}_block_drawer"] = partial(_lift_from_above, color=color, over=0.52, grasp=0.005, height=0.18)
+        plans[f"lift_{color}_block_table"] = partial(_lift, color=color, over=OVER, grasp=0.0, height=0.14)
+        plans[f"lift_{color}_block_drawer"] = partial(_lift, color=color, over=0.52, grasp=0.005, height=0.18)
         plans[f"lift_{color}_block_slider"] = partial(_lift_from_cabinet, color=color)
         for side, sign in (("left", 1), ("right", -1)):
             plans[f"rotate_{color}_block_{side}"] = partial(_rotate, color=color, turn=sign * TURN)
@@ -167,9 +166,7 @@ def _slide(start: float, end: float) -> list[Waypoint]:
     ]
 
 
-def _lift_from_above(
-    simulator: Simulator, *, color: str, over: float, grasp: float, height: float
-) -> list[Waypoint]:
+def _lift(simulator: Simulator, *, color: str, over: float, grasp: float, height: float) -> list[Waypoint]:
     (x, y, z), rotation = _grasp_of(simulator, color)
     z += grasp
     return [
@@ -193,7 +190,7 @@ def _lift_from_cabinet(simulator: Simulator, *, color: str) -> list[Waypoint]:
 
 def _rotate(simulator: Simulator, *, color: str, turn: float) -> list[Waypoint]:
     (x, y, z), rotation = _grasp_of(simulator, color)
-    turned = rotation + [0.0, 0.0, turn]
+    turned = rotation + np.array([0.0, 0.0, turn])
     return [
         at(x, y, OVER, rotation=rotation),
         at(x, y, z + 0.005, rotation=rotation, speed=0.5, hold=2),
@@ -286,7 +283,7 @@ def _unstack(simulator: Simulator) -> list[Waypoint]:
 
 
 def _grasp_of(simulator: Simulator, color: str, tilt: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """A block's position, and the hand's rotation across it: of the equivalent ones, that which turns the hand least."""
+    """A block's position, and the hand's rotation across it; the yaw is that of two which is within 0 and pi."""
     pose = simulator.block(color)
     return pose[:3].copy(), down(pose[5] % np.pi, tilt)
 

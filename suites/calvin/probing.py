@@ -33,11 +33,9 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
         problems.append(f"calvin_env cannot be imported ({error}): evalkit setup calvin")
     if setup.renders:
         try:
-            facts["renderer"] = renderer.chosen()
-            if facts["renderer"] == "egl":
-                facts["gl"] = renderer.egl_name()
-            else:
-                incomparable.append(f"images are TinyRenderer's, published results are made with EGL ({renderer.ADVICE})")
+            facts["gl"] = renderer.described()
+            if facts["gl"]["renderer"] == "tiny" and setup.needs.cameras:
+                incomparable.append("images are the TinyRenderer's; published results are made with those of EGL")
         except SimulatorError as error:
             problems.append(str(error))
     return Probe(facts, problems, incomparable)
@@ -79,7 +77,8 @@ def _with_materials(file: Path) -> Iterator[Path]:
     pattern = _NAMED.get(file.suffix.lower())
     if pattern is not None and file.is_file():
         for name in pattern.findall(file.read_text(encoding="utf-8", errors="replace")):
-            yield from _with_materials(file.parent / name)
+            if file.suffix != ".obj" or (file.parent / name).is_file():  # two robot meshes never had their materials
+                yield from _with_materials(file.parent / name)
 
 
 def _unknown_tasks(setup: Setup, checkouts: upstream.Checkouts) -> list[str]:

@@ -43,11 +43,14 @@ def chosen() -> str:
     return asked or ("egl" if _has_egl_device() else "tiny")
 
 
-def egl_name() -> str:
-    """The GL renderer's name and version, after a tiny picture came out right, in a process of its own.
+def described() -> dict[str, str]:
+    """What is chosen, and for EGL the GL renderer's name, after a tiny picture came out right.
 
-    Raises SimulatorError where EGL does not work (which may crash the process); the message says what to do.
+    Raises SimulatorError where EGL is chosen and does not work (which may crash the process that tries, so another one
+    does); the message says what to do.
     """
+    if chosen() == "tiny":
+        return {"renderer": "tiny"}
     trial = subprocess.run(
         [sys.executable, "-I", "-c", _TRIAL],
         capture_output=True,
@@ -60,7 +63,7 @@ def egl_name() -> str:
         said = (trial.stderr.strip().splitlines() or [f"it ended with {trial.returncode}"])[-1]
         raise SimulatorError(f"EGL is here but does not work ({said}): {ADVICE}")
     found = dict(re.findall(r"^(Renderer|Version) *= *(.+?) *$", trial.stdout, re.M))
-    return f"{found.get('Renderer', 'unknown')}, {found.get('Version', 'unknown')}"
+    return {"renderer": "egl", "name": found.get("Renderer", "unknown"), "version": found.get("Version", "unknown")}
 
 
 def _has_egl_device() -> bool:

@@ -16,10 +16,8 @@ import numpy as np
 
 from evalkit.adapter import SimulatorError
 
-from . import upstream
-
 BLOCKS = ("red", "blue", "pink")
-_DOORS, _POSES = 2, 6  # in scene_obs: the slider and the drawer, ..., from 6 on a pose (6,) per block
+_POSES = 6  # scene_obs: the sliding door, the drawer, button, switch, light bulb, LED; from here on, (6,) per block
 
 
 class Simulator:
@@ -94,8 +92,8 @@ class Simulator:
     def state(self) -> np.ndarray:
         """Everything the future depends on that can be read, (N,) float64.
 
-        Every body's and link's pose and velocity, joint forces, contacts with their impulses (the engine starts its next
-        solution from them), the commanded pose, and what buttons, switches and lights remember.
+        Every body's and link's pose and velocity, joint forces, contacts with their impulses (where the engine's
+        next solution starts), the commanded pose, and what buttons, switches and lights remember.
         """
         bullet, client = self._bullet, self._env.cid
         numbers: list[float] = []
@@ -143,12 +141,12 @@ def foreseen(happens: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.nd
     if child == 0:
         try:
             os.close(reader)
-            with open(writer, "wb") as pipe:
+            with os.fdopen(writer, "wb") as pipe:
                 pipe.write(_told(happens))
         finally:
             os._exit(0)  # no destructor of the simulator, no handler of this process
     os.close(writer)
-    with open(reader, "rb") as pipe:
+    with os.fdopen(reader, "rb") as pipe:
         message = pipe.read()
     os.waitpid(child, 0)
     if message[:1] == b"!":
