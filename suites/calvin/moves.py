@@ -1,13 +1,12 @@
 """What the expert does for each sub-task: waypoints of the hand at scene D's table, planned from where things are now.
 
-Positions are the point between the fingertips (tcp) in the world frame, in m; the robot looks along +y, at the table
-and the cabinet with the sliding door behind it. Rotations are Euler angles in rad; pi about x points the fingers down.
+The robot looks along +y, at the table and the cabinet with the sliding door behind it; x is along the table, to the
+right. The sliding door covers one half of the cabinet or the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -15,45 +14,18 @@ import numpy as np
 from evalkit.adapter import SimulatorError
 
 from .simulator import BLOCKS, Simulator
+from .waypoint import CLOSED, OPEN, Waypoint, at, down
 
-OPEN, CLOSED = 1.0, -1.0
-ACROSS = np.pi / 2  # yaw of the hand at which it opens along the table
+DOOR_LEFT = 0.28  # the sliding door's position when it is all the way to the left; 0 on the right
 BLOCK_ON_TABLE = 0.46  # z of a block's middle
 OVER = 0.56  # z of the hand on its way over the table
 CABINET_TILT = -0.4  # about y: the hand reaches under the cabinet's top
+CABINET_SPOTS = {"left": (-0.24, -0.29, -0.19), "right": (0.07, 0.01, 0.12)}  # x, the best first
+ROOM = 0.08  # between two blocks' middles beyond which more is no better
 TURN = 1.25  # rad that a block is turned by; the judge wants more than 60 degrees
+BUTTON = np.array([-0.12, -0.12])
+BUTTON_ROOM = 0.09  # between a block's middle and the button's, below which a finger would come down on it
 DRAWER_DROP = np.array([0.18, -0.27, 0.42])  # over the open drawer
-
-
-def down(yaw: float = ACROSS, tilt: float = 0.0) -> np.ndarray:
-    """Fingers down, at a yaw; ``tilt`` leans them away from the robot."""
-    return np.array([np.pi, tilt, yaw])
-
-
-@dataclass(frozen=True, eq=False)
-class Waypoint:
-    """Where the hand goes.
-
-    Attributes:
-        position: of the tcp.
-        rotation: of the hand.
-        grip: OPEN or CLOSED, on the way and there.
-        speed: share of the full speed of 0.02 m a step.
-        hold: control steps to stay, once there.
-        patience: control steps after which it counts as reached.
-    """
-
-    position: np.ndarray
-    rotation: np.ndarray = field(default_factory=down)
-    grip: float = OPEN
-    speed: float = 1.0
-    hold: int = 0
-    patience: int = 60
-
-
-def at(x: float, y: float, z: float, **more: object) -> Waypoint:
-    """A waypoint from coordinates."""
-    return Waypoint(np.array([x, y, z]), **more)  # type: ignore[arg-type]
 
 
 def moves(task: str, simulator: Simulator) -> tuple[Waypoint, ...]:
@@ -64,15 +36,23 @@ def moves(task: str, simulator: Simulator) -> tuple[Waypoint, ...]:
     return tuple(plan(simulator))
 
 
-def back_off(task: str, simulator: Simulator) -> tuple[Waypoint, ...]:
-    """Out of wherever the last sub-task left the hand, and up; empty where it holds a block, or is up already."""
-    x, y, z, *rotation = simulator.robot_obs[:6]
-    if z >= OVER or task.startswith(("place", "stack")):
+def tidy(task: str, simulator: Simulator) -> tuple[Waypoint, ...]:
+    """What comes before a sub-task: out of wherever the last one left the hand, up, and the sliding door all the way.
+
+    A door counts as moved when it is half way, where it is in the way of both halves. Empty where a block is held.
+    """
+    if task.startswith(("place", "stack")):
         return ()
-    as_it_is = {"rotation": np.array(rotation)}
-    out = at(x, min(y, -0.06), z, grip=float(simulator.robot_obs[14]), patience=15, **as_it_is)
-    up = at(x, min(y, -0.08), 0.58, grip=OPEN, patience=25, **as_it_is)
-    return out, up
+    x, y, z, *rotation = simulator.robot_obs[:6]
+    steps: list[Waypoint] = []
+    if z < OVER:
+        as_it_is = {"rotation": np.array(rotation)}
+        steps.append(at(x, min(y, -0.06), z, grip=float(simulator.robot_obs[14]), patience=15, **as_it_is))
+        steps.append(at(x, min(y, -0.08), 0.58, grip=OPEN, patience=25, **as_it_is))
+    if 0.03 < simulator.slider < DOOR_LEFT - 0.03 and not task.startswith("move_slider"):
+        steps += _door_left(simulator) if simulator.slider > DOOR_LEFT / 2 else _door_right(simulator)
+        steps.append(at(steps[-1].position[0], -0.12, OVER, grip=CLOSED))
+    return tuple(steps)
 
 
 def _plans() -> dict[str, Callable[[Simulator], list[Waypoint]]]:
@@ -102,7 +82,7 @@ def _plans() -> dict[str, Callable[[Simulator], list[Waypoint]]]:
 
 
 def _press_button(_: Simulator) -> list[Waypoint]:
-    x, y = -0.12, -0.12
+    x, y = BUTTON
     return [
         at(x, y, 0.56, grip=CLOSED),
         at(x, y, 0.455, grip=CLOSED, speed=0.4, hold=6),
@@ -241,8 +221,10 @@ def _let_go() -> list[Waypoint]:
 
 
 def _place_in_cabinet(simulator: Simulator) -> list[Waypoint]:
-    """Into the half that the sliding door leaves open."""
-    x = -0.24 if simulator.slider < 0.1 else 0.07
+    """Into the half that the sliding door leaves open, where there is most room."""
+    spots = CABINET_SPOTS["left" if simulator.slider < DOOR_LEFT / 2 else "right"]
+    others = [simulator.block(color)[:2] for color in BLOCKS if color != _nearest(simulator)]
+    x = max(spots, key=lambda spot: min(ROOM, *(float(np.hypot(*(other - (spot, 0.09)))) for other in others)))
     rotation = down(tilt=CABINET_TILT)
     return [
         at(x, -0.10, 0.60, rotation=rotation, grip=CLOSED),
@@ -283,9 +265,12 @@ def _unstack(simulator: Simulator) -> list[Waypoint]:
 
 
 def _grasp_of(simulator: Simulator, color: str, tilt: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """A block's position, and the hand's rotation across it; the yaw is that of two which is within 0 and pi."""
+    """A block's position, and the hand's rotation across it: along the table, but not where a button is."""
     pose = simulator.block(color)
-    return pose[:3].copy(), down(pose[5] % np.pi, tilt)
+    yaw = pose[5] % np.pi
+    if np.hypot(*(pose[:2] - BUTTON)) < BUTTON_ROOM:
+        yaw -= np.pi / 2
+    return pose[:3].copy(), down(yaw, tilt)
 
 
 def _on_table(simulator: Simulator, color: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .moves import Waypoint, back_off, moves
+from .moves import moves, tidy
 from .simulator import Simulator
+from .waypoint import Waypoint
 
 METERS = 0.02  # what an action of 1 moves the commanded position by
 RADIANS = 0.05  # and the commanded Euler angles
@@ -30,9 +31,10 @@ class Expert:
         """
         if self._plan and self._ticks and self._finished(simulator, self._plan[0]):
             self._plan, self._ticks, self._held = self._plan[1:], 0, 0
-        if not self._plan:  # at the beginning, and again when everything was done and the sub-task is not solved
-            self._plan = (*(back_off(self._task, simulator) if self._fresh else ()), *moves(self._task, simulator))
-            self._fresh = False
+        if not self._plan and self._fresh:
+            self._plan, self._fresh = tidy(self._task, simulator), False
+        if not self._plan:  # and again whenever everything was done and the sub-task is not solved
+            self._plan = moves(self._task, simulator)
         waypoint = self._plan[0]
         self._ticks += 1
         action = np.empty(7)

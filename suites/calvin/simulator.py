@@ -44,8 +44,9 @@ class Simulator:
                 f"calvin_env's environment cannot be built ({error}); what is missing: evalkit doctor calvin"
             ) from error
         self._cameras = {f"rgb_{camera.name}": camera for camera in self._env.cameras}
-        self._env.cameras = []  # upstream would render each of them in every step
+        # With the cameras on, as upstream does: EGL's first picture of each is lit differently, and no policy sees it.
         self._observed: Mapping[str, np.ndarray] = self._env.reset(robot_obs=robot_obs, scene_obs=scene_obs)
+        self._env.cameras = []  # upstream would render each of them in every step
         self.info: Any = self._env.get_info()
 
     def act(self, action: np.ndarray) -> None:
