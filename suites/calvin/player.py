@@ -24,7 +24,7 @@ class CalvinAdapter:
         self._setup = setup
         self._checkouts = checkouts
         self._chains = chains
-        self._egl = egl
+        self._configuration = upstream.environment_configuration(checkouts, cameras=setup.renders, egl=egl)
         self._checks = upstream.task_checks(checkouts)
         self._annotations = upstream.annotations(checkouts)
         self._limit = int(setup.suite["protocol"]["subtask_steps"])
@@ -43,10 +43,8 @@ class CalvinAdapter:
             raise SimulatorError(f"CALVIN has sequences 0 to {len(self._chains) - 1}, not {episode.scene}")
         condition, self._tasks = self._chains[episode.scene]
         self.close()
-        configuration = upstream.environment_configuration(
-            self._checkouts, cameras=self._setup.renders, egl=self._egl and self._setup.renders, seed=episode.seed
-        )
-        self._simulator = Simulator(configuration, *upstream.initial_state(self._checkouts, condition))
+        self._configuration.seed = episode.seed
+        self._simulator = Simulator(self._configuration, *upstream.initial_state(self._checkouts, condition))
         self._solved, self._over, self._turned, self._expert = 0, False, False, None
         self._begin_subtask(self._simulator)
 

@@ -65,7 +65,7 @@ def prepare(checkouts: Checkouts) -> None:
     module.get_git_commit_hash = lambda path: "recorded by evalkit"  # it would ask git once per environment, for a log
 
 
-def environment_configuration(checkouts: Checkouts, cameras: bool, egl: bool, seed: int) -> Any:
+def environment_configuration(checkouts: Checkouts, cameras: bool, egl: bool) -> Any:
     """The configuration of the official environment: scene D, the static and the gripper camera.
 
     Composed from calvin_env's own files, as the evaluation's data sets carry it; no data set is read. Nothing of hydra
@@ -75,7 +75,6 @@ def environment_configuration(checkouts: Checkouts, cameras: bool, egl: bool, se
         checkouts: upstream's files.
         cameras: False for an environment that is never looked at.
         egl: whether images come from the EGL renderer; else from the TinyRenderer.
-        seed: the environment's seed.
     """
     from hydra import compose, initialize_config_dir
 
@@ -87,7 +86,6 @@ def environment_configuration(checkouts: Checkouts, cameras: bool, egl: bool, se
     if not cameras:
         configuration.env.cameras = {}
     configuration.env.use_egl = egl
-    configuration.env.seed = seed
     return configuration.env
 
 
