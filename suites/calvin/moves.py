@@ -19,7 +19,7 @@ from .waypoint import CLOSED, OPEN, Waypoint, at, down
 DOOR_LEFT = 0.28  # the sliding door's position when it is all the way to the left; 0 on the right
 BLOCK_ON_TABLE = 0.46  # z of a block's middle
 OVER = 0.56  # z of the hand on its way over the table
-CABINET_TILT = -0.4  # about y: the hand reaches under the cabinet's top
+CABINET_TILT = -0.4  # the hand leans to reach under the cabinet's top
 CABINET_SPOTS = {"left": (-0.24, -0.29, -0.19), "right": (0.07, 0.01, 0.12)}  # x, the best first
 ROOM = 0.08  # between two blocks' middles beyond which more is no better
 TURN = 1.25  # rad that a block is turned by; the judge wants more than 60 degrees

@@ -18,6 +18,7 @@ VARIABLE = "EVALKIT_CALVIN_RENDERER"
 ADVICE = f"apt-get install libegl1 libegl-mesa0 libgl1, or {VARIABLE}=tiny for images of pybullet's own renderer"
 _PLATFORM_DEVICE = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 _MOST_DEVICES = 32
+_PATIENCE_S = 120
 _TRIAL = """
 import importlib.util, pybullet
 client = pybullet.connect(pybullet.DIRECT)
@@ -51,17 +52,16 @@ def described() -> dict[str, str]:
     """
     if chosen() == "tiny":
         return {"renderer": "tiny"}
-    trial = subprocess.run(
-        [sys.executable, "-I", "-c", _TRIAL],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
-        timeout=120,
-    )
+    command = [sys.executable, "-I", "-c", _TRIAL]
+    try:
+        trial = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, text=True, errors="replace", timeout=_PATIENCE_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SimulatorError(f"EGL hangs: {ADVICE}") from error
     if trial.returncode:
         said = (trial.stderr.strip().splitlines() or [f"it ended with {trial.returncode}"])[-1]
-        raise SimulatorError(f"EGL is here but does not work ({said}): {ADVICE}")
+        raise SimulatorError(f"EGL does not work ({said}): {ADVICE}")
     found = dict(re.findall(r"^(Renderer|Version) *= *(.+?) *$", trial.stdout, re.M))
     return {"renderer": "egl", "name": found.get("Renderer", "unknown"), "version": found.get("Version", "unknown")}
 

@@ -43,6 +43,8 @@ class Simulator:
             raise SimulatorError(
                 f"calvin_env's environment cannot be built ({error}); what is missing: evalkit doctor calvin"
             ) from error
+        if self._env.cid != 0:  # parts of calvin_env take the first of the process for granted
+            raise SimulatorError("another physics simulation is open in this process")
         self._cameras = {f"rgb_{camera.name}": camera for camera in self._env.cameras}
         # With the cameras on, as upstream does: EGL's first picture of each is lit differently, and no policy sees it.
         self._observed: Mapping[str, np.ndarray] = self._env.reset(robot_obs=robot_obs, scene_obs=scene_obs)

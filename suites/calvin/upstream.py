@@ -7,6 +7,7 @@ pyhash and a training framework), so the few definitions an evaluation needs are
 from __future__ import annotations
 
 import ast
+import contextlib
 import sys
 import warnings
 from collections.abc import Mapping
@@ -116,7 +117,7 @@ def initial_state(checkouts: Checkouts, condition: Mapping[str, Any]) -> tuple[n
     found = _definitions(
         checkouts.initial_states,
         *("temp_seed", "get_env_state_for_initial_condition"),
-        given={"np": np, "pi": np.pi, "hasher": fnv1_32, "contextlib": __import__("contextlib")},
+        given={"np": np, "pi": np.pi, "hasher": fnv1_32, "contextlib": contextlib},
     )
     robot_obs, scene_obs = found["get_env_state_for_initial_condition"](condition)
     return robot_obs, scene_obs

@@ -15,7 +15,7 @@ ACROSS = np.pi / 2  # yaw of the hand at which it opens along the table
 
 
 def down(yaw: float = ACROSS, tilt: float = 0.0) -> np.ndarray:
-    """Fingers down, at a yaw; ``tilt`` leans them away from the robot."""
+    """Fingers down, at a yaw; ``tilt`` leans the hand about y."""
     return np.array([np.pi, tilt, yaw])
 
 
