@@ -145,7 +145,7 @@ def upstreams(modules: Any, sequence: Any, actions: np.ndarray, cameras: bool) -
 
 
 def test_images_and_states_are_upstreams_bit_for_bit(modules: Any, chains: list[Any]) -> None:
-    """Looked at after every step, upstream's environment rendering in each; random actions, also beyond the bounds."""
+    """Looked at after every step, upstream's environment rendering in each; random actions."""
     suite = load_suite("calvin")
     needs: Any = {"cameras": tuple(suite.cameras), "state": tuple(suite.state)}
     for scene in (0, 5):
@@ -157,7 +157,10 @@ def test_images_and_states_are_upstreams_bit_for_bit(modules: Any, chains: list[
 
 
 def test_chains_end_as_in_upstreams_own_loop(modules: Any, chains: list[Any]) -> None:
-    """The oracle's actions, given to upstream's evaluate_sequence: the same verdicts after the same steps, twice."""
+    """The oracle's actions, given to upstream's evaluate_sequence: the same verdicts after the same steps.
+
+    Of the three one has noise, which takes actions beyond the bounds.
+    """
     for scene, noise in ((2, 0.0), (0, 0.0), (1, 0.6)):
         ours = in_the_environment("follow", scene=scene, noise=noise)
         theirs = upstreams(modules, chains[scene], ours["actions"], cameras=False)
