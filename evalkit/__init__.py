@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.adapter import Adapter, Outcome, Setup
-    from evalkit.aggregate import Row, Summary, summarize
+    from evalkit.aggregate import Summary, summarize
     from evalkit.api import evaluate
     from evalkit.episode import Episode
     from evalkit.errors import EvalkitError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from evalkit.observation import Needs, Observation
     from evalkit.policy import Policy, Request, Spec
     from evalkit.progress import Silent
+    from evalkit.rows import Row
     from evalkit.run import RunOptions, play
     from evalkit.suite import Suite, load_suite
 
@@ -58,7 +59,8 @@ __all__ = [
 
 _ROOMS = {
     "adapter": ("Adapter", "Outcome", "Setup"),
-    "aggregate": ("Row", "Summary", "summarize"),
+    "rows": ("Row",),
+    "aggregate": ("Summary", "summarize"),
     "api": ("evaluate",),
     "episode": ("Episode",),
     "errors": ("EvalkitError",),

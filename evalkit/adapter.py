@@ -13,6 +13,7 @@ worker drives it like this::
     adapter.reset(episode)
     adapter.look(needs)                     # only at the steps where a policy is asked
     adapter.step(action, observe=...)       # until it returns True, or the protocol's max_steps
+    adapter.turned()                        # of a suite with chains, after each step
     adapter.judge()
 
 ``evalkit.testing.AdapterConformance`` holds an adapter to this contract.
@@ -65,12 +66,14 @@ class Setup:
         needs: what will be looked at: with no camera in it, an adapter must not need GL.
         film: the camera that ``film`` will be asked for, or None where no video is recorded.
         assets: the suite's asset folder, or None where the suite carries its own.
+        sources: the checkouts of upstream code that ``suite.yaml`` names, by name.
     """
 
     suite: Mapping[str, Any]
     needs: Needs = field(default_factory=Needs)
     film: str | None = None
     assets: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def renders(self) -> bool:
@@ -98,12 +101,14 @@ class Outcome:
     """The verdict on a finished episode.
 
     Attributes:
-        success: whether the task was solved under the suite's rule.
-        metrics: further numbers the suite's tables need (CALVIN's completed subtasks, ...), by name.
+        success: whether the task was solved under the suite's rule; of a chain, whether all of it was.
+        metrics: further numbers of the suite, by name.
+        parts: the sub-tasks of a chain that were attempted, in order: (name, whether it was solved).
     """
 
     success: bool
     metrics: Mapping[str, float] = field(default_factory=dict)
+    parts: Sequence[tuple[str, bool]] = ()
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,18 @@ class Demonstrates(Protocol):
 
         Planned with privileged state, in closed loop, on a saved simulator state that is restored bit for bit.
         Every action is within the action space. Raises SimulatorError for a task the expert does not know.
+        """
+
+
+@runtime_checkable
+class Chains(Protocol):
+    """An adapter whose episodes are chains of sub-tasks, each with an instruction of its own."""
+
+    def turned(self) -> bool:
+        """Whether the last step solved a sub-task and the next one begins here.
+
+        What is left of the running chunk is then thrown away and the policy asked at once, so ``look`` must work after
+        such a step although it was made with ``observe=False``.
         """
 
 

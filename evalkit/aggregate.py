@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import UsageError
 from evalkit.journal import Record, read_journal
 from evalkit.manifest import Manifest, read_manifest
-from evalkit.metrics import Estimate, mean_of, success_rate
-from evalkit.suite import Headline
+from evalkit.rows import Row, rows_of, uncovered
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: a task's (split and task), a split's (task None) or the suite's (both None).
-
-    Rates are fractions of 1; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are episodes without a
-    verdict, which are in no other column.
-    """
-
-    suite: str
-    split: str | None
-    task: str | None
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    n_effective: float
-    errors: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ class Summary:
             "execution": self.manifest.execution["name"],
             "batch_invariant": self.manifest.checkpoint.get("batch_invariant", True),
             "headline": {**named, "complete": self.complete},
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.to_dict() for row in self.rows],
             "episodes": self.finished,
             "planned": self.planned,
             "errors": self.errors,
@@ -89,24 +68,17 @@ def summarize(folder: Path) -> Summary:
     if strangers:
         raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {min(strangers).id}")
     records = list(journal.values())
-    frame = episodes_frame(records)
-    suite = str(manifest.fingerprint["suite"])
-    rows = [
-        *(_row(suite, split, task, frame) for split, task in manifest.plan.tasks),
-        *(_row(suite, split, None, frame) for split in dict.fromkeys(s for s, _ in manifest.plan.tasks)),
-    ]
+    rows = rows_of(manifest, episodes_frame(records))
     errors = sum(r.error is not None for r in records)
-    planned = len(manifest.plan.tasks) * manifest.plan.scenes * manifest.plan.repeats
-    headline = _headline(manifest, rows)
-    covered = _covered(manifest)
+    missing = uncovered(manifest)
     return Summary(
         folder=folder,
         manifest=manifest,
-        rows=[*rows, headline],
-        headline=headline,
-        complete=not covered and len(records) - errors == planned,
-        covered=covered,
-        planned=planned,
+        rows=rows,
+        headline=rows[-1],
+        complete=not missing and len(records) - errors == manifest.plan.size,
+        covered=missing,
+        planned=manifest.plan.size,
         finished=len(records) - errors,
         errors=errors,
     )
@@ -115,11 +87,13 @@ def summarize(folder: Path) -> Summary:
 def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
 
-    A suite's own metric ``x`` is column ``metric.x``.
+    A suite's own metric ``x`` is column ``metric.x``. Of a chain, ``parts`` has its sub-tasks with their verdicts and
+    ``solved`` how many of them were solved in a row.
     """
     import pandas as pd
 
     columns = ["suite", "split", "task", "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error"]
+    columns += ["parts", "solved"]
     rows = [
         {
             **r.episode.to_dict(),
@@ -128,55 +102,11 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
             "inferences": r.inferences,
             "digest": r.digest,
             "error": r.error["kind"] if r.error else None,
+            "parts": r.parts,
+            "solved": next((i for i, (_, solved) in enumerate(r.parts) if not solved), len(r.parts)),
             **{f"metric.{name}": value for name, value in r.metrics.items()},
         }
         for r in records
     ]
     frame: pd.DataFrame = pd.DataFrame(rows, columns=None if rows else columns)
     return frame
-
-
-def _row(suite: str, split: str, task: str | None, frame: pd.DataFrame) -> Row:
-    mine = frame[(frame["split"] == split) & ((frame["task"] == task) if task else True)]
-    estimate = success_rate(mine[mine["error"].isna()])
-    return _as_row(suite, split, task, "success rate", estimate, int(mine["error"].notna().sum()))
-
-
-def _covered(manifest: Manifest) -> str:
-    """What part of the headline's protocol the plan is, in words; empty where it is all of it."""
-    rule = Headline.model_validate(manifest.suite["headline"])
-    splits = manifest.suite["splits"]
-    asked = {(s, t) for s in (rule.splits or list(splits)) for t in splits[s]["tasks"]}
-    tasks, scenes = len(asked & set(manifest.plan.tasks)), manifest.plan.scenes
-    if tasks == len(asked) and scenes == manifest.suite["episodes"]:
-        return ""
-    return f"{tasks} of {len(asked)} tasks, {scenes} scenes a task where the protocol has {manifest.suite['episodes']}"
-
-
-def _headline(manifest: Manifest, rows: list[Row]) -> Row:
-    """The suite's headline over what was run, by its own name only where all of its tasks were."""
-    rule = Headline.model_validate(manifest.suite["headline"])
-    planned: dict[str, set[str]] = {}
-    for split, task in manifest.plan.tasks:
-        planned.setdefault(split, set()).add(task)
-    splits = manifest.suite["splits"]
-    counted = [s for s in (rule.splits or list(splits)) if s in planned] or list(planned)
-    whole = all(planned.get(s) == set(splits[s]["tasks"]) for s in (rule.splits or list(splits)))
-    parts = [r for r in rows if r.split in counted and (r.task is None) == (rule.mean_of == "splits")]
-    name = rule.name if whole else f"{'mean' if len(parts) > 1 else 'success rate'} of {_what(rule, parts)}"
-    estimate = mean_of([_estimate(r) for r in parts])
-    return _as_row(rows[0].suite, None, None, name, estimate, sum(r.errors for r in parts))
-
-
-def _what(rule: Headline, parts: list[Row]) -> str:
-    names = [str(r.split if rule.mean_of == "splits" else r.task) for r in parts]
-    return ", ".join(names) if len(names) <= 3 else f"{len(names)} {rule.mean_of}"
-
-
-def _estimate(row: Row) -> Estimate:
-    return Estimate(row.value, row.low, row.high, row.n, row.n_effective)
-
-
-def _as_row(suite: str, split: str | None, task: str | None, metric: str, e: Estimate, errors: int) -> Row:
-    effective = round(e.n_effective, 1)
-    return Row(suite, split, task, metric, e.value, e.low, e.high, e.n, effective, errors)

@@ -95,30 +95,36 @@ def setup(
     suite: SuiteName,
     assets: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Use this copy of the suite's assets.")] = None,
     source: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="Use this checkout of the suite's simulator.")
+        Optional[Path], typer.Option(metavar="DIR", help="Use the checkouts of upstream code in this folder.")
     ] = None,
 ) -> None:
     """Build a suite's isolated Python environment, and get its assets.
 
     Safe to run again: what is there already is kept.
     """
-    from evalkit.environment import Environment, assets_folder, download_assets, set_assets
-    from evalkit.errors import UsageError
+    from evalkit.assets import assets_folder, download_assets, set_assets
+    from evalkit.environment import Environment
+    from evalkit.sources import checkouts, fetch_sources, use_source
     from evalkit.suite import load_suite
 
     err = console(stderr=True)
     with explained():
         loaded = load_suite(suite)
         if source is not None:
-            raise UsageError(f"--source: {loaded.name} is installed from its package registry and takes no checkout")
+            use_source(loaded, source)
         if assets is not None:
             set_assets(loaded, assets)
         environment = Environment.of(loaded, suite)
+
+        def say(text: str) -> None:
+            err.print(text, highlight=False, soft_wrap=True)
+
         with err.status(f"setting up {loaded.name} ..."):
-            built = environment.build(lambda text: err.print(text, highlight=False, soft_wrap=True))
+            built = environment.build(say)
             if loaded.assets and assets_folder(loaded) is None:
-                fetched = download_assets(loaded, lambda text: err.print(text, highlight=False, soft_wrap=True))
-                set_assets(loaded, fetched)
+                set_assets(loaded, download_assets(loaded, say))
+            fetch_sources(loaded, say)
+            checkouts(loaded)
         where = environment.folder or "evalkit's own environment"
         err.print(f"{loaded.name} is {'ready' if built else 'ready already'}: {where}", highlight=False, soft_wrap=True)
 
@@ -178,7 +184,10 @@ def run(
         Optional[int],
         typer.Option(metavar="N", help="Scenes per task, in the protocol's order. As the protocol has it if absent."),
     ] = None,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Attempts at each scene.")] = 1,
+    repeats: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", min=1, help="Attempts at each scene. As the protocol has it if absent."),
+    ] = None,
     workers: Annotated[
         Optional[int], typer.Option(metavar="N", min=1, help="Simulator processes. One per core if absent.")
     ] = None,

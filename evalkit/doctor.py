@@ -10,13 +10,15 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from evalkit.assets import assets_folder
 from evalkit.engines.local import WorkerConfig, WorkerProcess
-from evalkit.environment import Environment, assets_folder
+from evalkit.environment import Environment
 from evalkit.errors import EnvironmentProblem
 from evalkit.execution import Execution
 from evalkit.observation import Needs
 from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
 from evalkit.resources import home_folder
+from evalkit.sources import checkouts
 from evalkit.suite import Suite, load_suite
 
 
@@ -82,6 +84,7 @@ def _ask(suite: Suite, environment: Environment, film: str | None) -> list[Check
             execution=Execution("sync", 1),
             film=film,
             assets=assets_folder(suite),
+            sources=checkouts(suite),
             logs=Path(logs),
         )
         worker = WorkerProcess(config, 0)

@@ -10,13 +10,12 @@ import platform
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.errors import EnvironmentProblem
 from evalkit.resources import home_folder, suite_folder
 from evalkit.suite import Suite
 
@@ -32,12 +31,14 @@ class Environment:
         source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
         folder: the virtual environment, or None where the suite has no requirements and runs in evalkit's own.
         asked: what the suite was called on the command line: its name or its folder.
+        other_python: the Python it needs, e.g. ``"3.11"``, where evalkit's own is not one that it can be built with.
     """
 
     suite: str
     source: Path
     folder: Path | None
     asked: str
+    other_python: str | None = None
 
     @classmethod
     def of(cls, suite: Suite, name: str) -> Environment:
@@ -45,9 +46,12 @@ class Environment:
         source = suite_folder(name)
         if not (source / "requirements.txt").is_file():
             return cls(suite.name, source, None, name)
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+        fitting = suite.environment.python or [running]
+        version = running if running in fitting else max(fitting, key=lambda v: int(v.split(".")[1]))
         closure = hashlib.sha256((source / "requirements.txt").read_bytes()).hexdigest()[:12]
-        return cls(suite.name, source, home_folder() / "envs" / f"{suite.name}-py{version}-{closure}", name)
+        folder = home_folder() / "envs" / f"{suite.name}-py{version}-{closure}"
+        return cls(suite.name, source, folder, name, None if version == running else version)
 
     @property
     def python(self) -> Path:
@@ -70,7 +74,8 @@ class Environment:
         A build that was cut off is thrown away and begun again; two builds at once wait for each other.
 
         Raises:
-            EnvironmentProblem: pip failed; the message has its last line and where the whole log is.
+            EnvironmentProblem: there is no Python to build it with, or pip failed; the message has its last line and
+                where the whole log is.
         """
         if self.folder is None or self.ready:
             return False
@@ -81,24 +86,43 @@ class Environment:
         with _locked(self._beside(".lock")):
             if self.ready:
                 return False
+            interpreter = self._interpreter()
             shutil.rmtree(self.folder, ignore_errors=True)
             say(f"creating {self.folder}")
-            try:
-                venv.create(self.folder, with_pip=True, symlinks=True)
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be made: {error}") from error
+            command = [interpreter, "-m", "venv", "--symlinks", str(self.folder)]
+            result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
+            if result.returncode:
+                why = (result.stderr or result.stdout).strip().splitlines() or [f"venv ended with {result.returncode}"]
+                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be made: {why[-1]}")
             say(f"installing the pinned closure of {self.suite} (nothing beyond it)")
             self._install(self.source / "requirements.txt")
-            ready = {"suite": self.suite, "python": platform.python_version()}
+            ready = {"suite": self.suite, "python": interpreter}
             (self.folder / _READY).write_text(json.dumps(ready) + "\n")
         return True
+
+    def _interpreter(self) -> str:
+        """The Python to build with: evalkit's own, or another one on the search path that says it is the right one."""
+        if self.other_python is None:
+            return sys.executable
+        for name in (f"python{self.other_python}", "python3", "python"):
+            found = shutil.which(name)
+            if found is None:
+                continue
+            question = [found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+            answer = subprocess.run(question, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
+            if answer.stdout.strip() == self.other_python:
+                return found
+        raise EnvironmentProblem(
+            f"the simulator of {self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
+            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.asked}` again"
+        )
 
     def _install(self, requirements: Path) -> None:
         assert self.folder is not None
         log = self._beside(".log")
         command = [str(self.python), "-I", "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
         elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")  # would put the packages somewhere else
-        variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k not in elsewhere}
+        variables = {k: v for k, v in _neutral().items() if k not in elsewhere}
         with log.open("wb") as output:
             result = subprocess.run(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
@@ -117,7 +141,7 @@ class Environment:
 
         A worker that renders uses ``$MUJOCO_GL``, else EGL on Linux; one that does not needs no GL library at all.
         """
-        variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        variables = _neutral()
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         variables |= dict.fromkeys(threads, "1")
         if suite.environment.gl == "mujoco":
@@ -126,53 +150,9 @@ class Environment:
         return variables
 
 
-def assets_folder(suite: Suite) -> Path | None:
-    """Where the suite's assets are: its environment variable, else what ``evalkit setup`` recorded, else None."""
-    if suite.assets is None:
-        return None
-    chosen = os.environ.get(suite.assets.variable)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    record = _record(suite)
-    try:
-        return Path(json.loads(record.read_text())["assets"]) if record.is_file() else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise EnvironmentProblem(f"{record}: damaged; run `evalkit setup {suite.name} --assets DIR` again") from error
-
-
-def set_assets(suite: Suite, folder: Path) -> None:
-    """Records where the suite's assets are. Raises UsageError where the suite takes none or the folder is none."""
-    if suite.assets is None:
-        raise UsageError(f"--assets: {suite.name} carries its own assets")
-    if folder == Path():
-        raise UsageError("--assets: name the folder that holds them (got nothing, or the current folder)")
-    folder = folder.expanduser().absolute()
-    if not folder.is_dir():
-        raise UsageError(f"--assets {folder}: no such folder")
-    record = _record(suite)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"assets": str(folder)}) + "\n")
-
-
-def download_assets(suite: Suite, say: Callable[[str], None]) -> Path:
-    """Fetches the suite's assets from the Hugging Face hub. Raises EnvironmentProblem where that fails."""
-    assert suite.assets is not None
-    target = home_folder() / "assets" / suite.name
-    say(f"downloading assets from huggingface.co/{suite.assets.hub} to {target}")
-    try:
-        from huggingface_hub import snapshot_download
-
-        snapshot_download(suite.assets.hub, repo_type="dataset", local_dir=target)
-    except Exception as error:  # the hub raises many kinds, from several libraries
-        raise EnvironmentProblem(
-            f"{suite.name}: its assets could not be downloaded ({type(error).__name__}); give a local copy with "
-            f"`evalkit setup {suite.name} --assets DIR` or {suite.assets.variable}"
-        ) from error
-    return target / suite.assets.folder
-
-
-def _record(suite: Suite) -> Path:
-    return home_folder() / "suites" / f"{suite.name}.json"
+def _neutral() -> dict[str, str]:
+    """The caller's environment variables without those that bend another Python."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
 @contextmanager

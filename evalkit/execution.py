@@ -8,7 +8,8 @@ At every control step the worker's loop asks its executor, in this order:
 3. ``act(step)``: the action to execute.
 
 ``asks(step + 1)`` is also called before ``step`` is executed, so that a simulator knows when an image will be needed:
-it must not depend on anything that happens during the step. Steps count from 0 at the first step of the episode.
+it must not depend on anything that happens during the step. Steps count from 0 at the first step of the episode. Where
+an episode is a chain of sub-tasks, ``restart(step)`` is called before the first step of each but the first.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class Executor(Protocol):
 
     def act(self, step: int) -> np.ndarray:
         """The action (A,) for ``step``."""
+
+    def restart(self, step: int) -> None:
+        """Forgets the running chunk: another sub-task begins with ``step``, which is a trigger step."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,12 @@ class Synchronous:
 
     def __init__(self, horizon: int) -> None:
         self._horizon = horizon
+        self._began = 0
         self._chunk: np.ndarray | None = None
 
     def asks(self, step: int) -> bool:
-        """At step 0, and when the horizon of the running chunk is used up."""
-        return step % self._horizon == 0
+        """At the first step of a sub-task, and when the horizon of the running chunk is used up."""
+        return (step - self._began) % self._horizon == 0
 
     def prefix(self, step: int) -> None:
         """Synchronous execution commits to nothing."""
@@ -101,8 +106,12 @@ class Synchronous:
     def act(self, step: int) -> np.ndarray:
         """Step by step through the chunk."""
         assert self._chunk is not None, "act before receive"
-        action: np.ndarray = self._chunk[step % self._horizon]
+        action: np.ndarray = self._chunk[(step - self._began) % self._horizon]
         return action
+
+    def restart(self, step: int) -> None:
+        """Counts the horizon from here."""
+        self._began, self._chunk = step, None
 
 
 EXECUTIONS: Mapping[str, type[Synchronous]] = {"sync": Synchronous}

@@ -31,6 +31,7 @@ class Record:
         inferences: how often the policy was asked.
         clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says.
         metrics: further numbers of the suite, by name.
+        parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved].
         digest: SHA-256 over all executed actions and the final physics state.
         error: why there is no verdict: {"kind", "message"}; None where there is one.
         host: attempts, worker, wall-clock seconds, time of day: not part of the outcome.
@@ -42,6 +43,7 @@ class Record:
     inferences: int = 0
     clipped_steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    parts: list[list[Any]] = field(default_factory=list)
     digest: str | None = None
     error: dict[str, str] | None = None
     host: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +62,9 @@ class Record:
             raise ValueError("success must be true, false or null, and error a mapping or null")
         if (fields["success"] is None) == (fields["error"] is None):
             raise ValueError("it must have either a verdict or an error")
+        for name, solved in fields.get("parts", []):
+            if not isinstance(name, str) or not isinstance(solved, bool):
+                raise ValueError("parts must be pairs of a name and true or false")
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
         if record.episode.id != identity:

@@ -59,14 +59,13 @@ def runs(folder: Path) -> list[dict[str, Any]]:
         except EvalkitError as error:
             rows.append({"run": str(path.parent), "problem": str(error)})
             continue
-        plan = manifest.plan
         rows.append(
             {
                 "run": str(path.parent),
                 "suite": manifest.fingerprint["suite"],
                 "checkpoint": manifest.checkpoint["id"],
                 "episodes": sum(r.error is None for r in records),
-                "planned": len(plan.tasks) * plan.scenes * plan.repeats,
+                "planned": manifest.plan.size,
                 "created": manifest.created,
             }
         )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,33 +21,57 @@ FILE = "manifest.json"
 FORMAT = 1
 
 
+class PlannedTask(BaseModel):
+    """A task, the number of its scenes from the first, and the attempts at each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str
+    task: str
+    scenes: int = Field(gt=0)
+    repeats: int = Field(gt=0)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(split, task)."""
+        return (self.split, self.task)
+
+
 class Plan(BaseModel):
     """Which episodes a run is made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: list[tuple[str, str]] = Field(min_length=1)
-    scenes: int
+    tasks: list[PlannedTask] = Field(min_length=1)
     seed: int
-    repeats: int
 
     @classmethod
-    def of(cls, episodes: list[Episode]) -> Plan:
+    def of(cls, episodes: Sequence[Episode]) -> Plan:
         """The plan that :meth:`evalkit.suite.Suite.plan` made."""
-        return cls(
-            tasks=list(dict.fromkeys(e.task_key for e in episodes)),
-            scenes=1 + max(e.scene for e in episodes),
-            seed=episodes[0].seed,
-            repeats=1 + max(e.repeat for e in episodes),
-        )
+        last = {e.task_key: (e.scene, e.repeat) for e in episodes}
+        tasks = [
+            PlannedTask(split=split, task=task, scenes=scene + 1, repeats=repeat + 1)
+            for (split, task), (scene, repeat) in last.items()
+        ]
+        return cls(tasks=tasks, seed=episodes[0].seed)
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """The tasks' (split, task)."""
+        return [task.key for task in self.tasks]
+
+    @property
+    def size(self) -> int:
+        """How many episodes."""
+        return sum(task.scenes * task.repeats for task in self.tasks)
 
     def episodes(self, suite: str) -> list[Episode]:
         """The episodes, in order."""
         return [
-            Episode(suite, split, task, scene, self.seed, repeat)
-            for split, task in self.tasks
-            for scene in range(self.scenes)
-            for repeat in range(self.repeats)
+            Episode(suite, task.split, task.task, scene, self.seed, repeat)
+            for task in self.tasks
+            for scene in range(task.scenes)
+            for repeat in range(task.repeats)
         ]
 
 
@@ -164,6 +189,9 @@ def first_difference(was: Any, now: Any, path: str = "") -> tuple[str, Any, Any]
             if found:
                 return found
         return None
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        places = enumerate(zip(was, now, strict=True))
+        return next((d for i, (a, b) in places if (d := first_difference(a, b, f"{path}[{i}]"))), None)
     return None if was == now else (path, was, now)
 
 

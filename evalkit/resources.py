@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from evalkit.errors import UsageError, unknown
+from evalkit.errors import EnvironmentProblem, UsageError, unknown
 
 SUITES_GROUP = "evalkit.suites"
 
@@ -38,6 +39,30 @@ def home_folder() -> Path:
     if chosen:
         return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
+
+
+def remembered_folder(suite: str, what: str) -> Path | None:
+    """The folder that ``evalkit setup`` was last given as a suite's ``what`` (assets, source), or None."""
+    record = _record(suite)
+    try:
+        folder = json.loads(record.read_text()).get(what) if record.is_file() else None
+        return None if folder is None else Path(folder)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise EnvironmentProblem(f"{record}: damaged; remove it and run `evalkit setup {suite}` again") from error
+
+
+def remember_folder(suite: str, what: str, folder: Path) -> None:
+    """Keeps it for :func:`remembered_folder`."""
+    record = _record(suite)
+    known = {key: remembered_folder(suite, key) for key in ("assets", "source")} | {what: folder}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    draft = record.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps({key: str(path) for key, path in known.items() if path}) + "\n")
+    draft.replace(record)
+
+
+def _record(suite: str) -> Path:
+    return home_folder() / "suites" / f"{suite}.json"
 
 
 def suite_folders() -> dict[str, Path]:

@@ -11,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evalkit.assets import assets_folder
 from evalkit.checkpoint import find_checkpoint
 from evalkit.engines.local import WorkerConfig, WorkerProcess, started
-from evalkit.environment import Environment, assets_folder
+from evalkit.environment import Environment
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, UsageError, WorkerLost
 from evalkit.execution import EXECUTIONS, Execution
@@ -24,6 +25,7 @@ from evalkit.policy import Policy
 from evalkit.recorder import Progress, Recorder, Video
 from evalkit.resources import own_version
 from evalkit.scheduler import Scheduler
+from evalkit.sources import checkouts, described
 from evalkit.suite import Suite, load_suite, suite_digest
 
 
@@ -39,7 +41,7 @@ class RunOptions:
         splits: names of splits; the suite's default ones where empty.
         tasks: names or numbers of tasks; all where empty.
         episodes: scenes per task; the protocol's number where None.
-        repeats: attempts at each scene.
+        repeats: attempts at each scene; the protocol's number where None.
         workers: worker processes; one per core where None.
         execution: how chunks become control steps.
         horizon: control steps executed of each chunk; the whole chunk where None.
@@ -57,7 +59,7 @@ class RunOptions:
     splits: Sequence[str] = ()
     tasks: Sequence[str] = ()
     episodes: int | None = None
-    repeats: int = 1
+    repeats: int | None = None
     workers: int | None = None
     execution: str = "sync"
     horizon: int | None = None
@@ -98,6 +100,7 @@ def play(options: RunOptions, progress: Progress) -> Path:
     checkpoint = find_checkpoint(name, options.checkpoints).having(options.settings)
     _check_options(options)
     Environment.of(suite, options.suite).require()  # before a model takes its time to load
+    checkouts(suite)
     try:
         policy = checkpoint.build(suite)
     except EnvironmentProblem as error:
@@ -154,7 +157,7 @@ def _default_splits(suite: Suite, contestant: Contestant, options: RunOptions, p
     chosen = suite.default.splits or list(suite.splits)
     expert = contestant.policy.spec.needs.expert
     known = suite.expert if expert else contestant.splits.get(suite.name, chosen)
-    fitting = [split for split in chosen if split in known]
+    fitting = [split for split in chosen if split in known] or [split for split in suite.splits if split in known]
     if options.tasks or not fitting or fitting == chosen:
         return ()
     who = "the scripted expert" if expert else contestant.id
@@ -201,6 +204,7 @@ def _worker_config(
         execution=Execution(options.execution, options.horizon or policy.spec.chunk),
         film=suite.film.camera if suite.film and options.video != "none" else None,
         assets=assets_folder(suite),
+        sources=checkouts(suite),
         logs=out / LOGS,
         patience_s=options.patience_s,
     )
@@ -215,19 +219,20 @@ def _preflight(
     """Asks the suite whether everything is there. Raises EnvironmentProblem with what is missing, or the manifest."""
     plan = Plan.of(episodes)
     try:
-        ready, found = workers[0].greet(), workers[0].probe(plan.tasks)
+        ready, found = workers[0].greet(), workers[0].probe(plan.keys)
     except WorkerLost:  # once may be chance; twice is not
         workers[0].kill()
         workers[0] = WorkerProcess(config, 0)
-        ready, found = workers[0].greet(), workers[0].probe(plan.tasks)
+        ready, found = workers[0].greet(), workers[0].probe(plan.keys)
     if found["problems"]:
         more = f" (and {len(found['problems']) - 1} more; see `evalkit doctor {config.suite.name}`)"
         raise EnvironmentProblem(
             f"{config.suite.name}: {found['problems'][0]}{more if len(found['problems']) > 1 else ''}"
         )
     facts = {k: v for k, v in found["facts"].items() if k != "gl" or config.needs.cameras}
+    commits, doubts = described(config.sources)
     return Manifest(
-        fingerprint=fingerprint(config.suite, ready["versions"], facts),
+        fingerprint=fingerprint(config.suite, ready["versions"], {"sources": commits, **facts} if commits else facts),
         checkpoint={
             **contestant.identity,
             "needs": contestant.policy.spec.needs.to_dict(),
@@ -239,7 +244,7 @@ def _preflight(
         plan=plan,
         code={"evalkit": own_version(), "suite": suite_digest(config.environment.source)},
         suite=config.suite.to_message(),
-        incomparable=list(found["incomparable"]),
+        incomparable=[*doubts, *found["incomparable"]],
         machine={**machine(), "worker_python": ready["python"]},
         created=now(),
     )

@@ -231,6 +231,7 @@ class Scheduler:
             inferences=message["inferences"],
             clipped_steps=message["clipped_steps"],
             metrics=message["metrics"],
+            parts=message["parts"],
             digest=message["digest"],
             host={
                 "worker": seat.worker.number,

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from evalkit.episode import Episode
 from evalkit.errors import UsageError, unknown
@@ -68,6 +76,8 @@ class Headline(Section):
     name: str
     mean_of: Literal["tasks", "splits"]
     splits: list[str] | None = Field(None, description="the splits it is made of; all of them where absent")
+    each_split: bool = Field(False, description="whether every split is a benchmark of its own, with its own number")
+    groups: dict[str, list[str]] = Field({}, description="tasks that count as one, by their mean")
 
 
 class Split(BaseModel):
@@ -77,6 +87,16 @@ class Split(BaseModel):
 
     max_steps: int = Field(gt=0, description="control steps after which an unsolved episode has failed")
     tasks: dict[Name, str] = Field(min_length=1, description="task name → instruction")
+    scenes: PositiveInt | dict[Name, PositiveInt] | None = Field(
+        None, description="fixed scenes a task, for all or by task; the suite's number where absent"
+    )
+    repeats: PositiveInt = Field(1, description="attempts at each scene that the protocol runs")
+
+    @model_validator(mode="after")
+    def _scenes_of_every_task(self) -> Split:
+        if isinstance(self.scenes, dict) and set(self.scenes) != set(self.tasks):
+            raise ValueError(f"scenes: must name each task once: {', '.join(self.tasks)}")
+        return self
 
 
 class Default(Section):
@@ -90,6 +110,9 @@ class Environment(Section):
     """The suite's Python environment."""
 
     versions: list[str] = Field(description="distributions that could change an outcome: recorded and fingerprinted")
+    python: list[Annotated[str, StringConstraints(pattern=r"^3\.\d+$")]] = Field(
+        [], description="Pythons that the closure can be installed on; whichever evalkit runs on where empty"
+    )
     gl: Literal["mujoco"] | None = Field(None, description="how images are made; None where nothing renders")
 
 
@@ -99,6 +122,21 @@ class Assets(Section):
     variable: str = Field(description="the environment variable that names their folder")
     hub: str = Field(description="Hugging Face dataset repository they are fetched from by `evalkit setup`")
     folder: str = Field("", description="the folder inside that repository")
+
+
+class Repository(Section):
+    """A git repository with code that no package registry has."""
+
+    url: str
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+    marker: str = Field(description="a file in it, by which a checkout is recognised")
+
+
+class Sources(Section):
+    """Upstream code that the suite runs and that is installed from no package registry."""
+
+    variable: str = Field(description="the environment variable that names a folder with checkouts")
+    repositories: dict[Name, Repository] = Field(min_length=1)
 
 
 class Suite(BaseModel):
@@ -123,6 +161,10 @@ class Suite(BaseModel):
     default: Default
     environment: Environment
     assets: Assets | None = None
+    sources: Sources | None = None
+    chain: int | None = Field(
+        None, gt=0, description="sub-tasks in a row that an episode asks for; its measure is then how many are solved"
+    )
     expert: list[str] = Field([], description="splits whose tasks the scripted expert knows")
 
     @model_validator(mode="after")
@@ -136,16 +178,26 @@ class Suite(BaseModel):
                 raise ValueError(f"expert: no split {name!r}")
         if self.film and self.film.camera not in self.cameras:
             raise ValueError(f"film.camera: no camera {self.film.camera!r}")
-        if self.episodes > self.scenes:
-            raise ValueError(f"episodes: {self.episodes} is more than the {self.scenes} scenes")
+        most = max(self.scenes_of(split, task) for split, section in self.splits.items() for task in section.tasks)
+        if self.episodes > most:
+            raise ValueError(f"episodes: {self.episodes} is more than the {most} scenes")
         return self
+
+    def scenes_of(self, split: str, task: str) -> int:
+        """How many fixed scenes a task has."""
+        own = self.splits[split].scenes
+        return own[task] if isinstance(own, dict) else own or self.scenes
 
     def to_message(self) -> dict[str, Any]:
         """The whole file as plain data, for the worker and the manifest."""
         return self.model_dump(mode="json")
 
     def plan(
-        self, splits: Sequence[str] = (), tasks: Sequence[str] = (), episodes: int | None = None, repeats: int = 1
+        self,
+        splits: Sequence[str] = (),
+        tasks: Sequence[str] = (),
+        episodes: int | None = None,
+        repeats: int | None = None,
     ) -> list[Episode]:
         """The episodes of a run, in the protocol's order: split, task, scene, repeat.
 
@@ -153,8 +205,8 @@ class Suite(BaseModel):
             splits: names of splits; the suite's default ones where empty.
             tasks: names (or numbers inside their split) of tasks; all of the splits' tasks where empty. Without
                 ``splits``, a task's name is looked for in every split, a number in the default ones.
-            episodes: scenes per task, from the first; the protocol's number where None.
-            repeats: attempts at each scene.
+            episodes: scenes per task, from the first; the protocol's number where None. Tasks with fewer run all.
+            repeats: attempts at each scene; the protocol's number where None.
 
         Raises:
             UsageError: a name does not exist, or a number is out of range.
@@ -162,20 +214,22 @@ class Suite(BaseModel):
         for split in splits:
             if split not in self.splits:
                 raise unknown("split", split, self.splits)
-        count = self.episodes if episodes is None else episodes
-        if not 1 <= count <= self.scenes:
-            raise UsageError(f"--episodes {count}: {self.name} has 1 to {self.scenes} scenes a task")
         named = any(not t.isdecimal() for t in tasks)
         everywhere = list(self.splits) if named else self.default.splits or list(self.splits)
         chosen = [(split, task) for split in (splits or everywhere) for task in self._tasks(split, tasks)]
         for wanted in tasks:
             if not any(self._matches(split, task, wanted) for split, task in chosen):
-                raise unknown("task", wanted, [t for s in (splits or self.splits) for t in self.splits[s].tasks])
+                every = (task for split in splits or self.splits for task in self.splits[split].tasks)
+                raise unknown("task", wanted, dict.fromkeys(every))
+        count = self.episodes if episodes is None else episodes
+        most = max(self.scenes_of(*key) for key in chosen)
+        if episodes is not None and not 1 <= count <= most:
+            raise UsageError(f"--episodes {count}: {self.name} has 1 to {most} scenes a task here")
         return [
             Episode(self.name, split, task, scene, self.seed, repeat)
             for split, task in dict.fromkeys(chosen)
-            for scene in range(count)
-            for repeat in range(repeats)
+            for scene in range(min(count, self.scenes_of(split, task)))
+            for repeat in range(repeats or self.splits[split].repeats)
         ]
 
     def _tasks(self, split: str, wanted: Sequence[str]) -> list[str]:
@@ -187,7 +241,7 @@ class Suite(BaseModel):
 
 def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a suite's plain data that could change an outcome: without titles, explanations and defaults."""
-    described = {"title", "summary", "source", "default", "film", "expert", "headline", "episodes", "scenes"}
+    described = {"title", "summary", "source", "sources", "default", "film", "expert", "headline", "episodes", "scenes"}
 
     def without_meanings(value: Any) -> Any:
         if not isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapter import ActionError, Adapter, Demonstrates, Setup
+from evalkit.adapter import ActionError, Adapter, Chains, Demonstrates, Setup
 from evalkit.episode import Episode
 from evalkit.observation import Needs, Observation
 from evalkit.wire import pack, unpack
@@ -83,6 +83,8 @@ class Trial:
                 actions.append(action)
                 if over:
                     return states, actions
+                if isinstance(self._adapter, Chains) and self._adapter.turned():
+                    break
         return states, actions
 
     def _repeat(self, trial: dict[str, Any], actions: list[np.ndarray], ask: bool) -> list[str]:
@@ -147,9 +149,8 @@ def main() -> None:
     os.dup2(2, 1)
     question = unpack(sys.stdin.buffer.read())
     setup = question["setup"]
-    trial = Trial(
-        Path(question["folder"]), Setup(setup["suite"], Needs.from_dict(setup["needs"]), None, setup["assets"])
-    )
+    needs = Needs.from_dict(setup["needs"])
+    trial = Trial(Path(question["folder"]), Setup(setup["suite"], needs, None, setup["assets"], setup["sources"]))
     kinds: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "play": trial.play,
         "refusals": trial.refusals,

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapter import ActionError, Adapter, Demonstrates, Films, Setup, SimulatorError
+from evalkit.adapter import ActionError, Adapter, Chains, Demonstrates, Films, Setup, SimulatorError
 from evalkit.episode import Episode
 from evalkit.execution import Execution, Executor
 from evalkit.observation import Needs, Observation
@@ -98,7 +98,8 @@ class Worker:
             self._adapter.close()
 
     def _configure(self, message: dict[str, Any]) -> dict[str, Any]:
-        self._setup = Setup(message["suite"], Needs.from_dict(message["needs"]), message["film"], message["assets"])
+        needs = Needs.from_dict(message["needs"])
+        self._setup = Setup(message["suite"], needs, message["film"], message["assets"], message["sources"])
         self._execution = Execution.from_dict(message["execution"])
         self._module = load_adapter_module(Path(message["folder"]))
         versions = {name: importlib.metadata.version(name) for name in message["versions"]}
@@ -129,6 +130,7 @@ class Worker:
             "inferences": trace.inferences,
             "clipped_steps": trace.clipped,
             "metrics": {name: float(value) for name, value in outcome.metrics.items()},
+            "parts": [[str(name), bool(solved)] for name, solved in outcome.parts],
             "digest": trace.digest(adapter.state()),
             "wall_s": time.perf_counter() - began,
             "policy_s": trace.policy_s,
@@ -153,6 +155,8 @@ class Worker:
             trace.actions.append(action)
             if ended:
                 break
+            if isinstance(adapter, Chains) and adapter.turned():
+                executor.restart(step + 1)
         return trace
 
     def _look(self, adapter: Adapter) -> Observation:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.environment import Environment, assets_folder
+from evalkit.assets import assets_folder
+from evalkit.environment import Environment
 from evalkit.suite import load_suite
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 
 POINTMASS = str(Path(__file__).parent / "suites" / "pointmass")
+RELAY = str(Path(__file__).parent / "suites" / "relay")
 
 
 @pytest.fixture

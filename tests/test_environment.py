@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from evalkit.environment import Environment, assets_folder, set_assets
+from evalkit.assets import assets_folder, set_assets
+from evalkit.environment import Environment
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.resources import suite_folders
 from evalkit.suite import load_suite
@@ -61,6 +64,21 @@ def test_changed_requirements_are_another_environment(small: Path) -> None:
     before = Environment.of(load_suite(str(small)), str(small))
     (small / "requirements.txt").write_text("six==1.16.0\n")
     assert Environment.of(load_suite(str(small)), str(small)).folder != before.folder
+
+
+def test_a_closure_for_other_pythons_is_built_with_one_of_those(small: Path) -> None:
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+    def asking_for(*pythons: str) -> Environment:
+        text = (small / "suite.yaml").read_text().splitlines()
+        asked = [f"environment: {{versions: [numpy], python: {json.dumps(pythons)}}}"]
+        (small / "suite.yaml").write_text("\n".join([x for x in text if not x.startswith("environment")] + asked))
+        return Environment.of(load_suite(str(small)), str(small))
+
+    assert asking_for("3.4", running).other_python is None
+    assert asking_for("3.3", "3.4").other_python == "3.4"
+    with pytest.raises(EnvironmentProblem, match=r"needs Python 3\.4 .*no python3\.4 on PATH: install it"):
+        asking_for("3.3", "3.4").build(lambda text: None)
 
 
 def test_a_worker_that_does_not_render_gets_no_gl(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import yaml
 from conftest import kill_and_resume, need
 
 from evalkit.aggregate import summarize
-from evalkit.environment import Environment, assets_folder
+from evalkit.assets import assets_folder
+from evalkit.environment import Environment
 from evalkit.errors import EnvironmentProblem
 from evalkit.journal import canonical, read_journal
 from evalkit.manifest import read_manifest

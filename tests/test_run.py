@@ -183,7 +183,7 @@ def test_a_remark_on_comparability_goes_into_the_manifest(
             r"checkpoint\.parameters\.chunk was 10 in that run and is 5 now",
         ),
         ({"resume": True, "horizon": 3}, RunMismatch, r"execution\.horizon was 10 in that run and is 3 now"),
-        ({"resume": True, "episodes": 2}, RunMismatch, r"plan\.scenes was 1 in that run and is 2 now"),
+        ({"resume": True, "episodes": 2}, RunMismatch, r"plan\.tasks\[0\]\.scenes was 1 in that run and is 2 now"),
         ({"resume": True, "splits": ["far"]}, RunMismatch, r"plan\.tasks"),
         ({"suite": "no-such-suite"}, UsageError, "unknown suite"),
         ({"checkpoint": "no-such"}, UsageError, "unknown checkpoint"),
@@ -472,7 +472,7 @@ def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(pointmass: s
     assert (whole.headline.metric, whole.complete) == ("mean of two", True)
     assert (split.headline.metric, split.complete) == ("success rate of near", False)
     assert (fewer.headline.metric, fewer.complete) == ("mean of two", False)
-    assert whole.covered == "" and fewer.covered == "4 of 4 tasks, 1 scenes a task where the protocol has 4"
+    assert whole.covered == "" and fewer.covered == "4 of 4 tasks, 4 episodes where the protocol has 16"
     assert any("not the protocol's whole" in note for note in notes(fewer))
 
 

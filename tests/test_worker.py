@@ -38,6 +38,7 @@ class Host:
                 "execution": Execution("sync", horizon).to_dict(),
                 "film": film,
                 "assets": None,
+                "sources": {},
                 "versions": ["numpy"],
             }
         )

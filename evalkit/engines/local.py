@@ -18,6 +18,7 @@ from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.execution import Execution
 from evalkit.observation import Needs
 from evalkit.resources import package_folder
+from evalkit.sources import Checkout
 from evalkit.suite import Suite
 from evalkit.wire import Channel, Closed, TimedOut
 
@@ -35,6 +36,7 @@ class WorkerConfig:
         execution: how chunks become control steps.
         film: the camera of the run's videos, or None.
         assets: the suite's asset folder, or None.
+        sources: the suite's checkouts of upstream code.
         logs: folder for what the simulators print.
         patience_s: a worker that owes a message for so long has hung.
     """
@@ -45,6 +47,7 @@ class WorkerConfig:
     execution: Execution
     film: str | None
     assets: Path | None
+    sources: Mapping[str, Checkout]
     logs: Path
     patience_s: float = 300.0
 
@@ -63,6 +66,7 @@ class WorkerConfig:
             "execution": self.execution.to_dict(),
             "film": self.film,
             "assets": str(self.assets) if self.assets else None,
+            "sources": {name: str(checkout.folder) for name, checkout in self.sources.items()},
             "versions": self.suite.environment.versions,
         }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Literal
 
-from evalkit.aggregate import Row, Summary
+from evalkit.aggregate import Summary
+from evalkit.rows import RATE, Row
 
 Format = Literal["md", "csv", "json", "latex"]
 
@@ -20,13 +20,24 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def number(row: Row) -> str:
+    """The value: a rate in percent, a length with two decimals."""
+    return _shown(row, row.value)
+
+
 def interval(row: Row) -> str:
-    """The 95 % interval in percent, or nothing."""
-    return "" if row.low is None else f"{percent(row.low)}–{percent(row.high)}"
+    """The 95 % interval in the same form, or nothing."""
+    return "" if row.low is None else f"{_shown(row, row.low)}–{_shown(row, row.high)}"
+
+
+def _shown(row: Row, value: float | None) -> str:
+    return percent(value) if row.most == 1 or value is None else f"{value:.2f}"
 
 
 def label(row: Row) -> str:
     """What a row is about."""
+    if row.split and not row.task and row.metric != RATE:
+        return f"{row.split}: {row.metric}"
     return row.task or row.split or row.metric
 
 
@@ -36,7 +47,7 @@ def render(summaries: Sequence[Summary], form: Format) -> str:
     JSON and CSV have one record per row and numbers in full; markdown and LaTeX have one table per run, in percent.
     """
     if form == "json":
-        return json.dumps({"rows": [asdict(row) for s in summaries for row in s.rows]}, indent=1)
+        return json.dumps({"rows": [row.to_dict() for s in summaries for row in s.rows]}, indent=1)
     if form == "csv":
         return _csv(summaries)
     tables = [_markdown(s) if form == "md" else _latex(s) for s in summaries]
@@ -47,7 +58,7 @@ def _csv(summaries: Sequence[Summary]) -> str:
     import pandas as pd
 
     rows = [
-        {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **asdict(r)}
+        {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **r.to_dict()}
         for s in summaries
         for r in s.rows
     ]
@@ -77,7 +88,7 @@ def notes(summary: Summary) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    return [label(row), percent(row.value), interval(row), str(row.n), str(row.errors) if row.errors else ""]
+    return [label(row), number(row), interval(row), str(row.n), str(row.errors) if row.errors else ""]
 
 
 def _markdown(summary: Summary) -> str:

@@ -8,8 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.aggregate import Row, Summary
-from evalkit.report.tables import interval, label, notes, percent, title
+from evalkit.aggregate import Summary
+from evalkit.report.tables import interval, label, notes, number, title
+from evalkit.rows import Row
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
 _NUMBERS = 40  # cells of the other columns
@@ -51,9 +52,11 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
     table.add_column("n", justify="right", no_wrap=True, min_width=4)
     if summary.errors:
         table.add_column("errors", justify="right", style="red")
-    for split_row in (r for r in summary.rows if r.split and not r.task):
-        table.add_row(*_cells(split_row, summary, bars), style="bold")
-        for row in (r for r in summary.rows if r.split == split_row.split and r.task):
+    for split in dict.fromkeys(r.split for r in summary.rows if r.split):
+        mine = [r for r in summary.rows if r.split == split]
+        for row in (r for r in mine if not r.task):
+            table.add_row(*_cells(row, summary, bars), style="bold")
+        for row in (r for r in mine if r.task):
             table.add_row(*_cells(row, summary, bars, indent="  "))
         table.add_row()
     table.add_row(*_cells(summary.headline, summary, bars), style="bold")
@@ -61,7 +64,7 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
 
 
 def _cells(row: Row, summary: Summary, bars: bool, indent: str = "") -> list[str | Text]:
-    cells: list[str | Text] = [Text(indent + label(row)), percent(row.value), interval(row)]
+    cells: list[str | Text] = [Text(indent + label(row)), number(row), interval(row)]
     cells += [_bar(row)] if bars else []
     cells += [str(row.n)]
     return [*cells, str(row.errors) if row.errors else ""] if summary.errors else cells
@@ -71,8 +74,9 @@ def _bar(row: Row) -> Text:
     """A bar to the value; beyond it and up to the interval's end, a thin line."""
     if row.value is None or row.low is None or row.high is None:
         return Text("")
-    colour = "green" if row.value >= 0.9 else "yellow" if row.value >= 0.5 else "red"
-    low, value, high = (round(x * _WIDTH) for x in (row.low, row.value, row.high))
+    shares = [x / row.most for x in (row.low, row.value, row.high)]
+    colour = "green" if shares[1] >= 0.9 else "yellow" if shares[1] >= 0.5 else "red"
+    low, value, high = (round(x * _WIDTH) for x in shares)
     bar = Text("━" * low, style=colour)
     bar.append("━" * (value - low), style=f"dim {colour}")
     bar.append("╌" * (high - value), style="dim")
