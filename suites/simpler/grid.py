@@ -37,6 +37,7 @@ class Scene:
     """One cell of a task's grid.
 
     Attributes:
+        robot: the robot's section of ``suite.yaml``.
         environment: upstream's registered name.
         options: what the environment is built with, by upstream's names; without control mode and photograph.
         placement: the options of its reset, as upstream's evaluation passes them.
@@ -44,6 +45,7 @@ class Scene:
         limit: control steps after which the episode is lost.
     """
 
+    robot: Mapping[str, Any]
     environment: str
     options: Mapping[str, Any]
     placement: Mapping[str, Any]
@@ -53,23 +55,23 @@ class Scene:
 
 def scene_of(setup: Setup, split: str, task: str, index: int) -> Scene:
     """A task's scene by its index in the published order. Raises SimulatorError where there is none."""
-    grid = _grid(setup, split, task)
+    grid, robot = _grid(setup, split, task), _robot(setup, split)
     remaining = index
     for axes in _blocks(grid):
         sizes = [len(values) for values in axes]
         if 0 <= remaining < math.prod(sizes):
             cell = np.unravel_index(remaining, sizes)
-            return _scene(grid["all"], [values[i] for values, i in zip(axes, cell, strict=True)])
+            return _scene(robot, grid["all"], [values[i] for values, i in zip(axes, cell, strict=True)])
         remaining -= math.prod(sizes)
     raise SimulatorError(f"task {split}/{task} has scenes 0 to {index - remaining - 1}, not {index}")
 
 
 def scenes_of(setup: Setup, split: str, task: str) -> Iterator[Scene]:
     """A task's scenes in the published order."""
-    grid = _grid(setup, split, task)
+    grid, robot = _grid(setup, split, task), _robot(setup, split)
     for axes in _blocks(grid):
         for chosen in itertools.product(*axes):
-            yield _scene(grid["all"], list(chosen))
+            yield _scene(robot, grid["all"], list(chosen))
 
 
 def _grid(setup: Setup, split: str, task: str) -> Mapping[str, Any]:
@@ -77,6 +79,11 @@ def _grid(setup: Setup, split: str, task: str) -> Mapping[str, Any]:
     if task not in grids:
         raise SimulatorError(f"suite.yaml has no grid for {split}/{task}")
     return grids[task]
+
+
+def _robot(setup: Setup, split: str) -> Mapping[str, Any]:
+    robot: Mapping[str, Any] = setup.suite["robots"][setup.split(split)["robot"]]
+    return robot
 
 
 def _blocks(grid: Mapping[str, Any]) -> Iterator[list[list[dict[str, Any]]]]:
@@ -100,7 +107,7 @@ def _numbers(span: Mapping[str, Any]) -> list[int] | list[float]:
     return [float(number) for number in np.linspace(span["from"], span["to"], span["count"])]
 
 
-def _scene(shared: Mapping[str, Any], chosen: list[dict[str, Any]]) -> Scene:
+def _scene(own: Mapping[str, Any], shared: Mapping[str, Any], chosen: list[dict[str, Any]]) -> Scene:
     parts = dict(shared)
     for addition in chosen:
         parts.update(addition)
@@ -108,11 +115,11 @@ def _scene(shared: Mapping[str, Any], chosen: list[dict[str, Any]]) -> Scene:
     half = parts.pop("robot_yaw", 0.0) / 2
     # upstream turns the robot by yaw after half a turn: (cos, 0, 0, sin) * (0, 0, 0, 1), in a pose's single precision
     turn = [float(np.float32(number)) for number in (-math.sin(half), 0.0, 0.0, math.cos(half))]
-    robot = {"init_xy": [parts.pop("robot_x"), parts.pop("robot_y")], "init_rot_quat": turn}
+    stand = {"init_xy": [parts.pop("robot_x"), parts.pop("robot_y")], "init_rot_quat": turn}
     if "episode_id" in parts:
         thing = {"episode_id": parts.pop("episode_id")}
     else:
         thing = {"init_xy": [parts.pop("object_x"), parts.pop("object_y")]}
     limit, overlay = parts.pop("limit"), parts.pop("overlay", None)
-    placement = {"robot_init_options": robot, "obj_init_options": thing}
-    return Scene(environment, parts, placement, overlay, limit)
+    placement = {"robot_init_options": stand, "obj_init_options": thing}
+    return Scene(own, environment, parts, placement, overlay, limit)

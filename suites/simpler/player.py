@@ -8,7 +8,7 @@ from evalkit.adapter import Outcome, Setup, SimulatorError
 from evalkit.episode import Episode
 from evalkit.observation import Needs, Observation
 
-from . import assets, vulkan
+from . import assets, upstream, vulkan
 from .grid import Scene, scene_of
 from .oracle import Expert, expert_for
 from .simulation import Simulation
@@ -29,11 +29,10 @@ class SimplerAdapter:
         """See :class:`evalkit.adapter.Adapter`. Builds the scene anew."""
         self.close()
         scene = scene_of(self._setup, episode.split, episode.task, episode.scene)
-        missing = assets.missing(self._setup, scene)
-        if missing:
-            raise SimulatorError(f"{episode.split}/{episode.task}: {assets.describe(missing)}")
+        absent = assets.missing(upstream.sources(self._setup)[1], assets.needed(self._setup, scene))
+        if absent:
+            raise SimulatorError(f"{episode.split}/{episode.task}, scene {episode.scene}: {assets.describe(absent)}")
         self._episode, self._scene = episode, scene
-        self._robot = self._setup.suite["robots"][self._setup.split(episode.split)["robot"]]
         self._simulation = self._build(scene)
         self._actions: list[np.ndarray] = []
 
@@ -46,7 +45,7 @@ class SimplerAdapter:
 
     def look(self, needs: Needs) -> Observation:
         """See :class:`evalkit.adapter.Adapter`. Raises SimulatorError for a camera that the robot does not have."""
-        simulation, own = self._current, self._robot["camera"]
+        simulation, own = self._current, self._scene.robot["camera"]
         for camera in needs.cameras:
             if camera != own:
                 raise SimulatorError(f"{self._episode.split} has no camera {camera}: its robot has {own} alone")
@@ -89,4 +88,4 @@ class SimplerAdapter:
         return self._simulation
 
     def _build(self, scene: Scene) -> Simulation:
-        return Simulation(self._setup, self._robot, scene, self._shader)
+        return Simulation(self._setup, scene, self._shader)

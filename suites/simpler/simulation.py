@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,22 @@ MEMORY = ("_elapsed_steps", "cur_subtask_id", "consecutive_grasp", "lifted_obj")
 class Simulation:
     """Upstream's environment for one scene, at its first control step."""
 
-    def __init__(self, setup: Setup, robot: Mapping[str, Any], scene: Scene, shader: str | None) -> None:
+    def __init__(self, setup: Setup, scene: Scene, shader: str | None) -> None:
         """Builds the environment and resets it, as upstream's evaluation does (0.3 to 1.5 s).
 
         Args:
             setup: the suite and its sources.
-            robot: the robot's section of ``suite.yaml``.
             scene: the grid's cell.
             shader: see :func:`upstream.options`.
         """
         from simpler_env.utils.env.env_builder import build_maniskill2_env
 
-        wanted = upstream.options(setup, robot, scene, shader)
+        wanted = upstream.options(setup, scene, shader)
         # without the wrappers and the time limit, which the player stands in for; and nothing is rendered until it is
         # asked for: the images of building and resetting are made by nobody's wish
         wrapped = build_maniskill2_env(scene.environment, obs_mode="none", max_episode_steps=scene.limit, **wanted)
         self.env: Any = wrapped.unwrapped
-        self._camera = str(robot["upstream_camera"])
+        self._camera = str(scene.robot["upstream_camera"])
         self.env.reset(options=copy.deepcopy(dict(scene.placement)))  # some tasks write into what they are given
         self.success = False
 

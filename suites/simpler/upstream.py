@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +53,11 @@ def prepare(setup: Setup) -> None:
         raise SimulatorError(f"ManiSkill2_real2sim cannot be imported from {maniskill}: {error}") from error
 
 
-def options(setup: Setup, robot: Mapping[str, Any], scene: Scene, shader: str | None) -> dict[str, Any]:
+def options(setup: Setup, scene: Scene, shader: str | None) -> dict[str, Any]:
     """What upstream's evaluation passes to ``build_maniskill2_env`` for a scene, but for how it is looked at.
 
     Args:
         setup: where the photographs are found.
-        robot: the robot's section of ``suite.yaml``.
         scene: the grid's cell.
         shader: used in place of the scene's own where it asks for ray tracing; None keeps it.
     """
@@ -68,10 +66,10 @@ def options(setup: Setup, robot: Mapping[str, Any], scene: Scene, shader: str | 
         wanted["shader_dir"] = shader
     if scene.overlay is not None:
         wanted["rgb_overlay_path"] = str(sources(setup)[1] / "data" / "real_inpainting" / scene.overlay)
-        wanted["rgb_overlay_cameras"] = [robot["upstream_camera"]]
+        wanted["rgb_overlay_cameras"] = [scene.robot["upstream_camera"]]
     return wanted | {
-        "control_mode": robot["control_mode"],
-        "control_freq": robot["control_hz"],
+        "control_mode": scene.robot["control_mode"],
+        "control_freq": scene.robot["control_hz"],
         "camera_cfgs": {"add_segmentation": True},
     }
 
