@@ -1,6 +1,7 @@
 """SimplerEnv for evalkit: see ``README.md`` in this folder, and ``evalkit.adapter`` for the contract.
 
-Nothing here imports SAPIEN at module level: where Vulkan is broken, that import is what fails, and ``probe`` has to say so.
+Nothing here imports SAPIEN at module level: where Vulkan is broken, that import is what fails, and ``probe`` has to say
+so.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import struct
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from evalkit.adapter import Setup
@@ -75,7 +75,7 @@ def _named_in(message: str, root: Path) -> Path:
     return Path(paths[0]) if paths else root / message.splitlines()[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _meshes(urdf: Path) -> frozenset[Path]:
     """The meshes a URDF names, and the textures of those that are drawn."""
     if not urdf.is_file():
@@ -86,7 +86,7 @@ def _meshes(urdf: Path) -> frozenset[Path]:
     return frozenset(found.union(*(_textures(mesh) for mesh in drawn)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _textures(mesh: Path) -> frozenset[Path]:
     """The files that a mesh which is drawn refers to; none where it is not there itself."""
     readers = {".obj": _of_obj, ".dae": _of_dae, ".glb": _of_glb}

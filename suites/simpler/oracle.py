@@ -1,8 +1,8 @@
 """The scripted expert: opens and closes the cabinet's drawers, with privileged state.
 
-It plays ahead in a second simulator of the same episode. PhysX does not let a state be put back bit for bit, but the same
-episode under the same actions is the same bit for bit, so the second simulator goes through what the first one did and
-is then a few steps ahead of it. The first one is not touched.
+It plays ahead in a second simulator of the same episode. PhysX does not let a state be put back bit for bit, but the
+same episode under the same actions is the same bit for bit: the second simulator goes through what the first one did
+and is then a few steps ahead of it. The first one is not touched.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Waypoint:
 
 
 def expert_for(setup: Setup, episode: Episode, build: Callable[[], Simulation]) -> Expert:
-    """The expert for an episode, which ``build`` makes another simulator of. Raises SimulatorError where there is none."""
+    """The expert for an episode, which ``build`` makes another simulator of. Raises SimulatorError for other tasks."""
     problem = unknown(setup, episode.split, episode.task)
     if problem:
         raise SimulatorError(problem)

@@ -25,7 +25,8 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     try:
         devices = vulkan.prepare()
         on_cpu = vulkan.on_cpu(devices)
-        facts["vulkan"] = [f"{device.name}, {device.driver}" for device in devices]
+        if setup.renders:
+            facts["gl"] = {"vulkan": "; ".join(f"{device.name}, {device.driver}" for device in devices)}
     except SimulatorError as error:
         problems.append(str(error))
     problems += _unsuited(setup, tasks)
@@ -40,7 +41,7 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     if setup.renders and on_cpu:
         incomparable.append("images were rendered on the CPU (lavapipe), not by an NVIDIA driver")
         if _any_ray_traced(setup, tasks):
-            shader = facts["shader"] = setup.suite["protocol"]["cpu_shader"]
+            shader = facts["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
             incomparable.append(f"drawer tasks were rendered with shader {shader} instead of {RAY_TRACED}")
     return Probe(facts, problems, incomparable)
 
@@ -79,5 +80,7 @@ def _assets(setup: Setup, tasks: Sequence[tuple[str, str]]) -> tuple[str | None,
 
 def _any_ray_traced(setup: Setup, tasks: Sequence[tuple[str, str]]) -> bool:
     return any(
-        scene.options.get("shader_dir") == RAY_TRACED for split, task in tasks for scene in scenes_of(setup, split, task)
+        scene.options.get("shader_dir") == RAY_TRACED
+        for split, task in tasks
+        for scene in scenes_of(setup, split, task)
     )

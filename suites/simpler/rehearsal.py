@@ -1,7 +1,7 @@
 """Which files upstream's code loads for a scene, without SAPIEN loading any.
 
-Upstream's own methods run, on a class derived from the scene's: only the base class's part, which would start the engine
-and step it, is left out, and the SAPIEN scene is one that notes file names.
+Upstream's own methods run, on a class derived from the scene's: only the base class's part, which would start the
+engine and step it, is left out, and the SAPIEN scene is one that notes file names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Vulkan: whether SAPIEN can use it here, on which device, and what to install where it cannot.
 
-SAPIEN needs a Vulkan device even for episodes that no policy looks at: without one it ends the process while it builds or
-frees a scene. Hence the look at the devices beforehand, through the same loader that SAPIEN uses.
+SAPIEN needs a Vulkan device even for episodes that no policy looks at: without one it ends the process while it builds
+or frees a scene. Hence the look at the devices beforehand, through the same loader that SAPIEN uses.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ from pathlib import Path
 
 from evalkit.adapter import SimulatorError
 
-ON_NVIDIA = "on an NVIDIA machine its driver with graphics (in a container NVIDIA_DRIVER_CAPABILITIES=all) and libvulkan1"
-ON_CPU = "without a GPU Mesa's lavapipe 25 or later: apt-get install libvulkan1 mesa-vulkan-drivers (Debian 12: from backports)"
+ON_NVIDIA = (
+    "on an NVIDIA machine its driver with graphics (in a container NVIDIA_DRIVER_CAPABILITIES=all) and libvulkan1"
+)
+ON_CPU = (
+    "without a GPU Mesa's lavapipe 25 or later: "
+    "apt-get install libvulkan1 mesa-vulkan-drivers (Debian 12: -t bookworm-backports)"
+)
 ADVICE = f"install {ON_NVIDIA}; {ON_CPU}"
 
 DEMANDED = b"VK_KHR_external_semaphore_fd"  # by SAPIEN 2.2.2 of every device, for sharing images with CUDA
@@ -43,7 +48,7 @@ class Device:
 
 
 class _Application(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("type", ctypes.c_int),
         ("next", ctypes.c_void_p),
         ("name", ctypes.c_char_p),
@@ -55,7 +60,7 @@ class _Application(ctypes.Structure):
 
 
 class _Creation(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("type", ctypes.c_int),
         ("next", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
@@ -68,7 +73,7 @@ class _Creation(ctypes.Structure):
 
 
 class _Driver(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("type", ctypes.c_int),
         ("next", ctypes.c_void_p),
         ("id", ctypes.c_int),
@@ -79,7 +84,7 @@ class _Driver(ctypes.Structure):
 
 
 class _Properties(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("type", ctypes.c_int),
         ("next", ctypes.c_void_p),
         ("versions_and_ids", ctypes.c_uint32 * 4),
@@ -90,7 +95,7 @@ class _Properties(ctypes.Structure):
 
 
 class _Extension(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char * 256), ("version", ctypes.c_uint32)]  # noqa: RUF012
+    _fields_ = [("name", ctypes.c_char * 256), ("version", ctypes.c_uint32)]
 
 
 def devices() -> list[Device]:
