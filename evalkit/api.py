@@ -2,20 +2,22 @@
 
 An example::
 
-import evalkit
+    import evalkit
 
-def policy(observation: evalkit.Observation) -> np.ndarray:      # (T, A) float32
-return my_model(observation.images["corner2"], observation.state["proprioception"], observation.instruction)
+    def policy(observation: evalkit.Observation) -> np.ndarray:      # (T, A) float32
+        return my_model(observation.images["corner2"], observation.state["proprioception"], observation.instruction)
 
-summary = evalkit.evaluate(policy, suite="metaworld", splits=["easy"], episodes=2, chunk=10)
-summary.headline.value, summary.headline.low, summary.headline.high
+    summary = evalkit.evaluate(policy, suite="metaworld", splits=["easy"], episodes=2, chunk=10)
+    summary.headline.value, summary.headline.low, summary.headline.high
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from evalkit.policy import Policy, Request, Spec
 from evalkit.progress import Silent
 from evalkit.recorder import Progress, Video
 from evalkit.run import Contestant, RunOptions, contest
-from evalkit.suite import Suite, load_suite
+from evalkit.suite import load_suite
 
 
 class Called:
@@ -47,9 +49,9 @@ class Called:
 def evaluate(
     policy: Policy | Callable[[Observation], np.ndarray],
     *,
-    suite: str,
-    splits: Sequence[str] = (),
-    tasks: Sequence[str] = (),
+    suite: str | Path,
+    splits: str | Sequence[str] = (),
+    tasks: str | int | Sequence[str | int] = (),
     episodes: int | None = None,
     chunk: int = 1,
     cameras: Sequence[str] | None = None,
@@ -76,7 +78,8 @@ def evaluate(
         cameras: the cameras that the function looks through; all of the suite's where None.
         state: the state vectors that it reads; all of the suite's where None.
         name: what the run and its folder are called after.
-        facts: what identifies the policy (step of training, weights' hash, ...), for the manifest; JSON values.
+        facts: what identifies the policy (step of training, weights' hash, ...), for the manifest; JSON values. Without
+            them a run of a function cannot be resumed: nothing would tell it from another function's.
         workers: simulator processes; one per core where None.
         horizon: control steps executed of each chunk; the whole chunk where None.
         video: which episodes to film.
@@ -90,19 +93,32 @@ def evaluate(
     Raises:
         EvalkitError: see :mod:`evalkit.errors`.
     """
+    suite = str(suite)
     loaded = load_suite(suite)
+    _check_facts(facts)
+    if not re.fullmatch(r"[^/\\\s.][^/\\\n]*", name):
+        raise UsageError(f"name: {name!r} names the run's folder, so it must have no slash and begin with no dot")
     if isinstance(getattr(policy, "spec", None), Spec):
         contestant = _contestant(policy, name, facts)  # type: ignore[arg-type]  # it has what a policy has
     elif callable(policy):
-        needs = Needs(tuple(loaded.cameras if cameras is None else cameras), _state(loaded, state))
+        _check_number("chunk", chunk)
+        if resume and not facts:
+            raise UsageError("resume: pass facts that identify the function: nothing else tells it from another one")
+        seen = loaded.cameras if cameras is None else _names(cameras)
+        needs = Needs(tuple(seen), tuple(loaded.state if state is None else _names(state)))
         called = Called(policy, Spec(needs, chunk, {}))
         contestant = _contestant(called, name, facts, policy)
     else:
         raise UsageError(f"policy: {type(policy).__name__} is neither a function nor an evalkit.Policy")
+    for label, number in {"episodes": episodes, "workers": workers, "horizon": horizon}.items():
+        if number is not None:
+            _check_number(label, number)
+    if video not in get_args(Video):
+        raise UsageError(f"video: {video!r} is none of {', '.join(get_args(Video))}")
     options = RunOptions(
         suite=suite,
-        splits=splits,
-        tasks=tasks,
+        splits=_names(splits),
+        tasks=_names(tasks),
         episodes=episodes,
         workers=workers,
         horizon=horizon,
@@ -113,8 +129,21 @@ def evaluate(
     return summarize(contest(loaded, contestant, options, Silent() if progress is None else progress))
 
 
-def _state(suite: Suite, names: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(suite.state if names is None else names)
+def _names(given: str | int | Sequence[str | int]) -> list[str]:
+    """One name or several, as names."""
+    return [str(name) for name in ([given] if isinstance(given, str | int) else given)]
+
+
+def _check_number(label: str, number: Any) -> None:
+    if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
+        raise UsageError(f"{label}: must be a whole number from 1 on, got {number!r}")
+
+
+def _check_facts(facts: Mapping[str, Any] | None) -> None:
+    try:
+        json.dumps({} if facts is None else dict(facts), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"facts: must be JSON values: {error}") from error
 
 
 def _contestant(policy: Policy, name: str, facts: Mapping[str, Any] | None, function: Any = None) -> Contestant:

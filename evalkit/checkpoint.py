@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import yaml
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
 from evalkit.policy import Policy
@@ -88,7 +88,13 @@ class Entry(Section):
 class Listing(Section):
     """The file."""
 
-    checkpoints: dict[str, Entry]
+    checkpoints: dict[Annotated[str, StringConstraints(pattern=r"^[^:,\s][^:,\n]*$")], Entry]
+
+
+class Named(Section):
+    """Parameters of a policy that speaks of its checkpoint by name, in the commands that its messages suggest."""
+
+    called: str = Field("", exclude=True, description="what the checkpoint was called; filled in by evalkit")
 
 
 @dataclass(frozen=True)
@@ -133,34 +139,39 @@ class Checkpoint:
         """
         if self.entry.suites is not None and suite.name not in self.entry.suites:
             raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
+        for split in self.entry.splits.get(suite.name, []):
+            if split not in suite.splits:
+                known = ", ".join(suite.splits)
+                raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
         try:
             policy: Policy = self._factory()(suite, self._settings())
         except EvalkitError as error:
             if str(error).startswith("checkpoint "):
                 raise
             raise type(error)(f"checkpoint {self.id!r}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # code that ends the process must not end this one
             raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {error}") from error
         return policy
 
     def identity(self) -> dict[str, Any]:
         """Id, code and every parameter, the defaults included, for the manifest."""
-        settings = self._settings().model_dump(mode="json", exclude={"name"})
+        settings = self._settings().model_dump(mode="json")
         return {"id": self.id, "policy": self.entry.policy, "parameters": settings}
 
     def _settings(self) -> BaseModel:
         model = _parameters_of(self._factory())
         given = dict(self.parameters)
-        if "name" in model.model_fields:
-            given["name"] = self.asked or self.id
+        if issubclass(model, Named):
+            given["called"] = self.asked or self.id
         return parse(model, given, f"checkpoint {self.id!r}")
 
     def _factory(self) -> Any:
         try:
             module, _, name = self.entry.policy.partition(":")
             return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {error}") from error
+        except (Exception, SystemExit) as error:  # importing it runs it
+            why = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+            raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {why}") from error
 
 
 def load_checkpoints(more: Path | None = None) -> dict[str, Entry]:
@@ -190,12 +201,13 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
     Raises:
         UsageError: there is no such thing; names the nearest entries.
     """
-    name, _, settings = text.partition(":")
+    name, settings = (text, "") if _folder(text) else (text.partition(":")[0], text.partition(":")[2])
     entries = load_checkpoints(more)
+    folder = _folder(name)
     if name in entries:
         label, entry = name, entries[name]
-    elif name and Path(name).expanduser().is_dir():
-        label, entry = Path(name).expanduser().resolve().name, _entry_of_folder(Path(name).expanduser())
+    elif folder:
+        label, entry = folder.resolve().name, _entry_of_folder(folder)
     elif HUB_ID.match(name) and not name.startswith("."):
         summary, policy = f"{name} on the Hugging Face hub", _FAMILIES["mibot"]
         label, entry = name.partition("/")[2], Entry(summary=summary, policy=policy, source=name)
@@ -204,6 +216,15 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
     else:
         raise unknown("checkpoint", name, entries)
     return Checkpoint(label, entry, {**entry.defaults(), **_given(text, name, settings)}, asked=name)
+
+
+def _folder(name: str) -> Path | None:
+    """The directory of that name, if there is one."""
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # ~somebody whom this machine does not know
+        return None
+    return folder if name and folder.is_dir() else None
 
 
 def _given(text: str, name: str, settings: str) -> dict[str, Any]:

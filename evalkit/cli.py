@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from evalkit.console import FAILED, console, explained, progress_for, report
+from evalkit.console import FAILED, console, explained, nothing_on_standard_output, progress_for, report
 
 app = typer.Typer(
     name="evalkit",
@@ -258,7 +258,7 @@ def run(
             shuffle=shuffle,
             patience_s=patience,
         )
-        with progress:
+        with nothing_on_standard_output(as_json), progress:
             folder = play(options, progress)
         summary = summarize(folder)
         report(summary, as_json)

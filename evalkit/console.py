@@ -81,6 +81,24 @@ def explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[
         raise typer.Exit(FAILED) from None
 
 
+@contextlib.contextmanager
+def nothing_on_standard_output(wanted: bool) -> Iterator[None]:
+    """Sends what a policy, its libraries or their processes print to standard error instead, where ``wanted``."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):  # a standard output that is no file has nothing to be sent elsewhere
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
 def _discard_output() -> None:
     """Points standard output at nothing, so that flushing it at the end does not fail again."""
     with contextlib.suppress(OSError):

@@ -80,7 +80,8 @@ def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(title=kind, title_style="bold", title_justify="left", box=None, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("title", "source")))
     for column in columns:
-        table.add_column(column, style="bold" if column == columns[0] else "", overflow="fold")
+        first = column == columns[0]  # to be copied, so in one piece
+        table.add_column(column, style="bold" if first else "", overflow="fold", no_wrap=first and kind != "runs")
     for row in rows:
         table.add_row(*(_scores(row) if column == "published" else _cell(row.get(column)) for column in columns))
     console.print(table)

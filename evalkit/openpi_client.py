@@ -47,7 +47,8 @@ class Link:
         self.remarks: list[str] = []
         self._url, self._connect_s, self._timeout_s = url, connect_s, timeout_s
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-        self._connections: list[ClientConnection] = []
+        self._shown = url.partition("?")[0]  # what stands behind it may be secret
+        self._connections: list[ClientConnection | None] = []
         self._known = False
 
     async def exchange(self, messages: Sequence[bytes]) -> list[str | bytes]:
@@ -62,12 +63,14 @@ class Link:
 
     async def open(self, count: int) -> None:
         """Makes it so many connections, before any is asked: a single-threaded server takes none while it thinks."""
-        while len(self._connections) < count:
-            self._connections.append(await self._connect())
+        self._connections += [None] * (count - len(self._connections))
+        for place, connection in enumerate(self._connections[:count]):
+            if connection is None:
+                self._connections[place] = await self._connect()
 
     async def close(self) -> None:
         """Closes every connection."""
-        await asyncio.gather(*(connection.close() for connection in self._connections))
+        await asyncio.gather(*(connection.close() for connection in self._connections if connection))
         self._connections.clear()
 
     @staticmethod
@@ -77,19 +80,27 @@ class Link:
 
     async def _ask(self, place: int, message: bytes) -> str | bytes:
         for _ in range(_LOSSES):
+            # Out of the list while a reply is owed: one that comes too late must not answer the next question.
+            connection, self._connections[place] = self._connections[place], None
+            assert connection is not None, "ask before open"
             try:
-                return await asyncio.wait_for(self._once(self._connections[place], message), self._timeout_s)
+                reply = await asyncio.wait_for(self._once(connection, message), self._timeout_s)
+                self._connections[place] = connection
+                return reply
             except asyncio.TimeoutError as error:
                 raise PolicyProblem(
-                    f"{self._url}: no reply within {self._timeout_s:g} s; see to the server, or wait longer with "
+                    f"{self._shown}: no reply within {self._timeout_s:g} s; see to the server, or wait longer with "
                     "timeout_s=SECONDS"
                 ) from error
             except ConnectionClosed as error:
                 why = error
+            finally:
+                if self._connections[place] is None:
+                    connection.transport.abort()
             self._connections[place] = await self._connect()
-            self.remarks.append(f"{self._url}: the connection was lost ({why}) and made again")
+            self.remarks.append(f"{self._shown}: the connection was lost ({why}) and made again")
         raise PolicyProblem(
-            f"{self._url}: the connection was lost {_LOSSES} times over one request ({why}); see its log"
+            f"{self._shown}: the connection was lost {_LOSSES} times over one request ({why}); see its log"
         )
 
     async def _connect(self) -> ClientConnection:
@@ -104,7 +115,7 @@ class Link:
                 why = str(error) or type(error).__name__
             if loop.time() + pause > deadline:
                 raise EnvironmentProblem(
-                    f"{self._url}: no policy server answers within {self._connect_s:g} s ({why}); start it there, or "
+                    f"{self._shown}: no policy server answers within {self._connect_s:g} s ({why}); start it there, or "
                     "wait longer with connect_s=SECONDS"
                 )
             await asyncio.sleep(pause)
@@ -135,14 +146,16 @@ class Link:
         except ValueError:
             metadata = None
         if not isinstance(metadata, dict):
-            raise PolicyProblem(f"{self._url}: it does not begin with openpi's metadata: it is no openpi policy server")
+            raise PolicyProblem(
+                f"{self._shown}: it does not begin with openpi's metadata: it is no openpi policy server"
+            )
         if not self._known:
             self.metadata, self._known = metadata, True
         elif difference := first_difference(jsonable(self.metadata), jsonable(metadata)):
             field, was, now = difference
             raise PolicyProblem(
-                f"{self._url}: it came back as another policy: {field} was {was!r} and is {now!r}; start the first one "
-                "again and --resume the run"
+                f"{self._shown}: it came back as another policy: {field} was {was!r} and is {now!r}; start the first "
+                "one again and --resume the run"
             )
 
     def _give_up_on(self, error: Exception) -> None:
@@ -151,18 +164,18 @@ class Link:
             status = error.response.status_code
             if status in (401, 403):
                 raise UsageError(
-                    f"{self._url}: it refuses the key (HTTP {status}): set EVALKIT_REMOTE_API_KEY"
+                    f"{self._shown}: it refuses the key (HTTP {status}): set EVALKIT_REMOTE_API_KEY"
                 ) from error
             if status not in (502, 503, 504):  # what a gateway says of a server that is not up yet
                 raise EnvironmentProblem(
-                    f"{self._url}: what answers there is no policy server (HTTP {status}); see to the address"
+                    f"{self._shown}: what answers there is no policy server (HTTP {status}); see to the address"
                 ) from error
         elif isinstance(error, InvalidHandshake) and not isinstance(error.__cause__, EOFError | OSError):
             raise EnvironmentProblem(
-                f"{self._url}: what answers there does not speak WebSocket ({error}); see to the address"
+                f"{self._shown}: what answers there does not speak WebSocket ({error}); see to the address"
             ) from error
         elif isinstance(error, InvalidURI | InvalidProxy | socket.gaierror | ssl.SSLError):
-            raise EnvironmentProblem(f"{self._url}: it cannot be reached: {error}") from error
+            raise EnvironmentProblem(f"{self._shown}: it cannot be reached: {error}") from error
 
 
 def _is_loopback(url: str) -> bool:

@@ -104,7 +104,8 @@ def play(options: RunOptions, progress: Progress) -> Path:
     try:
         policy = checkpoint.build(suite)
     except EnvironmentProblem as error:
-        here = "oracle" if suite.expert else "random"
+        asked = options.splits or suite.default.splits or list(suite.splits)
+        here = "oracle" if set(asked) & set(suite.expert) and not set(options.splits) - set(suite.expert) else "random"
         raise EnvironmentProblem(f"{error}; --checkpoint {here} needs no weights and runs here") from error
     try:
         contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)

@@ -193,19 +193,20 @@ class Scheduler:
         requests = [_request(seat) for seat in asking]
         try:
             chunks = self._policy.act(requests)
+            answered = len(chunks)
+            remarks = self._policy.remarks() if isinstance(self._policy, Remarks) else []
         except EvalkitError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a policy that ends the process must not end this one
             with (self._config.logs / "policy.log").open("a", encoding="utf-8") as log:
                 log.write(traceback.format_exc())
             raise PolicyProblem(
                 f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
             ) from error
-        if isinstance(self._policy, Remarks):
-            for remark in self._policy.remarks():
-                self._watcher.remarked(remark)
-        if len(chunks) != len(requests):
-            raise PolicyProblem(f"the policy returned {len(chunks)} chunks for {len(requests)} requests")
+        for remark in remarks:
+            self._watcher.remarked(remark)
+        if answered != len(requests):
+            raise PolicyProblem(f"the policy returned {answered} chunks for {len(requests)} requests")
         for seat, request, chunk in zip(asking, requests, chunks, strict=True):
             assert seat.waiting is not None
             reply = {"type": "chunk", "ask": seat.waiting["ask"], "actions": self._checked(request, chunk)}
@@ -217,10 +218,12 @@ class Scheduler:
         if not isinstance(chunk, np.ndarray) or chunk.shape != expected or chunk.dtype.kind not in "fiu":
             got = f"{chunk.dtype} {chunk.shape}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
             raise PolicyProblem(f"the policy returned {got} at {_where(request)}, not a float {expected} chunk")
-        if not np.isfinite(chunk).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
+        with np.errstate(over="ignore"):
+            single = chunk.astype(np.float32, copy=False)
+        if not np.isfinite(single).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(single))[0])
             raise PolicyProblem(f"the policy returned {chunk[index]} at {_where(request)}, chunk index {index}")
-        return chunk.astype(np.float32, copy=False)
+        return single
 
     def _done(self, seat: _Seat, message: dict[str, Any]) -> None:
         assert seat.episode is not None

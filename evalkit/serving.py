@@ -66,6 +66,7 @@ def serve(
         UsageError: the host or port cannot be listened on.
     """
     server = Server(policy, identity=identity, host=host, port=port, log=log)
+    say = log or (lambda line: None)
     over = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: over.set()) for number in signals}
@@ -74,6 +75,8 @@ def serve(
         if ready:
             ready(url)
         over.wait()
+        if server.busy:
+            say("waiting for the policy to end what it is doing (Ctrl-C again: leave it)")
     finally:
         for number, handler in before.items():  # a second Ctrl-C interrupts a policy that takes long to end
             signal.signal(number, handler)
@@ -107,7 +110,7 @@ class Server:
             "needs": spec.needs,
             "chunk": spec.chunk,
             "batch_invariant": spec.batch_invariant,
-            "facts": spec.facts,
+            "facts": {name: fact for name, fact in spec.facts.items() if name != "where"},
             "keys": openpi.keys_of(spec.needs),
         }
         self._policy = policy
@@ -120,6 +123,11 @@ class Server:
         self._waiting: set[asyncio.Future[dict[str, Any]]] = set()
         self._bound: Future[str] = Future()
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._think)]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being thought about."""
+        return bool(self._waiting)
 
     def start(self) -> str:
         """Listens; returns the URL. Raises UsageError where the host or port cannot be listened on."""
@@ -226,19 +234,20 @@ class Server:
             chunks = self._policy.act([question.request for question in batch])
             if len(chunks) != len(batch):
                 raise PolicyProblem(f"the policy returned {len(chunks)} chunks for {len(batch)} requests")
-        except Exception as error:
+            arrays = [np.asarray(chunk) for chunk in chunks]
+            remarks = self._policy.remarks() if isinstance(self._policy, Remarks) else []
+        except (Exception, SystemExit) as error:  # whatever it is, this thread goes on
             if len(batch) == 1:
-                self._settle(batch[0].answer, error)
+                self._settle(batch[0].answer, _told(error))
             else:  # one request that the policy cannot take must not fail the others
                 for question in batch:
                     self._answer([question])
             return
-        if isinstance(self._policy, Remarks):
-            for remark in self._policy.remarks():
-                self._log(remark)
+        for remark in remarks:
+            self._log(remark)
         timing = {"infer_ms": (time.perf_counter() - started) * 1000, "batch": len(batch)}
-        for question, chunk in zip(batch, chunks, strict=True):
-            self._settle(question.answer, {openpi.ACTIONS: np.asarray(chunk), "server_timing": timing})
+        for question, chunk in zip(batch, arrays, strict=True):
+            self._settle(question.answer, {openpi.ACTIONS: chunk, "server_timing": timing})
 
     def _settle(self, answer: asyncio.Future[dict[str, Any]], result: dict[str, Any] | Exception) -> None:
         def settle() -> None:
@@ -278,6 +287,11 @@ class _Visitor:
         request = Request(episode, self._step, openpi.observation_of(fields, self._offer.needs))
         self._step += 1
         return request
+
+
+def _told(error: BaseException) -> Exception:
+    """The error as one that a future takes."""
+    return error if isinstance(error, Exception) else PolicyProblem(f"the policy ended with {error!r}")
 
 
 def _health(connection: ServerConnection, request: HttpRequest) -> Response | None:

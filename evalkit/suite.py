@@ -276,7 +276,7 @@ def suite_digest(folder: Path) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises UsageError that names the file and the line at fault."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
@@ -288,6 +288,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML in which a key that stands there twice is an error: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises MarkedYAMLError at the second of two equal keys."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+_WORDS = {  # pydantic's types of errors, for those whose own words do not say what to do
+    "extra_forbidden": "there is no such field: remove it, or mend its spelling",
+    "model_type": "must be a mapping of names to values",
+    "dict_type": "must be a mapping of names to values",
+    "list_type": "must be a list",
+    "string_type": "must be text (in quotes, where YAML would read something else)",
+    "missing": "is missing",
+}
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -298,6 +320,6 @@ def parse(model: type[_Model], content: Any, where: Path | str) -> _Model:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
-        message = first["msg"].removeprefix("Value error, ")
+        message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UsageError(f"{where}: {field}: {message}{more}") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +81,45 @@ def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_
         evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run")
     again = evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run", resume=True)
     assert again.rows == summary.rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 0}, "chunk: must be a whole number from 1 on, got 0"),
+        ({"chunk": "x"}, "chunk: must be a whole number"),
+        ({"episodes": 1.5}, "episodes: must be a whole number"),
+        ({"workers": -1}, "workers: must be a whole number"),
+        ({"workers": 0}, "workers: must be a whole number"),
+        ({"facts": {"a": np.float32(1)}}, "facts: must be JSON values"),
+        ({"facts": {"a": float("nan")}}, "facts: must be JSON values"),
+        ({"facts": {"a": {1}}}, "facts: must be JSON values"),
+        ({"video": "yes"}, "video: 'yes' is none of none, failures, all"),
+        ({"name": "../x"}, "must have no slash"),
+        ({"splits": "neer"}, "unknown split 'neer'"),
+        ({"resume": True}, "pass facts that identify the function"),
+    ],
+)
+def test_bad_arguments_are_explained(pointmass: str, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evalkit.evaluate(towards_the_goal, suite=pointmass, **{"out": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_numbers_and_paths_are_taken_as_they_come(pointmass: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"suite": Path(pointmass), "splits": "near", "tasks": 0, "episodes": np.int64(1)}
+    summary = evalkit.evaluate(towards_the_goal, state="position", out=tmp_path / "run", **given)
+    assert summary.planned == 1
+
+
+@pytest.mark.parametrize(("bad", "message"), [("none", "object of type 'NoneType'"), ("exit", "SystemExit: 0")])
+def test_a_policy_that_breaks_its_word_is_one_line(pointmass: str, tmp_path: Path, bad: str, message: str) -> None:
+    class Bad(Batched):
+        def act(self, requests: Sequence[evalkit.Request]) -> Any:
+            return sys.exit(0) if bad == "exit" else None
+
+    with pytest.raises(PolicyProblem, match=message):
+        evalkit.evaluate(Bad(), suite=pointmass, out=tmp_path / "run")
 
 
 def test_bad_policies_are_explained(pointmass: str, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,64 @@ def test_a_checkpoint_that_cannot_be_built_is_explained(pointmass: str, entry: E
     assert isinstance(error.value, PolicyProblem | UsageError)
 
 
+@pytest.mark.parametrize("where", ["module", "factory"])
+def test_code_that_ends_the_process_is_a_problem_of_the_policy(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    code = "import sys\n" + ("sys.exit(0)" if where == "module" else "from evalkit.policies.scripted import Look\n")
+    code += "def Mine(suite, parameters: Look):\n    sys.exit(0)\n" if where == "factory" else ""
+    (tmp_path / f"ends_{where}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PolicyProblem, match="SystemExit"):
+        Checkpoint("mine", Entry(summary="", policy=f"ends_{where}:Mine")).build(load_suite(pointmass))
+
+
+def test_a_users_parameter_called_name_is_the_users(pointmass: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("sized")
+    code = """
+from evalkit.policies.scripted import Hold, Look
+class Parameters(Look):
+    name: str = "small"
+def Mine(suite, parameters: Parameters):
+    policy = Hold(suite, parameters)
+    policy.name = parameters.name
+    return policy
+"""
+    exec(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, "sized", module)
+    checkpoint = Checkpoint("mine", Entry(summary="", policy="sized:Mine"), {"name": "large"})
+    assert checkpoint.build(load_suite(pointmass)).name == "large"  # type: ignore[attr-defined]
+    assert checkpoint.identity()["parameters"]["name"] == "large"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("checkpoints: {a: {summary: s, policy: 'm:f'}, a: {summary: t, policy: 'm:f'}}", "'a' stands there twice"),
+        ("checkpoints: {'a:b': {summary: s, policy: 'm:f'}}", "checkpoints.a:b"),
+        ("checkpoints: {a: 3}", "checkpoints.a: must be a mapping of names to values"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_checkpoints(tmp_path / "own.yaml")
+
+
+def test_splits_that_do_not_exist_are_named(pointmass: str) -> None:
+    entry = Entry(summary="", policy="evalkit.policies.scripted:Hold", splits={"pointmass": ["near", "nowhere"]})
+    with pytest.raises(UsageError, match=r"splits\.pointmass: no split 'nowhere'; there are: near, far"):
+        Checkpoint("mine", entry).build(load_suite(pointmass))
+
+
+def test_a_directory_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    with pytest.raises(UsageError, match=r"a:b: config\.json"):
+        find_checkpoint(str(tmp_path / "a:b"))
+    with pytest.raises(UsageError, match=r"unknown checkpoint|no such directory"):
+        find_checkpoint("~nobody-here/x")
+
+
 @pytest.mark.parametrize("name", ["random", "oracle-noisy"])
 def test_a_sampled_chunk_depends_on_its_own_request_alone(pointmass: str, name: str) -> None:
     policy = find_checkpoint(name).build(load_suite(pointmass))
@@ -106,8 +166,8 @@ def test_a_users_file_adds_checkpoints(tmp_path: Path, pointmass: str) -> None:
         ({"revision": "main"}, r"own.yaml: checkpoints.mine.revision: 'main' must be a full commit"),
         ({"chunk": 0}, "checkpoints.mine.chunk: Input should be greater"),
         ({"policy": "scripted"}, "checkpoints.mine.policy: 'scripted' must be module:name, such as"),
-        ({"summary": None}, "checkpoints.mine.summary: Field required"),
-        ({"colour": "red"}, "checkpoints.mine.colour: Extra inputs are not permitted"),
+        ({"summary": None}, "checkpoints.mine.summary: is missing"),
+        ({"colour": "red"}, "checkpoints.mine.colour: there is no such field"),
         ({"published": {"metric": "success rate", "source": "x", "scores": {}}}, "mine.published.scores"),
     ],
 )

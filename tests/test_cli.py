@@ -82,6 +82,21 @@ def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -
     assert "16/16" in result.stderr
 
 
+def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import os\nfrom evalkit.policies.scripted import Hold, Look\n"
+        "class Loud(Hold):\n"
+        "    def __init__(self, suite, parameters: Look):\n        print('LOUD')\n"
+        "        super().__init__(suite, parameters)\n"
+        "    def act(self, requests):\n        os.system('echo LOUD')\n        return super().act(requests)\n"
+    )
+    (tmp_path / "own.yaml").write_text("checkpoints: {loud: {summary: s, policy: 'loud:Loud'}}")
+    named = ["--checkpoints", str(tmp_path / "own.yaml"), "--checkpoint", "loud", "--episodes", "1"]
+    out = ["--out", str(tmp_path / "run"), "--workers", "1", "--json"]
+    result = evalkit("run", pointmass, *named, *out, env={"PYTHONPATH": str(tmp_path)})
+    assert json.loads(result.stdout)["checkpoint"] == "loud" and result.stderr.count("LOUD") > 1
+
+
 def test_table_formats_agree(finished: Path) -> None:
     rows = json.loads(evalkit("table", str(finished), "--format", "json").stdout)["rows"]
     assert list(rows[0]) == ["suite", "split", "task", "metric", "value", "low", "high", "n", "n_effective", "errors"]
@@ -164,7 +179,7 @@ def test_a_broken_checkpoints_file_names_the_field(tmp_path: Path, monkeypatch: 
 
     (tmp_path / "checkpoints.yaml").write_text("checkpoints: {oracle: {summary: x, polcy: y}}\n")
     monkeypatch.setattr("evalkit.checkpoint.data_folder", lambda: tmp_path)
-    with pytest.raises(UsageError, match=r"checkpoints\.yaml: checkpoints\.oracle\.policy: Field required"):
+    with pytest.raises(UsageError, match=r"checkpoints\.yaml: checkpoints\.oracle\.policy: is missing"):
         load_checkpoints()
 
 

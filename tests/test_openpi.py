@@ -197,7 +197,7 @@ def test_a_broken_offer_is_not_taken_for_a_server_without_the_extension() -> Non
     offer = Offer.found_in({"evalkit": good}, "ws://h:1")
     assert offer is not None and offer.needs == NEEDS
     assert Offer.found_in({"evalkit_": good}, "ws://h:1") is None
-    with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk: Field required"):
+    with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk: is missing"):
         Offer.found_in({"evalkit": {k: v for k, v in good.items() if k != "chunk"}}, "ws://h:1")
     with pytest.raises(PolicyProblem, match=r"ws://h:1: it speaks version 2 .* use the same evalkit on both sides"):
         Offer.found_in({"evalkit": {**good, "version": 2}}, "ws://h:1")

@@ -418,6 +418,28 @@ def test_a_server_that_is_too_slow_is_one_line(suite: Suite) -> None:
         policy.act([request(suite)])
 
 
+def test_a_reply_that_comes_too_late_answers_no_later_question(suite: Suite) -> None:
+    asked: list[float] = []
+
+    def answer(message: Any) -> Any:
+        asked.append(message["observation/state"][0])
+        time.sleep(0.5 if len(asked) == 1 else 0)
+        return {"actions": np.full((10, 2), message["observation/state"][0])}
+
+    with upstream(answer) as server, remote(suite, server.url, **MAPPED, timeout_s=0.2) as policy:
+        with pytest.raises(PolicyProblem, match="no reply"):
+            policy.act([request(suite, 0)])
+        time.sleep(0.6)
+        later = request(suite, 1)
+        assert policy.act([later])[0][0, 0] == np.float32(later.observation.state["position"][0])
+
+
+def test_what_may_be_secret_in_an_address_is_never_shown(suite: Suite) -> None:
+    with pytest.raises(EvalkitError) as refused, remote(suite, f"127.0.0.1:{free_port()}/?token=SECRET", connect_s=0.1):
+        pass
+    assert "SECRET" not in str(refused.value)
+
+
 def test_several_requests_go_over_several_connections_and_come_back_in_order(suite: Suite) -> None:
     together = threading.Barrier(3, timeout=10)
 

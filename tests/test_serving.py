@@ -210,6 +210,30 @@ def test_what_goes_wrong_is_said_in_a_text_frame_and_hurts_no_other_client(data:
         assert ask(other)["actions"].shape == (3, 2)
 
 
+@pytest.mark.parametrize("how", ["exit", "ragged", "remark"])
+def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
+    class Bad(Stub):
+        def act(self, requests: Sequence[Request]) -> list[Any]:
+            chunks: list[Any] = super().act(requests)
+            if requests[0].observation.instruction == "bad" and how == "exit":
+                sys.exit(0)
+            bad = requests[0].observation.instruction == "bad" and how == "ragged"
+            return [[[1.0], [1.0, 2.0]]] if bad else chunks
+
+        def remarks(self) -> list[str]:
+            if how == "remark" and not hasattr(self, "spoke"):
+                self.spoke = True
+                raise ValueError("lost for words")
+            return []
+
+    with served(Bad()) as url:
+        with plain_client(url) as (connection, _):
+            connection.send(pack({"prompt": "bad", "image/above": IMAGE, "state/position": STATE}))
+            assert isinstance(connection.recv(timeout=10), str)
+        with plain_client(url) as (connection, _):
+            assert ask(connection)["actions"].shape == (3, 2)
+
+
 def test_what_waits_is_asked_about_together_and_one_that_fails_takes_no_other_with_it() -> None:
     policy = Stub(delay=0.2)
     with served(policy) as url:
@@ -261,7 +285,7 @@ def test_a_port_in_use_is_one_line_and_a_stopped_server_frees_it() -> None:
     third.stop()
     with pytest.raises(UsageError, match=r"cannot serve at no\.such\.host\.invalid"):
         Server(Stub(), identity=identity, host="no.such.host.invalid").start()
-    with pytest.raises(UsageError, match="identity: action_size: Field required"):
+    with pytest.raises(UsageError, match="identity: action_size: is missing"):
         Server(Stub(), identity={"suite": "pointmass"})
 
 

@@ -79,7 +79,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
         ({"colour": {"a": 1}, "episodes": 99}, "episodes: 99 is more than the 20 scenes"),
         ({"action": {"size": 2, "low": -1, "high": 1, "beyond": "wrap", "meaning": []}}, "action.beyond: "),
         ({"film": {"camera": "side", "fps": 3}}, "no camera 'side'"),
-        ({"headline": None}, "headline: Field required"),
+        ({"headline": None}, "headline: is missing"),
         ({"expert": ["middle"]}, "no split 'middle'"),
         ({"splits": 3}, "split 'near' is not in suite.yaml"),
         ({"seed": 2**70}, "seed: Input should be less than"),

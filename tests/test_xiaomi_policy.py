@@ -83,6 +83,34 @@ def test_other_weights_have_another_hash(tiny: Path, tmp_path: Path, suite: Suit
     assert other["weights_sha256"] != built(tiny, suite).spec.facts["weights_sha256"]
 
 
+def test_where_a_checkpoint_lies_is_not_what_it_is(
+    tiny: Path, copy: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(name: str) -> tuple[Any, dict[str, Any]]:
+        facts = find_checkpoint(name).build(suite).spec.facts
+        return find_checkpoint(name).identity(), {k: v for k, v in facts.items() if k != "where"}
+
+    here = said(str(copy))
+    (copy.parent / "link").symlink_to(copy)
+    monkeypatch.chdir(copy)
+    assert said(".") == said(f"{copy}/") == said(str(copy.parent / "link")) == here
+    assert str(copy.parent) not in json.dumps(here)
+
+
+def test_shards_in_a_folder_are_part_of_what_a_checkpoint_is(copy: Path) -> None:
+    (copy / "shards").mkdir()
+    (copy / "model.safetensors").rename(copy / "shards" / "one.safetensors")
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "shards/one.safetensors"}}))
+    before = locate(str(copy), None, True, "tiny").identity["weights_sha256"]
+    with (copy / "shards" / "one.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert locate(str(copy), None, True, "tiny").identity["weights_sha256"] != before
+    index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
+    with pytest.raises(UsageError, match="outside the checkpoint's directory"):
+        locate(str(copy), None, True, "tiny")
+
+
 def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
@@ -245,7 +273,7 @@ def test_a_batch_of_mixed_prompts_answers_as_single_requests_do(loaded: Loaded, 
 
 def test_an_invariant_batch_does_not_depend_on_its_company(loaded: Loaded, asked: list[ModelRequest]) -> None:
     inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True)
-    inference.check_invariance()
+    inference.check_invariance(asked[:2])
     alone = [inference.chunks([request])[0] for request in asked]
     rng = np.random.default_rng(0)
     for _ in range(6):
@@ -254,7 +282,9 @@ def test_an_invariant_batch_does_not_depend_on_its_company(loaded: Loaded, asked
             assert (chunk == alone[index]).all()
 
 
-def test_invariance_that_cannot_be_kept_is_refused(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invariance_that_cannot_be_kept_is_refused(
+    loaded: Loaded, asked: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
     inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True)
     decode = loaded.processor.decode_action
 
@@ -263,7 +293,20 @@ def test_invariance_that_cannot_be_kept_is_refused(loaded: Loaded, monkeypatch: 
 
     monkeypatch.setattr(loaded.processor, "decode_action", by_place)
     with pytest.raises(PolicyProblem, match="use max_batch=1"):
-        inference.check_invariance()
+        inference.check_invariance(asked[:2])
+
+
+def test_nan_is_named_before_any_rule_can_hide_it(loaded: Loaded, asked: list[ModelRequest]) -> None:
+    forward = loaded.model.forward
+
+    def broken(**arguments: Any) -> Any:
+        output = forward(**arguments)
+        output.actions[0, 0, 6] = float("nan")
+        return output
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PolicyProblem, match="the model returned NaN"):
+        patch.setattr(loaded.model, "forward", broken)
+        Inference(loaded, "libero_all").chunks(asked[:1])
 
 
 def test_a_model_that_draws_otherwise_is_not_batched(
@@ -338,7 +381,7 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
         (f"someone/some-vla:revision={'a' * 40}", "runs code of its own; read it, .*trust_remote_code=true"),
         (
             f"xiaomi-robotics-0-libero:revision={'a' * 40}",
-            "its weights are not here, and Xiaomi.* cannot be down",
+            "its weights are not .*here, and Xiaomi.* cannot be down",
         ),
         ("xiaomi-robotics-0-libero:source=/no/such/dir", "/no/such/dir: no such directory, and not a hub id"),
     ],
@@ -369,6 +412,23 @@ def test_a_pinned_snapshot_in_the_cache_needs_no_network(
     policy = find_checkpoint(f"someone/some-vla:revision={commit},trust_remote_code=true").build(suite)
     assert policy.spec.facts["source"] == "someone/some-vla" and policy.spec.facts["revision"] == commit
     assert "weights_sha256" not in policy.spec.facts and len(policy.spec.facts["code_sha256"]) == 64
+
+
+def test_a_download_that_was_cut_off_is_not_taken_for_whole(
+    tiny: Path, tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(tiny, part)
+    (part / "model.safetensors").unlink()
+    asked: list[bool] = []
+
+    def download(source: str, revision: str, local_files_only: bool = False) -> str:
+        asked.append(local_files_only)
+        return str(part if local_files_only else tiny)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    name = f"someone/some-vla:revision={'a' * 40},trust_remote_code=true"
+    assert find_checkpoint(name).build(suite).spec.chunk == 10 and asked == [True, False]
 
 
 def test_a_checkpoint_knows_its_name() -> None:

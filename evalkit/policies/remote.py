@@ -59,6 +59,11 @@ class RemoteParameters(Section):
             raise ValueError(f"api_key is not a parameter, which the manifest would show; set {API_KEY} instead")
         return fields
 
+    @property
+    def shown(self) -> str:
+        """The address without what may be secret in it."""
+        return self.url.partition("?")[0]
+
     @field_validator("url")
     @classmethod
     def _whole(cls, url: str) -> str:
@@ -96,17 +101,17 @@ class Layout:
             images = {"observation/image": next(iter(suite.cameras))} if suite.cameras else {}
             example = f"{{images: {images}, state: {{observation/state: [{', '.join(suite.state)}]}}, chunk: 10}}"
             raise UsageError(
-                f"{given.url}: it is not an evalkit server: say what it takes by the parameters images and state of a "
-                f"checkpoint in a file for --checkpoints, for example {example}".replace("'", "")
+                f"{given.shown}: it is not an evalkit server: say what it takes by the parameters images and state of "
+                f"a checkpoint in a file for --checkpoints, for example {example}".replace("'", "")
             )
         layout = cls(given.images or {}, given.state or {}, given.prompt, bool(given.flip), given.resize)
         if layout.resize and importlib.util.find_spec("PIL") is None:
-            raise EnvironmentProblem(f"{given.url}: resizing images for it needs Pillow: pip install pillow")
+            raise EnvironmentProblem(f"{given.shown}: resizing images for it needs Pillow: pip install pillow")
         for term in (term for terms in layout.state.values() for term in terms):
             vector = suite.state.get(_name_of(term))
             if _AXIS_ANGLE.fullmatch(term) and vector and vector.size != 4:
                 raise UsageError(
-                    f"{given.url}: {term} needs a quaternion x, y, z, w, and that has {vector.size} numbers"
+                    f"{given.shown}: {term} needs a quaternion x, y, z, w, and that has {vector.size} numbers"
                 )
         return layout
 
@@ -160,7 +165,8 @@ class Remote:
             EnvironmentProblem: no server answers.
             PolicyProblem: what answers does not speak the protocol.
         """
-        self._suite, self._parameters, self._url = suite, parameters, parameters.url
+        self._suite, self._parameters = suite, parameters
+        self._url = parameters.shown
         self._link = Link(parameters.url, parameters.connect_s, parameters.timeout_s, os.environ.get(API_KEY))
         self._loop = asyncio.new_event_loop()  # in its own thread: a server that pings is answered at any time
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -236,7 +242,7 @@ class Remote:
 
     def _facts(self, offer: Offer | None) -> dict[str, Any]:
         lost = [name for name in EXTENSIONS if not offer or name not in offer.extensions]
-        return {"where": self._url.partition("?")[0], "extension": offer is not None, "lost": lost}
+        return {"where": self._url, "extension": offer is not None, "lost": lost}
 
     def _chunk(self, reply: str | bytes) -> np.ndarray:
         """The actions in a reply, (T, A) float32. Raises PolicyProblem where there are none."""

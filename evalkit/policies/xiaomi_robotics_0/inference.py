@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from evalkit.errors import PolicyProblem
 from evalkit.policies.xiaomi_robotics_0.loading import Loaded
-from evalkit.policies.xiaomi_robotics_0.requests import STATE_SIZE, ModelRequest, prompt_of
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest
 
 _ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of so many tokens
 
@@ -75,25 +76,22 @@ class Inference:
                 replies[index] = chunk
         return [reply for reply in replies if reply is not None]
 
-    def check_invariance(self) -> None:
-        """Raises PolicyProblem where a chunk depends on its place in a pass or on its neighbours on this device."""
-        from PIL import Image
+    def check_invariance(self, examples: Sequence[ModelRequest]) -> None:
+        """Raises PolicyProblem where a chunk depends on its place in a pass or on its neighbours on this device.
 
-        def question(kind: int) -> ModelRequest:
-            noise = np.random.default_rng(kind).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
-            prompt = prompt_of(f"Check {kind}.", "Base", "Left-Wrist")
-            return ModelRequest(prompt, tuple(Image.fromarray(i) for i in noise), np.zeros(STATE_SIZE), kind)
-
-        one, other = question(0), question(1)
-        alone = self.chunks([one])[0]
-        for place in {self._max_batch // 2, self._max_batch - 1}:
-            among = [other] * self._max_batch
-            among[place] = one
-            if not np.array_equal(self.chunks(among)[place], alone):
-                raise PolicyProblem(
-                    "on this device a chunk depends on its place in the batch, so batch_invariant cannot be kept: "
-                    "use max_batch=1"
-                )
+        Args:
+            examples: requests to try it with, of different lengths.
+        """
+        for one, other in permutations(examples, 2):
+            alone = self.chunks([one])[0]
+            for place in {self._max_batch // 2, self._max_batch - 1}:
+                among = [other] * self._max_batch
+                among[place] = one
+                if not np.array_equal(self.chunks(among)[place], alone):
+                    raise PolicyProblem(
+                        "on this device a chunk depends on its place in the batch, so batch_invariant cannot be kept: "
+                        "use max_batch=1"
+                    )
 
     def _groups(self, prepared: Sequence[_Prepared]) -> list[list[int]]:
         """Which requests share a pass: in invariant mode only those of the same padded length."""
@@ -124,7 +122,7 @@ class Inference:
             return self._forward(batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1 or self._invariant:
-                smaller = "a smaller max_batch" if self._max_batch > 1 else "another device or dtype"
+                smaller = "a smaller max_batch" if self._invariant else "another device or dtype"
                 rows = f"{self._max_batch} requests" if self._invariant else "one request"
                 raise PolicyProblem(f"the device's memory does not hold {rows} at a time: use {smaller}") from error
         torch.cuda.empty_cache()
@@ -153,6 +151,8 @@ class Inference:
                     raise PolicyProblem(
                         f"the model's code draws its noise {given.times} times where once was expected: use max_batch=1"
                     )
+            if not output.actions[self._mask.bool().expand_as(output.actions)].isfinite().all():
+                raise PolicyProblem("the model returned NaN or an infinite number")
             decoded = self._processor.decode_action(output.actions, robot_type=self._robot_type)
         return list(decoded.float().cpu().numpy()[: len(batch)])
 

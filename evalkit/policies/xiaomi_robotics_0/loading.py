@@ -18,7 +18,7 @@ from typing import Any, Literal
 from evalkit.errors import EnvironmentProblem, PolicyProblem
 from evalkit.weights import Located
 
-EXTRA = "pip install 'evalkit-vla[xiaomi]'"
+EXTRA = "pip install torch 'transformers>=4.57.1,<4.58' pillow transforms3d"
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -71,13 +71,29 @@ def load(located: Located, attention: Attention, dtype: Dtype, device: str) -> L
     kind = dtype if dtype != "auto" else "bfloat16" if place.type == "cuda" else "float32"
     model, used, passed_over = _model(located, _candidates(attention, place.type), getattr(torch, kind))
     model = model.to(place).eval()
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers", "pillow")}
-    facts: dict[str, Any] = {"device": _name(place), "dtype": kind, "attention": used, "libraries": versions}
+    facts: dict[str, Any] = {"device": _name(place), "dtype": kind, "attention": used, "libraries": _versions()}
     if place.type == "cpu":
         facts["threads"] = torch.get_num_threads()
+    else:
+        facts["cuda"] = {
+            "version": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+        }
     if passed_over:
         facts["attention_passed_over"] = passed_over
     return Loaded(model, _processor(located), facts)
+
+
+def _versions() -> dict[str, str]:
+    """Every library that could change a chunk's bits, where it is installed."""
+    named = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "transforms3d")
+    optional = ("torchvision", "flash-attn")  # the processor's and the attention's code paths
+    found = {}
+    for name in (*named, *optional):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _device(name: str) -> Any:
@@ -133,7 +149,7 @@ def _model(located: Located, candidates: list[str], dtype: Any) -> tuple[Any, st
             raise PolicyProblem(
                 f"{located.folder}: the weights lack {len(lacking)} of the model's tensors, {lacking[0]} among them"
             )
-        return model, attention, passed_over
+        return model, str(getattr(model.config, "_attn_implementation", None) or attention), passed_over
     why = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     raise EnvironmentProblem(f"no attention implementation works here ({why})")
 

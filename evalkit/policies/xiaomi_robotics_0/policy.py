@@ -8,22 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field, model_validator
 
+from evalkit.checkpoint import Named
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, unknown
+from evalkit.observation import Observation
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
-from evalkit.policies.xiaomi_robotics_0.requests import Setting, settings
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, Setting, settings
 from evalkit.policy import Request, Spec
-from evalkit.suite import Section, Suite
+from evalkit.suite import Suite
 from evalkit.weights import Located, locate
 
 _BATCH = 8  # rows of a batch-invariant pass where nothing else is asked for
 
 
-class Parameters(Section):
+class Parameters(Named):
     """What can be set for a checkpoint of this family, in ``checkpoints.yaml`` or where one is named."""
 
-    name: str = Field("", description="the checkpoint's name; filled in by evalkit")
-    source: str = Field(description="a directory, or a repository on the Hugging Face hub")
+    source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
     revision: str | None = Field(None, description="the full commit of that repository")
     trust_remote_code: bool = Field(False, description="whether the code that comes with the weights may run")
     robot_type: str | None = Field(None, description="the model's name for the robot; from the suite where absent")
@@ -67,7 +68,7 @@ class XiaomiRobotics0:
                 f"robot type {self._robot_type!r} has chunks of {self._inference.chunk}, not of {parameters.chunk}"
             )
         if parameters.batch_invariant:
-            self._inference.check_invariance()
+            self._inference.check_invariance(self._examples(suite))
         self.spec = Spec(
             needs=chosen.needs,
             chunk=self._inference.chunk,
@@ -80,6 +81,19 @@ class XiaomiRobotics0:
             },
             batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
         )
+
+    def _examples(self, suite: Suite) -> list[ModelRequest]:
+        """Requests as this suite makes them, of noise: two that differ in length, by a word."""
+        chance = np.random.default_rng(0)
+        sizes = {name: (camera.height, camera.width, 3) for name, camera in suite.cameras.items()}
+        shapes = {name: vector.size for name, vector in suite.state.items()}
+        examples = []
+        for instruction in ("pick it up", "pick it up now"):
+            images = {name: chance.integers(0, 256, sizes[name], np.uint8) for name in self._setting.needs.cameras}
+            state = {name: chance.uniform(0, 1, shapes[name]) for name in self._setting.needs.state}
+            seen = Observation(instruction, images, state)
+            examples.append(self._setting.request(seen, self._robot_type))
+        return examples
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """(T, A) float32 per request, in the suite's action space."""
@@ -101,7 +115,7 @@ def _located(parameters: Parameters) -> Located:
     """The checkpoint's files; all that is missing on this machine is said at once."""
     libraries = missing_libraries()
     try:
-        located = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.name)
+        located = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.called)
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
     if libraries:
