@@ -73,15 +73,25 @@ class Expert:
         self._build = build
         self._ahead: Simulation | None = None
         self._played: list[np.ndarray] = []
+        self._next: np.ndarray | None = None
 
     def plan(self, done: Sequence[np.ndarray], steps: int) -> np.ndarray:
-        """The next ``steps`` actions after those in ``done``, (steps, 7) float32. After success, zeros."""
-        if self._ahead is None or not _begins(self._played, done):
-            self._start_over(done)
-        assert self._ahead is not None
-        while len(self._played) < len(done) + steps and not self._ahead.success:
-            self._play(self._drawer.act(self._ahead))
-        planned = self._played[len(done) : len(done) + steps]
+        """The next ``steps`` actions after those in ``done``, (steps, 7) float32. After success, zeros.
+
+        What was done instead of what was planned before the plan's last action makes the second simulator start over.
+        """
+        if self._ahead is None or not _agree(self._played, done):
+            self.close()
+            self._ahead, self._played, self._next = self._build(), [], None
+            self._drawer = DrawerScript(self._ahead)
+        for action in done[len(self._played) :]:
+            self._ask()  # so that the script remembers the same whether it was asked or not
+            self._play(action)
+        planned = self._played[len(done) :][:steps]
+        while len(planned) < steps and not self._ahead.success:
+            planned.append(self._ask())
+            if len(planned) < steps:
+                self._play(planned[-1])
         plan = np.zeros((steps, 7), np.float32)
         plan[: len(planned)] = planned
         return plan
@@ -92,18 +102,18 @@ class Expert:
             self._ahead.close()
         self._ahead = None
 
-    def _start_over(self, done: Sequence[np.ndarray]) -> None:
-        self.close()
-        self._ahead, self._played = self._build(), []
-        self._drawer = DrawerScript(self._ahead)
-        for action in done:
-            self._drawer.act(self._ahead)  # so that it remembers what it would if it had been asked at every step
-            self._play(action)
+    def _ask(self) -> np.ndarray:
+        """The script's action for where the second simulator is; asked once at each place."""
+        assert self._ahead is not None
+        if self._next is None:
+            self._next = self._drawer.act(self._ahead)
+        return self._next
 
     def _play(self, action: np.ndarray) -> None:
         assert self._ahead is not None
         self._ahead.advance(action)
         self._played.append(np.array(action))
+        self._next = None
 
 
 class DrawerScript:
@@ -182,6 +192,6 @@ def _at_most(limit: float, vector: np.ndarray) -> np.ndarray:
     return vector * min(1.0, limit / max(float(np.linalg.norm(vector)), 1e-9))
 
 
-def _begins(played: Sequence[np.ndarray], done: Sequence[np.ndarray]) -> bool:
-    """Whether ``played`` begins with ``done``."""
-    return len(played) >= len(done) and all(np.array_equal(a, b) for a, b in zip(played, done, strict=False))
+def _agree(played: Sequence[np.ndarray], done: Sequence[np.ndarray]) -> bool:
+    """Whether the shorter is how the longer begins."""
+    return all(np.array_equal(a, b) for a, b in zip(played, done, strict=False))
