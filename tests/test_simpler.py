@@ -158,13 +158,11 @@ def check_motion(moved: list[list[float]]) -> None:
 
 @pytest.mark.sim
 @pytest.mark.usefixtures("simulator")
-def test_the_oracle_handles_drawers_the_noisy_one_hardly_and_random_never(tmp_path: Path) -> None:
-    rates = {}
-    for checkpoint, episodes in (("oracle", 3), ("oracle-noisy:noise=0.06", 2), ("random", 1)):
-        tasks = ["open_drawer", "close_drawer"]
-        played(tmp_path / checkpoint, checkpoint=checkpoint, tasks=tasks, episodes=episodes)
-        rates[checkpoint] = summarize(tmp_path / checkpoint).headline.value
-    assert rates["oracle"] == 1.0 and rates["random"] == 0.0
+def test_a_noisy_oracle_is_worse_and_random_hopeless(tmp_path: Path) -> None:
+    """The oracle itself: see test_workers_order_and_looking_change_no_outcome."""
+    for checkpoint in ("oracle-noisy:chunk=1", "random"):
+        played(tmp_path / checkpoint[:6], checkpoint=checkpoint, tasks=["open_drawer"], episodes=1)
+        assert summarize(tmp_path / checkpoint[:6]).headline.value == 0.0
 
 
 @pytest.mark.sim
@@ -174,7 +172,7 @@ def test_workers_order_and_looking_change_no_outcome(tmp_path: Path) -> None:
     one = played(tmp_path / "1", checkpoint="oracle", workers=1, **options)
     assert one == played(tmp_path / "s", checkpoint="oracle", workers=2, shuffle=3, **options)
     assert one == played(tmp_path / "l", checkpoint="oracle:cameras=overhead", workers=2, **options)
-    assert len({record["digest"] for record in one}) == 4
+    assert len({record["digest"] for record in one}) == 4 and all(record["success"] for record in one)
 
 
 @pytest.mark.sim
