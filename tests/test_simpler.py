@@ -259,14 +259,14 @@ def test_a_missing_mesh_texture_or_photograph_is_named_before_the_first_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = checkouts(load_suite("simpler"))
-    absent = ("baked_apple_v2/textured.glb", "open_drawer_b0.png", "3obj/link_wrist.glb")
+    absent = ("baked_apple_v2/textured.glb", "open_drawer_b0.png", "3obj/link_wrist.3obj.obj")
     linked(found["ManiSkill2_real2sim"].folder, tmp_path / "ManiSkill2_real2sim", absent)
     linked(found["SimplerEnv"].folder, tmp_path / "SimplerEnv")
     monkeypatch.setenv("EVALKIT_SIMPLER_SOURCE", str(tmp_path))
     with pytest.raises(EnvironmentProblem) as problem:
         played(tmp_path / "run", checkpoint="hold", tasks=["put_in_drawer"], episodes=1)
     assert "google_vm/put_in_drawer cannot be played" in str(problem.value)
-    for name in ("data/real_inpainting/open_drawer_b0.png", "baked_apple_v2/textured.obj", "3obj/link_wrist.glb"):
+    for name in ("data/real_inpainting/open_drawer_b0.png", "baked_apple_v2/textured.obj", "3obj/link_wrist.3obj.obj"):
         assert name in str(problem.value)
 
 
@@ -341,6 +341,18 @@ def test_widowx_is_upstreams_bit_for_bit_and_goes_where_actions_say(
     check_motion(found["moved"])
     opened, still, closed = found["fingers"]
     assert opened > 0.95 and still > 0.95 and closed < 0.1  # +1 opens
+
+
+@pytest.mark.sim
+def test_the_first_episode_in_a_fresh_checkout_is_like_the_second(
+    stood_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What SAPIEN keeps beside a stage it has loaded collides differently from what it loads first."""
+    linked(stood_in, tmp_path, (".nonconvex.stl",))
+    monkeypatch.setenv("EVALKIT_SIMPLER_SOURCE", str(tmp_path))
+    trial = TestWidowX()
+    first, second = (trial._play([(TestWidowX.tasks[0], 1, 7)]) for _ in range(2))
+    assert first == second and list(tmp_path.rglob("bridge_table_1_v1.glb.nonconvex.stl"))
 
 
 @pytest.mark.sim

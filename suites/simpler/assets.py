@@ -10,6 +10,7 @@ import struct
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,21 +25,34 @@ LAST_RESORT = "/textured.glb"  # upstream takes an object's first of these three
 ANY_OF = "/textured.obj (or .dae, or .glb)"
 
 
-def needed(setup: Setup, scene: Scene) -> tuple[Path, ...]:
-    """Every file of upstream's assets that a scene is built and drawn from, absolute, sorted; there or not.
+@dataclass(frozen=True)
+class Needed:
+    """What a scene is built and drawn from: absolute paths, there or not.
+
+    Attributes:
+        files: every mesh, texture, description and photograph.
+        stages: those among them that SAPIEN cooks (see ``cooking.py``).
+    """
+
+    files: frozenset[Path]
+    stages: frozenset[Path] = frozenset()
+
+
+def needed(setup: Setup, scene: Scene) -> Needed:
+    """The files of upstream's assets that a scene needs.
 
     Needs upstream to be prepared (``upstream.prepare``); starts no simulator.
     """
     try:
         files = files_of(scene, options(setup, scene, shader=None))
     except FileNotFoundError as error:
-        return (_named_in(str(error), sources(setup)[1]),)
-    found = {*files.collisions, *files.images}
+        return Needed(frozenset({_named_in(str(error), sources(setup)[1])}))
+    found = {*files.collisions, *files.stages, *files.images}
     for mesh in files.visuals:
         found |= {mesh, *_textures(mesh)}
     for urdf in files.robots:
         found |= {urdf, *_meshes(urdf)}
-    return tuple(sorted(found))
+    return Needed(frozenset(found), frozenset(files.stages))
 
 
 def missing(root: Path, files: Iterable[Path]) -> list[str]:

@@ -8,7 +8,7 @@ from evalkit.adapter import Outcome, Setup, SimulatorError
 from evalkit.episode import Episode
 from evalkit.observation import Needs, Observation
 
-from . import assets, upstream, vulkan
+from . import assets, cooking, upstream, vulkan
 from .grid import Scene, scene_of
 from .oracle import Expert, expert_for
 from .simulation import Simulation
@@ -29,9 +29,11 @@ class SimplerAdapter:
         """See :class:`evalkit.adapter.Adapter`. Builds the scene anew."""
         self.close()
         scene = scene_of(self._setup, episode.split, episode.task, episode.scene)
-        absent = assets.missing(upstream.sources(self._setup)[1], assets.needed(self._setup, scene))
+        needed = assets.needed(self._setup, scene)
+        absent = assets.missing(upstream.sources(self._setup)[1], needed.files)
         if absent:
             raise SimulatorError(f"{episode.split}/{episode.task}, scene {episode.scene}: {assets.describe(absent)}")
+        cooking.cook(needed.stages)
         self._episode, self._scene = episode, scene
         self._simulation = self._build(scene)
         self._actions: list[np.ndarray] = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from evalkit.adapter import Probe, Setup, SimulatorError
 
-from . import assets, upstream, vulkan
+from . import assets, cooking, upstream, vulkan
 from .grid import scenes_of
 
 RAY_TRACED = "rt"
@@ -18,13 +19,12 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     facts: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
-    on_cpu = False
+    devices: list[vulkan.Device] = []
     numpy_problem = upstream.numpy_problem()
     if numpy_problem:
         return Probe(problems=[numpy_problem])
     try:
         devices = vulkan.prepare()
-        on_cpu = vulkan.on_cpu(devices)
         if setup.renders:
             facts["gl"] = {"vulkan": "; ".join(f"{device.name}, {device.driver}" for device in devices)}
     except SimulatorError as error:
@@ -35,10 +35,10 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     except SimulatorError as error:
         problems.append(str(error))
         return Probe(facts, problems, incomparable)
-    digests, absent = _assets(setup, tasks)
+    digests, absent = _assets(setup, tasks, vulkan_works=bool(devices))
     facts["assets"] = digests
     problems += absent
-    if setup.renders and on_cpu:
+    if setup.renders and devices and vulkan.on_cpu(devices):
         incomparable.append("images were rendered on the CPU (lavapipe), not by an NVIDIA driver")
         if _any_ray_traced(setup, tasks):
             shader = facts["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
@@ -64,18 +64,30 @@ def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
     return problems
 
 
-def _assets(setup: Setup, tasks: Sequence[tuple[str, str]]) -> tuple[str | None, list[str]]:
-    """The digest of all files that ``tasks`` need (None where one is missing), and a line per task that lacks any."""
+def _assets(setup: Setup, tasks: Sequence[tuple[str, str]], vulkan_works: bool) -> tuple[str | None, list[str]]:
+    """The digest of all files that ``tasks`` need (None where one is missing), and a line per task that lacks any.
+
+    Cooks the stages, so that no two workers do.
+    """
     root = upstream.sources(setup)[1]
-    everything: set = set()
+    files: set[Path] = set()
+    stages: set[Path] = set()
     problems = []
     for split, task in tasks:
-        files = {path for scene in scenes_of(setup, split, task) for path in assets.needed(setup, scene)}
-        absent = assets.missing(root, files)
+        needs = [assets.needed(setup, scene) for scene in scenes_of(setup, split, task)]
+        own = set().union(*(needed.files for needed in needs))
+        absent = assets.missing(root, own)
         if absent:
             problems.append(f"{split}/{task} cannot be played: {assets.describe(absent)}")
-        everything |= files
-    return (None if problems else assets.digest(root, everything)), problems
+        files |= own
+        stages |= set().union(*(needed.stages for needed in needs))
+    if problems or not vulkan_works:
+        return None, problems
+    try:
+        cooking.cook(sorted(stages))
+    except SimulatorError as error:
+        return None, [str(error)]
+    return assets.digest(root, files.union(map(cooking.cooked, stages))), []
 
 
 def _any_ray_traced(setup: Setup, tasks: Sequence[tuple[str, str]]) -> bool:

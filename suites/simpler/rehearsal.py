@@ -22,13 +22,15 @@ class Files:
 
     Attributes:
         visuals: meshes that are drawn; they come with textures.
-        collisions: meshes that are collided with.
+        collisions: meshes of objects, to collide with.
+        stages: meshes of rooms and tables, to collide with.
         robots: URDF files, of the robot and of the furniture.
         images: photographs.
     """
 
     visuals: list[Path] = field(default_factory=list)
     collisions: list[Path] = field(default_factory=list)
+    stages: list[Path] = field(default_factory=list)
     robots: list[Path] = field(default_factory=list)
     images: list[Path] = field(default_factory=list)
 
@@ -60,7 +62,7 @@ class _Notes(_Thing):
         self._files.visuals.append(Path(filename))
 
     def add_nonconvex_collision_from_file(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        self._files.collisions.append(Path(filename))
+        self._files.stages.append(Path(filename))
 
     def add_multiple_collisions_from_file(self, filename: str, *args: Any, **kwargs: Any) -> None:
         self._files.collisions.append(Path(filename))
