@@ -8,7 +8,8 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 comma := ,
 
-# LIBERO's assets are not on a package registry; its tests run where a copy of them is found.
+# LIBERO's assets, CALVIN's and SimplerEnv's code are on no package registry; their tests run where copies are found: in
+# EVALKIT_LIBERO_ASSETS, EVALKIT_CALVIN_SOURCE and EVALKIT_SIMPLER_SOURCE.
 LIBERO_ASSETS := $(abspath $(or $(EVALKIT_LIBERO_ASSETS),$(wildcard ../shared/data/libero_assets)))
 
 .PHONY: demo test quick lint clean
@@ -19,6 +20,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/evalkit setup metaworld
+ifdef EVALKIT_CALVIN_SOURCE
+	$(BIN)/evalkit setup calvin
+endif
+ifdef EVALKIT_SIMPLER_SOURCE
+	$(BIN)/evalkit setup simpler
+endif
 ifneq ($(LIBERO_ASSETS),)
 	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/evalkit setup libero
 	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/pytest

@@ -41,11 +41,15 @@ class SimulatorError(RuntimeError):
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The actions one control step takes: (size,) float32, each within [low, high] (units: see ``suite.yaml``)."""
+    """The actions one control step takes: (size,) float32, each within [low, high] (units: see ``suite.yaml``).
+
+    Where it is not ``bounded``, the simulator also executes what is beyond; the bounds are then what is usual.
+    """
 
     size: int
     low: float
     high: float
+    bounded: bool = True
 
     def check(self, action: np.ndarray) -> None:
         """Raises ActionError unless ``action`` is a finite (size,) vector within bounds."""
@@ -53,7 +57,7 @@ class ActionSpace:
             raise ActionError(f"an action must have shape ({self.size},), got {tuple(action.shape)}")
         if not np.isfinite(action).all():
             raise ActionError(f"an action must be finite, got {action.tolist()}")
-        if (action < self.low).any() or (action > self.high).any():
+        if self.bounded and ((action < self.low).any() or (action > self.high).any()):
             raise ActionError(f"an action must be within [{self.low:g}, {self.high:g}], got {action.tolist()}")
 
 
@@ -84,7 +88,8 @@ class Setup:
     def action_space(self) -> ActionSpace:
         """The suite's action space."""
         action = self.suite["action"]
-        return ActionSpace(int(action["size"]), float(action["low"]), float(action["high"]))
+        bounds = float(action["low"]), float(action["high"])
+        return ActionSpace(int(action["size"]), *bounds, bounded=action["beyond"] != "execute")
 
     def split(self, name: str) -> Mapping[str, Any]:
         """One split's section of ``suite.yaml``."""

@@ -45,7 +45,8 @@ def examine(name: str) -> list[Check]:
         return [*checks, Check("simulator", False, str(error))]
     if suite.film is not None:
         try:
-            checks += _ask(suite, environment, film=suite.film.camera)
+            known = {check.seen for check in checks}
+            checks += [c for c in _ask(suite, environment, film=suite.film.camera) if c.ok or c.seen not in known]
         except EnvironmentProblem as error:
             checks.append(Check("images", False, str(error)))
     return checks

@@ -80,7 +80,7 @@ class Policy(Protocol):
     def act(self, requests: Sequence[Request]) -> Sequence[np.ndarray]:
         """One chunk for each request, in order: (T, A) float32 each, in the suite's action space.
 
-        Values beyond the action space are treated by the suite's protocol (clipped or refused); NaN is refused.
+        Values beyond the action space are clipped, refused or executed, as the suite's protocol says; NaN is refused.
         """
 
     def close(self) -> None:

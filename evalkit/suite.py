@@ -38,7 +38,9 @@ class Action(Section):
     size: int = Field(gt=0)
     low: float
     high: float
-    beyond: Literal["clip", "refuse"] = Field(description="what the protocol does with an action outside the bounds")
+    beyond: Literal["clip", "refuse", "execute"] = Field(
+        description="what the protocol does with an action outside the bounds; ``execute``: nothing, as upstream"
+    )
     meaning: list[str]
     groups: dict[str, list[int]] = Field({}, description="which numbers belong together: position, rotation, gripper")
     rest: list[float] | None = Field(None, description="holding still; zeros where absent")

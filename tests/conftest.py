@@ -13,6 +13,8 @@ import pytest
 
 from evalkit.assets import assets_folder
 from evalkit.environment import Environment
+from evalkit.errors import EnvironmentProblem
+from evalkit.sources import checkouts
 from evalkit.suite import load_suite
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest
@@ -79,9 +81,13 @@ def _recorded(out: Path) -> int:
 
 
 def need(suite: str) -> None:
-    """Skips, with what to do, where a suite's environment is not built or its assets are not here."""
+    """Skips, with what to do, where a suite's environment is not built or its assets or checkouts are not here."""
     loaded = load_suite(suite)
     if not Environment.of(loaded, suite).ready:
         pytest.skip(f"the environment of {suite} is not built: run `evalkit setup {suite}`")
     if loaded.assets and assets_folder(loaded) is None:
         pytest.skip(f"the assets of {suite} are not here: set {loaded.assets.variable}")
+    try:
+        checkouts(loaded)
+    except EnvironmentProblem as error:
+        pytest.skip(str(error))

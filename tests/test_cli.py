@@ -107,7 +107,7 @@ def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("checkpoints: {bad: {summary: s, policy: 'bad:Bad'}}")
     named = ["--checkpoints", str(tmp_path / "own.yaml"), "--checkpoint", "bad", "--episodes", "1", "--json"]
     result = evalkit("run", pointmass, *named, "--out", str(tmp_path / "run"), env={"PYTHONPATH": str(tmp_path)})
-    assert "no space left" in refused(result)
+    assert result.returncode == 2 and result.stdout == "" and "evalkit: no space left" in result.stderr
 
 
 def test_table_formats_agree(finished: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from evalkit.errors import unknown
 from evalkit.observation import Needs
 from evalkit.policy import Request, Spec
 from evalkit.suite import Section, Suite
@@ -16,16 +16,21 @@ from evalkit.suite import Section, Suite
 class Look(Section):
     """What a built-in policy looks at and how long its chunks are.
 
-    They decide nothing by images: ``cameras=all`` makes them as costly to simulate as a model that does.
+    They decide nothing by images: ``cameras=all`` makes them as costly to simulate as a model that does. Where
+    robots have cameras of their own, ``cameras=NAME`` names one.
     """
 
     chunk: int = Field(10, ge=1, description="length T of the action chunks")
-    cameras: Literal["none", "all"] = Field("none", description="render and send every camera of the suite, or none")
+    cameras: str = Field("none", description="render and send no camera, all of the suite's, or the one of this name")
 
     def needs(self, suite: Suite, expert: int = 0) -> Needs:
         """Which cameras, every state vector with them, and the expert's plan where asked."""
-        seen = self.cameras == "all"
-        return Needs(tuple(suite.cameras) if seen else (), tuple(suite.state) if seen else (), expert)
+        if self.cameras == "none":
+            return Needs(expert=expert)
+        if self.cameras != "all" and self.cameras not in suite.cameras:
+            raise unknown("camera", self.cameras, suite.cameras)
+        chosen = tuple(suite.cameras) if self.cameras == "all" else (self.cameras,)
+        return Needs(chosen, tuple(suite.state), expert)
 
 
 class OracleParameters(Look):

@@ -1,0 +1,162 @@
+"""The official 1000 evaluation sequences: which initial condition, and which five instructions in a row.
+
+Upstream draws, for each of 192 initial conditions, five sub-tasks at a time until it has its share of possible ones:
+seven million draws, most of a minute on many cores. Here the same random numbers are drawn in batches, and most draws
+are rejected by table. The result is upstream's list, entry for entry; its digest is part of the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapter import Setup, SimulatorError
+from evalkit.resources import home_folder
+
+from .upstream import Checkouts, sequence_rules
+
+LENGTH = 5
+BATCH = 2048
+PLACES = ("table", "slider_right", "slider_left")
+CONDITIONS = {  # what an initial condition is made of, in upstream's order
+    "led": (0, 1),
+    "lightbulb": (0, 1),
+    "slider": ("right", "left"),
+    "drawer": ("closed", "open"),
+    "red_block": PLACES,
+    "blue_block": PLACES,
+    "pink_block": PLACES,
+    "grasped": (0,),
+}
+
+Condition = dict[str, Any]
+Chain = tuple[Condition, tuple[str, ...]]  # an initial condition, and the names of the sub-tasks in a row
+Rules = tuple[Mapping[str, Any], Mapping[str, int]]
+
+
+def of(setup: Setup, checkouts: Checkouts) -> list[Chain]:
+    """The suite's sequences, in the order of its scenes; kept among evalkit's caches."""
+    suite = setup.suite
+    digest = str(suite["protocol"]["sequences_sha256"])
+    return official(partial(sequence_rules, checkouts), int(suite["scenes"]), digest, home_folder() / "cache")
+
+
+def official(rules: Callable[[], Rules], count: int, digest: str, cache: Path | None) -> list[Chain]:
+    """The sequences, from ``cache`` where they are, else generated (seconds) and left there.
+
+    Args:
+        rules: reads upstream's sub-tasks and their categories.
+        count: how many sequences the protocol has. A smaller number gives another list, not the beginning of it.
+        digest: SHA-256 that the list must have.
+        cache: a folder that may be written, or None.
+
+    Raises:
+        SimulatorError: what was generated has another digest.
+    """
+    file = cache / f"calvin-sequences-{digest[:16]}.json" if cache else None
+    if file is not None:
+        with contextlib.suppress(OSError, ValueError):
+            kept = [(condition, tuple(names)) for condition, names in json.loads(file.read_text(encoding="utf-8"))]
+            if digest_of(kept) == digest:
+                return kept
+    chains = generate(*rules(), count)
+    if digest_of(chains) != digest:
+        raise SimulatorError(
+            f"the {count} sequences generated here have SHA-256 {digest_of(chains)[:12]}, the official ones "
+            f"{digest[:12]}: is the checkout of calvin complete, and numpy the pinned one?"
+        )
+    if file is not None:
+        with contextlib.suppress(OSError):  # it is only a cache
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f"{file.name}.{os.getpid()}")
+            draft.write_text(json.dumps(chains), encoding="utf-8")
+            draft.replace(file)
+    return chains
+
+
+def digest_of(chains: Sequence[Chain]) -> str:
+    """SHA-256 of the list as Python's ``json.dumps`` writes it."""
+    return hashlib.sha256(json.dumps(chains).encode()).hexdigest()
+
+
+def generate(tasks: Mapping[str, Any], categories: Mapping[str, int], count: int) -> list[Chain]:
+    """What upstream's ``get_sequences(count)`` returns, made faster."""
+    conditions = initial_conditions()
+    shares = [len(share) for share in np.array_split(range(count), len(conditions))]
+    possible = _Possible(tasks, categories)
+    chains = [
+        (condition, names)
+        for seed, (condition, share) in enumerate(zip(conditions, shares, strict=True))
+        for names in possible.draw(condition, share, seed)
+    ]
+    np.random.RandomState(0).shuffle(chains)  # type: ignore[arg-type]  # a list, in place
+    return chains
+
+
+def initial_conditions() -> list[Condition]:
+    """The 192 initial conditions: one or two blocks on the table, no two in the same half of the cabinet."""
+    everything = itertools.product(*CONDITIONS.values())
+    admitted = (v for v in everything if v.count("table") in (1, 2) and all(v.count(p) < 2 for p in PLACES[1:]))
+    return [dict(zip(CONDITIONS, values, strict=True)) for values in admitted]
+
+
+class _Possible:
+    """Finds the draws that can be carried out one after the other, in five different categories."""
+
+    def __init__(self, tasks: Mapping[str, Any], categories: Mapping[str, int]) -> None:
+        self._names = list(tasks)
+        self._variants = [tasks[name] for name in self._names]
+        self._categories = np.array([categories[name] for name in self._names])
+        self._known: dict[tuple[tuple[Any, ...], int], Condition | None] = {}
+
+    def draw(self, condition: Condition, count: int, seed: int) -> list[tuple[str, ...]]:
+        """The first ``count`` possible draws under a seed, as names."""
+        # Generator.permuted consumes random numbers exactly as as many calls of the legacy permutation would.
+        bits = np.random.MT19937()
+        bits.state = np.random.RandomState(seed).get_state(legacy=False)
+        generator = np.random.Generator(bits)
+        deck = np.broadcast_to(np.arange(len(self._names), dtype=np.uint8), (BATCH, len(self._names)))
+        begins = self._first_two(condition)
+        found: list[tuple[str, ...]] = []
+        while len(found) < count:
+            drawn = generator.permuted(deck, axis=1)[:, :LENGTH]
+            drawn = drawn[begins[drawn[:, 0], drawn[:, 1]]]
+            sorts = np.sort(self._categories[drawn], axis=1)
+            drawn = drawn[(sorts[:, 1:] != sorts[:, :-1]).all(axis=1)]
+            possible = (tuple(row) for row in drawn.tolist() if self._leads_on(condition, row))
+            found += [tuple(self._names[task] for task in row) for row in possible]
+        return found[:count]
+
+    def _first_two(self, condition: Condition) -> np.ndarray:
+        """Which pairs of tasks can begin, (N, N) bool."""
+        every = range(len(self._names))
+        return np.array([[self._leads_on(condition, (first, second)) for second in every] for first in every])
+
+    def _leads_on(self, condition: Condition, tasks: Sequence[int]) -> bool:
+        now: Condition | None = condition
+        for task in tasks:
+            if now is None:
+                return False
+            now = self._after(now, task)
+        return now is not None
+
+    def _after(self, condition: Condition, task: int) -> Condition | None:
+        """The condition after a task, or None where there is not exactly one way to do it."""
+        key = (tuple(condition.values()), task)
+        if key not in self._known:
+            ways = [v["effect"] for v in self._variants[task] if _holds(v["condition"], condition)]
+            self._known[key] = {**condition, **ways[0]} if len(ways) == 1 else None
+        return self._known[key]
+
+
+def _holds(wanted: Mapping[str, Any], condition: Condition) -> bool:
+    return all(condition[k] in v if isinstance(v, list) else condition[k] == v for k, v in wanted.items())

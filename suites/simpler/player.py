@@ -1,0 +1,93 @@
+"""SimplerEnv as evalkit plays it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalkit.adapter import Outcome, Setup, SimulatorError
+from evalkit.episode import Episode
+from evalkit.observation import Needs, Observation
+
+from . import assets, cooking, upstream, vulkan
+from .grid import Scene, scene_of
+from .oracle import Expert, expert_for
+from .simulation import Simulation
+
+
+class SimplerAdapter:
+    """Plays one episode after the other, each in an environment of its own."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Finds Vulkan. Raises SimulatorError where there is none."""
+        self._setup = setup
+        self._space = setup.action_space
+        self._shader = setup.suite["protocol"]["cpu_shader"] if vulkan.on_cpu(vulkan.prepare()) else None
+        self._simulation: Simulation | None = None
+        self._expert: Expert | None = None
+
+    def reset(self, episode: Episode) -> None:
+        """See :class:`evalkit.adapter.Adapter`. Builds the scene anew."""
+        self.close()
+        scene = scene_of(self._setup, episode.split, episode.task, episode.scene)
+        needed = assets.needed(self._setup, scene)
+        absent = assets.missing(upstream.sources(self._setup)[1], needed.files)
+        if absent:
+            raise SimulatorError(f"{episode.split}/{episode.task}, scene {episode.scene}: {assets.describe(absent)}")
+        cooking.cook(needed.stages)
+        self._episode, self._scene = episode, scene
+        self._simulation = self._build(scene)
+        self._actions: list[np.ndarray] = []
+
+    def step(self, action: np.ndarray, observe: bool) -> bool:
+        """See :class:`evalkit.adapter.Adapter`. Images are taken in ``look``, so ``observe`` changes nothing."""
+        self._space.check(action)
+        self._actions.append(np.array(action))
+        solved = self._current.advance(action)
+        return solved or len(self._actions) >= self._scene.limit
+
+    def look(self, needs: Needs) -> Observation:
+        """See :class:`evalkit.adapter.Adapter`. Raises SimulatorError for a camera that the robot does not have."""
+        simulation, own = self._current, self._scene.robot["camera"]
+        for camera in needs.cameras:
+            if camera != own:
+                raise SimulatorError(f"{self._episode.split} has no camera {camera}: its robot has {own} alone")
+        state = {"eef_pose": simulation.eef_pose, "gripper_openness": simulation.gripper_openness}
+        return Observation(
+            instruction=simulation.instruction(),
+            images={camera: simulation.picture() for camera in needs.cameras},
+            state={name: state[name]() for name in needs.state},
+        )
+
+    def judge(self) -> Outcome:
+        """The benchmark's own check after the last step."""
+        return Outcome(success=self._current.success)
+
+    def state(self) -> np.ndarray:
+        """See :meth:`Simulation.state`."""
+        return self._current.state()
+
+    def demonstrate(self, steps: int) -> np.ndarray:
+        """See :class:`evalkit.adapter.Demonstrates`. The expert plays ahead in a second simulator of this episode."""
+        if self._expert is None:
+            self._expert = expert_for(self._setup, self._episode, lambda: self._build(self._scene))
+        return self._expert.plan(self._actions, steps)
+
+    def film(self, camera: str) -> np.ndarray:
+        """See :class:`evalkit.adapter.Films`. Whatever the name, the picture is that of the robot's own camera."""
+        return self._current.picture()
+
+    def close(self) -> None:
+        """Frees the simulators of the last episode."""
+        for held in (self._expert, self._simulation):
+            if held is not None:
+                held.close()
+        self._simulation, self._expert = None, None
+
+    @property
+    def _current(self) -> Simulation:
+        if self._simulation is None:
+            raise SimulatorError("reset an episode first")
+        return self._simulation
+
+    def _build(self, scene: Scene) -> Simulation:
+        return Simulation(self._setup, scene, self._shader)

@@ -1,0 +1,98 @@
+"""What is there, what is missing, and what results made here depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evalkit.adapter import Probe, Setup, SimulatorError
+
+from . import assets, cooking, upstream, vulkan
+from .grid import scenes_of
+
+RAY_TRACED = "rt"
+
+
+def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
+    """Looks at numpy, Vulkan, sources, and at every file that every scene of ``tasks`` needs; plays nothing."""
+    facts: dict[str, Any] = {}
+    problems: list[str] = []
+    incomparable: list[str] = []
+    devices: list[vulkan.Device] = []
+    numpy_problem = upstream.numpy_problem()
+    if numpy_problem:
+        return Probe(problems=[numpy_problem])
+    try:
+        devices = vulkan.prepare()
+        if setup.renders:
+            facts["gl"] = {"vulkan": "; ".join(f"{device.name}, {device.driver}" for device in devices)}
+    except SimulatorError as error:
+        problems.append(str(error))
+    problems += _unsuited(setup, tasks)
+    try:
+        upstream.prepare(setup)
+    except SimulatorError as error:
+        problems.append(str(error))
+        return Probe(facts, problems, incomparable)
+    digests, absent = _assets(setup, tasks, vulkan_works=bool(devices))
+    facts["assets"] = digests
+    problems += absent
+    if setup.renders and devices and vulkan.on_cpu(devices):
+        incomparable.append("images were rendered on the CPU (lavapipe), not by an NVIDIA driver")
+        if _any_ray_traced(setup, tasks):
+            shader = facts["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
+            incomparable.append(f"drawer tasks were rendered with shader {shader} instead of {RAY_TRACED}")
+    return Probe(facts, problems, incomparable)
+
+
+def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
+    """What a policy asks for that a task's robot or the expert does not have."""
+    problems = []
+    for split in dict.fromkeys(split for split, _ in tasks):
+        own = setup.suite["robots"][setup.split(split)["robot"]]["camera"]
+        lacking = [camera for camera in setup.needs.cameras if camera != own]
+        if lacking:
+            problems.append(
+                f"{split} has the camera {own} alone, and the policy looks through {', '.join(lacking)}: "
+                f"choose a split of the policy's own robot with --split"
+            )
+    if setup.needs.expert:
+        from .oracle import unknown
+
+        problems += [problem for split, task in tasks if (problem := unknown(setup, split, task))]
+    return problems
+
+
+def _assets(setup: Setup, tasks: Sequence[tuple[str, str]], vulkan_works: bool) -> tuple[str | None, list[str]]:
+    """The digest of all files that ``tasks`` need (None where one is missing), and a line per task that lacks any.
+
+    Cooks the stages, so that no two workers do.
+    """
+    root = upstream.sources(setup)[1]
+    files: set[Path] = set()
+    stages: set[Path] = set()
+    problems = []
+    for split, task in tasks:
+        needs = [assets.needed(setup, scene) for scene in scenes_of(setup, split, task)]
+        own = set().union(*(needed.files for needed in needs))
+        absent = assets.missing(root, own)
+        if absent:
+            problems.append(f"{split}/{task} cannot be played: {assets.describe(absent)}")
+        files |= own
+        stages |= set().union(*(needed.stages for needed in needs))
+    if problems or not vulkan_works:
+        return None, problems
+    try:
+        cooking.cook(sorted(stages))
+    except SimulatorError as error:
+        return None, [str(error)]
+    return assets.digest(root, files.union(map(cooking.cooked, stages))), []
+
+
+def _any_ray_traced(setup: Setup, tasks: Sequence[tuple[str, str]]) -> bool:
+    return any(
+        scene.options.get("shader_dir") == RAY_TRACED
+        for split, task in tasks
+        for scene in scenes_of(setup, split, task)
+    )

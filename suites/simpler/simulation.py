@@ -1,0 +1,111 @@
+"""One episode's simulator: built for one scene, stepped, looked at, thrown away."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapter import Setup
+
+from . import upstream
+from .grid import Scene
+
+# what upstream's tasks remember between steps, beside their episode statistics
+MEMORY = ("_elapsed_steps", "cur_subtask_id", "consecutive_grasp", "lifted_obj")
+
+
+class Simulation:
+    """Upstream's environment for one scene, at its first control step."""
+
+    def __init__(self, setup: Setup, scene: Scene, shader: str | None) -> None:
+        """Builds the environment and resets it, as upstream's evaluation does (0.3 to 1.5 s).
+
+        Args:
+            setup: the suite and its sources.
+            scene: the grid's cell.
+            shader: see :func:`upstream.options`.
+        """
+        from simpler_env.utils.env.env_builder import build_maniskill2_env
+
+        wanted = upstream.options(setup, scene, shader)
+        # without the wrappers and the time limit, which the player stands in for; and nothing is rendered until it is
+        # asked for: the images of building and resetting are made by nobody's wish
+        wrapped = build_maniskill2_env(scene.environment, obs_mode="none", max_episode_steps=scene.limit, **wanted)
+        self.env: Any = wrapped.unwrapped
+        self._camera = str(scene.robot["upstream_camera"])
+        self.env.reset(options=copy.deepcopy(dict(scene.placement)))  # some tasks write into what they are given
+        self.success = False
+
+    def advance(self, action: np.ndarray) -> bool:
+        """Runs one control step, renders nothing; returns whether the benchmark's own check holds now.
+
+        Args:
+            action: (7,) float32 within the action space.
+        """
+        _, _, done, _, _ = self.env.step(action.astype(np.float64))
+        self.success = bool(done)
+        return self.success
+
+    def instruction(self) -> str:
+        """What the policy is told at this instant."""
+        return str(self.env.get_language_instruction())
+
+    def picture(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of this instant, the photograph behind it where there is one. Changes no physics.
+
+        Only this robot's own camera is rendered; upstream also renders a small one that nothing reads.
+        """
+        env, cameras = self.env, self.env._cameras
+        env._cameras = {self._camera: cameras[self._camera]}
+        env._obs_mode = "image"
+        try:
+            color = env.get_obs()["image"][self._camera]["Color"]
+        finally:
+            env._obs_mode = "none"
+            env._cameras = cameras
+        rgb: np.ndarray = np.clip(color[..., :3] * 255, 0, 255).astype(np.uint8)
+        return rgb
+
+    def eef_pose(self) -> np.ndarray:
+        """(7,) float64: the tool centre's x, y, z (m) and quaternion w, x, y, z in the frame of the base link.
+
+        Computed in the precision and order of the fork that has it as ``obs["agent"]["eef_pos"]``, for equal bits.
+        """
+        from transforms3d.quaternions import mat2quat
+
+        base = self.env.agent.base_pose.to_transformation_matrix()
+        hand = np.linalg.inv(base) @ self.env.tcp.get_pose().to_transformation_matrix()
+        return np.concatenate([hand[:3, 3], mat2quat(hand[:3, :3])]).astype(np.float64)
+
+    def gripper_openness(self) -> np.ndarray:
+        """(1,) float64: 0 closed to 1 open."""
+        return np.array([1 - self.env.agent.get_gripper_closedness()], np.float64)
+
+    def state(self) -> np.ndarray:
+        """Positions and velocities of all bodies and joints, the controllers' targets and the task's memory, float64.
+
+        All that SAPIEN shows of it: PhysX also keeps contacts from step to step, which cannot be read.
+        """
+        env = self.env
+        memory = [float(getattr(env, name, 0.0)) for name in MEMORY]
+        statistics = [float(value) for value in env.episode_stats.values()]
+        return np.concatenate([env.get_state(), *self._targets(), memory, statistics]).astype(np.float64)
+
+    def close(self) -> None:
+        """Frees the scene."""
+        self.env.close()
+        self.env = None
+        gc.collect()
+
+    def _targets(self) -> Iterator[np.ndarray]:
+        for part in self.env.agent.controller.controllers.values():
+            yield np.ravel(part._target_qpos)
+            yield np.ravel(part._last_drive_qpos_targets)
+            if hasattr(part, "_target_pose"):
+                yield np.concatenate([part._target_pose.p, part._target_pose.q])
+            for path in (part._interpolation_path, part._interpolation_path_vel):
+                yield np.zeros(0) if path is None else np.ravel(path[min(part._sim_steps, len(path) - 1)])

@@ -1,0 +1,106 @@
+"""Drives CALVIN's adapter directly, in its own environment. Pickles on standard input and output."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def follow(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """One chain by the scripted expert, with noise; one action at a time."""
+    from evalkit.episode import Episode
+    from evalkit.observation import Needs
+
+    noise = np.random.default_rng(0)
+    adapter.reset(Episode("calvin", "abcd_d", "chain", question["scene"], 0))
+    actions, told, over = [], [], False
+    while not over:
+        told.append(adapter.look(Needs()).instruction)
+        plan = adapter.demonstrate(1)[0]
+        plan[:6] += question["noise"] * noise.normal(size=6).astype(np.float32)
+        over = adapter.step(plan, observe=False)
+        actions.append(plan)
+    end = adapter._simulator._env.get_state_obs()
+    return {
+        "actions": np.stack(actions),
+        "told": told,
+        "parts": list(adapter.judge().parts),
+        "end": end["robot_obs"].tobytes() + end["scene_obs"].tobytes(),
+    }
+
+
+def cost(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """CPU seconds per control step, looking every so many steps."""
+    from evalkit.episode import Episode
+
+    needs = adapter._setup.needs
+    adapter.reset(Episode("calvin", "abcd_d", "chain", 0, 0))
+    action = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
+    adapter.look(needs)
+    began = time.process_time()
+    for step in range(question["steps"]):
+        if step % question["every"] == 0:
+            adapter.look(needs)
+        adapter.step(action, observe=False)
+    return {"seconds": (time.process_time() - began) / question["steps"]}
+
+
+def growth(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """Resident memory (MiB) after the first episodes and after more of them."""
+    from evalkit.episode import Episode
+
+    needs = adapter._setup.needs
+    sizes = []
+    for number in range(question["episodes"]):
+        adapter.reset(Episode("calvin", "abcd_d", "chain", number, 0))
+        adapter.look(needs)
+        adapter.step(np.zeros(7, np.float32), observe=False)
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
+    return {"sizes": sizes}
+
+
+def outside(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """What a scene that does not exist is answered with."""
+    from evalkit.adapter import SimulatorError
+    from evalkit.episode import Episode
+
+    answers = []
+    for scene in question["scenes"]:
+        try:
+            adapter.reset(Episode("calvin", "abcd_d", "chain", scene, 0))
+        except SimulatorError as error:
+            answers.append(str(error))
+    return {"answers": answers}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    question = pickle.load(sys.stdin.buffer)
+    spec = importlib.util.spec_from_file_location("bootstrap", question["bootstrap"])
+    bootstrap = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bootstrap)
+    bootstrap._make_evalkit_importable()
+
+    from evalkit.adapter import Setup
+    from evalkit.observation import Needs
+    from evalkit.worker import load_adapter_module
+
+    setup = Setup(question["suite"], Needs(*question["needs"], 0), None, None, question["sources"])
+    adapter = load_adapter_module(Path(question["folder"])).build(setup)
+    found = {"follow": follow, "cost": cost, "growth": growth, "outside": outside}[question["kind"]](adapter, question)
+    adapter.close()
+    answers.write(pickle.dumps(found))
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()
