@@ -20,7 +20,7 @@ from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
 from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, Kind, Wanted
 from evalkit.policies.xiaomi_robotics_0.loading import Loaded
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest
+from evalkit.policies.xiaomi_robotics_0.requests import ACTION_SIZE, ModelRequest
 
 _ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of so many tokens
 
@@ -99,11 +99,11 @@ class Inference:
         """Raises PolicyProblem where a chunk depends on its place in a pass or on its neighbours on this device.
 
         Args:
-            examples: requests to try it with, of different lengths.
+            examples: requests to try it with, of different lengths; each is also tried with every kind of prefix.
         """
-        for kind in (None, *self.continues):
-            asked = examples if kind is None else [self._continuing(example, kind) for example in examples]
-            for one, other in permutations(asked, 2):
+        still = np.zeros((self.chunk // 2, ACTION_SIZE), np.float32)
+        for prefix in (None, *(Prefix(still, len(still) // 2, kind) for kind in self.continues)):
+            for one, other in permutations([replace(example, prefix=prefix) for example in examples], 2):
                 alone = self.chunks([one])[0]
                 for place in {self._max_batch // 2, self._max_batch - 1}:
                     among = [other] * self._max_batch
@@ -113,11 +113,6 @@ class Inference:
                             "on this device a chunk depends on its place in the batch, so batch_invariant cannot be "
                             "kept: use max_batch=1"
                         )
-
-    def _continuing(self, request: ModelRequest, kind: Kind) -> ModelRequest:
-        """The request with a prefix: the second half of what is replied to it."""
-        left = self.chunks([request])[0][self.chunk // 2 :]
-        return replace(request, prefix=Prefix(left, len(left) // 2, kind))
 
     def _groups(self, prepared: Sequence[_Prepared]) -> list[list[int]]:
         """Which requests share a pass: in invariant mode only those of the same padded length and kind of prefix."""
