@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import need
+from typer.testing import CliRunner
 
 from evalkit.aggregate import summarize
+from evalkit.cli import app
 from evalkit.errors import PolicyProblem
 from evalkit.journal import canonical, read_journal
 from evalkit.manifest import read_manifest
@@ -72,6 +75,31 @@ def test_metaworld_to_a_table_the_same_however_it_is_run(tiny: Path, tmp_path: P
     fixed = {"settings": {"max_batch": 2, "batch_invariant": True}, **options}
     alone = played(tmp_path / "3", "metaworld", checkpoint=str(tiny), workers=1, **fixed)
     assert alone == played(tmp_path / "4", "metaworld", checkpoint=str(tiny), workers=2, **fixed)
+
+
+@pytest.mark.parametrize("execution", ["rtc", "prefix"])
+def test_metaworld_while_the_policy_thinks_is_the_same_however_it_is_run(
+    tiny: Path, tmp_path: Path, execution: str
+) -> None:
+    need("metaworld")
+    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 2, "delay": "2", "horizon": 5}
+    late = {"checkpoint": str(tiny), "execution": execution, **options}
+    one = played(tmp_path / "1", "metaworld", workers=1, **late)
+    assert one == played(tmp_path / "2", "metaworld", workers=2, shuffle=1, **late)
+    naive = played(tmp_path / "3", "metaworld", checkpoint=str(tiny), workers=1, execution="naive", **options)
+    assert [r["inferences"] for r in one] == [r["inferences"] for r in naive] == [20, 20]
+    assert all(a["digest"] != b["digest"] for a, b in zip(one, naive, strict=True))
+
+
+def test_real_time_chunking_from_the_command_line(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    command = ["run", "metaworld", "--checkpoint", f"{tiny}:max_guidance=4", "--task", "reach-v3", "--episodes", "1"]
+    late = ["--execution", "rtc", "--delay", "2", "--workers", "1", "--out", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(app, [*command, *late])
+    assert done.exit_code == 0 and json.loads(done.stdout)["errors"] == 0
+    manifest = read_manifest(tmp_path / "run")
+    assert (manifest.execution["name"], manifest.execution["horizon"]) == ("rtc", 5)
+    assert manifest.checkpoint["parameters"]["max_guidance"] == 4.0
 
 
 def test_metaworld_through_a_server_is_the_same_run(tiny: Path, tmp_path: Path) -> None:

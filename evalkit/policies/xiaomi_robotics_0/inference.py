@@ -3,21 +3,24 @@
 A batch never mixes its rows: each request goes through the processor by itself, its noise is drawn under its own seed
 as the model would draw it for that request alone, and shorter prompts are padded on the left and masked. What is left
 is rounding: a matrix product of another shape may round otherwise. In batch-invariant mode all passes have the same
-shapes, whatever the number of requests, so that a chunk does not depend on what else was asked at the time.
+shapes, whatever the number of requests, so that a chunk does not depend on what else was asked at the time; and one
+pass has either no prefixes or prefixes of one kind, which take another way through the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from evalkit.errors import PolicyProblem
+from evalkit.execution import Prefix
+from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, Kind, Wanted
 from evalkit.policies.xiaomi_robotics_0.loading import Loaded
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest
+from evalkit.policies.xiaomi_robotics_0.requests import ACTION_SIZE, ModelRequest
 
 _ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of so many tokens
 
@@ -29,6 +32,7 @@ class _Prepared:
     prompt: dict[str, Any]
     state: Any
     seed: int
+    wanted: Wanted | None
 
     @property
     def length(self) -> int:
@@ -41,7 +45,14 @@ class Inference:
     ``remarks`` collects what happened on the way that a reader of the results should know.
     """
 
-    def __init__(self, loaded: Loaded, robot_type: str, max_batch: int = 1, batch_invariant: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        robot_type: str,
+        max_batch: int = 1,
+        batch_invariant: bool = False,
+        max_guidance: float = 5.0,
+    ) -> None:
         """Nothing is computed yet.
 
         Args:
@@ -49,6 +60,7 @@ class Inference:
             robot_type: the model's name for the robot; its statistics decode the actions.
             max_batch: most requests in one forward pass.
             batch_invariant: whether all passes have ``max_batch`` rows and prompts of rounded length.
+            max_guidance: the largest weight with which a chunk is guided towards the running one.
         """
         self._model = loaded.model
         self._processor = loaded.processor
@@ -56,6 +68,7 @@ class Inference:
         self._max_batch = max_batch
         self._invariant = batch_invariant
         self._mask = loaded.processor.get_action_mask(robot_type).to(loaded.model.device, loaded.model.dtype)
+        self._continuation = Continuation(loaded.model, loaded.processor, robot_type, self._mask, max_guidance)
         self.remarks: list[str] = []
 
     @property
@@ -63,11 +76,17 @@ class Inference:
         """The time length T of the action chunks: that of the robot type's action mask."""
         return int(self._mask.shape[1])
 
+    @property
+    def continues(self) -> tuple[Kind, ...]:
+        """The kinds of prefix that the model can continue."""
+        return self._continuation.kinds
+
     def chunks(self, requests: Sequence[ModelRequest]) -> list[np.ndarray]:
         """One decoded (T, 32) float32 chunk for each request, in order.
 
         Raises:
-            PolicyProblem: the device's memory does not hold one request, or in batch-invariant mode the batch.
+            PolicyProblem: the device's memory does not hold one request, or in batch-invariant mode the batch; or the
+                model cannot continue a request's prefix.
         """
         prepared = [self._prepare(request) for request in requests]
         replies: list[np.ndarray | None] = [None] * len(prepared)
@@ -80,24 +99,27 @@ class Inference:
         """Raises PolicyProblem where a chunk depends on its place in a pass or on its neighbours on this device.
 
         Args:
-            examples: requests to try it with, of different lengths.
+            examples: requests to try it with, of different lengths; each is also tried with every kind of prefix.
         """
-        for one, other in permutations(examples, 2):
-            alone = self.chunks([one])[0]
-            for place in {self._max_batch // 2, self._max_batch - 1}:
-                among = [other] * self._max_batch
-                among[place] = one
-                if not np.array_equal(self.chunks(among)[place], alone):
-                    raise PolicyProblem(
-                        "on this device a chunk depends on its place in the batch, so batch_invariant cannot be kept: "
-                        "use max_batch=1"
-                    )
+        still = np.zeros((self.chunk // 2, ACTION_SIZE), np.float32)
+        for prefix in (None, *(Prefix(still, len(still) // 2, kind) for kind in self.continues)):
+            for one, other in permutations([replace(example, prefix=prefix) for example in examples], 2):
+                alone = self.chunks([one])[0]
+                for place in {self._max_batch // 2, self._max_batch - 1}:
+                    among = [other] * self._max_batch
+                    among[place] = one
+                    if not np.array_equal(self.chunks(among)[place], alone):
+                        raise PolicyProblem(
+                            "on this device a chunk depends on its place in the batch, so batch_invariant cannot be "
+                            "kept: use max_batch=1"
+                        )
 
     def _groups(self, prepared: Sequence[_Prepared]) -> list[list[int]]:
-        """Which requests share a pass: in invariant mode only those of the same padded length."""
-        groups: dict[int, list[list[int]]] = {}
+        """Which requests share a pass: in invariant mode only those of the same padded length and kind of prefix."""
+        groups: dict[Any, list[list[int]]] = {}
         for index, one in enumerate(prepared):
-            batches = groups.setdefault(_rounded(one.length) if self._invariant else 0, [[]])
+            kind = one.wanted and one.wanted.kind
+            batches = groups.setdefault((_rounded(one.length), kind) if self._invariant else None, [[]])
             if len(batches[-1]) == self._max_batch:
                 batches.append([])
             batches[-1].append(index)
@@ -112,7 +134,8 @@ class Inference:
         ).to(self._model.device)
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
         state = torch.from_numpy(request.state).to(self._model.device, self._model.dtype).view(1, 1, -1)
-        return _Prepared({name: inputs[name] for name in names}, state, request.seed)
+        prompt = {name: inputs[name] for name in names}
+        return _Prepared(prompt, state, request.seed, self._continuation.wanted(request.prefix))
 
     def _run(self, batch: list[_Prepared]) -> list[np.ndarray]:
         """One pass, or where memory does not hold it, two of half the size."""
@@ -137,16 +160,22 @@ class Inference:
         import torch
 
         rows = [*batch, *[batch[0]] * (self._max_batch - len(batch))] if self._invariant else batch
-        with torch.no_grad():
+        wanted = [row.wanted for row in rows]
+        prefixes = self._continuation.arguments(wanted)
+        with torch.no_grad(), self._continuation.guiding(wanted):
             if len(rows) == 1 and not self._invariant:
                 only = rows[0]
-                output = self._model(state=only.state, action_mask=self._mask, seed=only.seed, **only.prompt)
+                output = self._model(
+                    state=only.state, action_mask=self._mask, seed=only.seed, **only.prompt, **prefixes
+                )
             else:
                 noise = torch.cat([self._noise(row.seed) for row in rows])
                 mask = self._mask.repeat(len(rows), 1, 1)
                 with _noise_given(noise) as given:
                     state = torch.cat([row.state for row in rows])
-                    output = self._model(state=state, action_mask=mask, seed=rows[0].seed, **self._collated(rows))
+                    output = self._model(
+                        state=state, action_mask=mask, seed=rows[0].seed, **self._collated(rows), **prefixes
+                    )
                 if given.times != 1:
                     raise PolicyProblem(
                         f"the model's code draws its noise {given.times} times where once was expected: use max_batch=1"

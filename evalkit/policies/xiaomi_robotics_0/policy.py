@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -37,6 +38,7 @@ class Parameters(Named):
     device: str = Field("auto", description="auto is the GPU where there is one, else the CPU")
     max_batch: int = Field(1, ge=1, le=1024, description="most requests in one forward pass; 1 is exactly as released")
     batch_invariant: bool = Field(False, description="passes of one shape, so that a chunk depends on no other request")
+    max_guidance: float = Field(5.0, gt=0, le=1000, description="rtc: largest weight of the pull to the running chunk")
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +64,13 @@ class XiaomiRobotics0:
         loaded = load(located, parameters.attention, parameters.dtype, parameters.device)
         self._setting = chosen
         self._robot_type = _robot_type(chosen, parameters, loaded.processor.list_robot_types())
-        self._inference = Inference(loaded, self._robot_type, parameters.max_batch, parameters.batch_invariant)
+        self._inference = Inference(
+            loaded,
+            self._robot_type,
+            parameters.max_batch,
+            parameters.batch_invariant,
+            parameters.max_guidance,
+        )
         if parameters.chunk not in (None, self._inference.chunk):
             raise PolicyProblem(
                 f"robot type {self._robot_type!r} has chunks of {self._inference.chunk}, not of {parameters.chunk}"
@@ -80,6 +88,7 @@ class XiaomiRobotics0:
                 "batch": {"most": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
             },
             batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
+            continues=self._inference.continues,
         )
 
     def _examples(self, suite: Suite) -> list[ModelRequest]:
@@ -97,8 +106,14 @@ class XiaomiRobotics0:
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """(T, A) float32 per request, in the suite's action space."""
-        asked = [self._setting.request(request.observation, self._robot_type) for request in requests]
-        return [self._setting.actions(chunk) for chunk in self._inference.chunks(asked)]
+        chunks = self._inference.chunks([self._asked(request) for request in requests])
+        return [self._setting.actions(chunk) for chunk in chunks]
+
+    def _asked(self, request: Request) -> ModelRequest:
+        asked = self._setting.request(request.observation, self._robot_type)
+        if request.prefix is None:
+            return asked
+        return replace(asked, prefix=replace(request.prefix, actions=self._setting.decoded(request.prefix.actions)))
 
     def remarks(self) -> list[str]:
         """See :class:`evalkit.policy.Remarks`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evalkit.execution import Prefix
 from evalkit.observation import Needs, Observation
 from evalkit.rotations import axis_angle
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STATE_SIZE = 32
+ACTION_SIZE = 32
 CROP = 0.95
 _TOP_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # the gripper's rest rotation in WidowX data
 
@@ -35,12 +37,14 @@ class ModelRequest:
         images: RGB, in the order of the prompt's markers.
         state: (32,) float64 proprioception, zeros beyond what the setting has.
         seed: of the noise that the flow starts from, in [0, 2³²).
+        prefix: what the chunk is to continue, with actions (K, 32) as the model's processor decodes them; or None.
     """
 
     prompt: str
     images: tuple[Image.Image, ...]
     state: np.ndarray
     seed: int
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Setting:
         suites: the suites it is for.
         request: (observation, robot_type) → what the model is asked.
         actions: (T, 32) float32 decoded by the model's processor → (T, A) float32 in the suite's action space.
+        decoded: its inverse: (K, A) float32 → (K, 32) float32, zeros beyond A columns. Where several decoded values
+            give one action it is the plain one: a gripper fully open or closed, a pitch within ±90°.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Setting:
     suites: tuple[str, ...]
     request: Callable[[Observation, str], ModelRequest]
     actions: Callable[[np.ndarray], np.ndarray]
+    decoded: Callable[[np.ndarray], np.ndarray]
 
 
 def prompt_of(instruction: str, *views: str) -> str:
@@ -181,6 +188,13 @@ def _first(count: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda decoded: np.ascontiguousarray(decoded[:, :count], np.float32)
 
 
+def _as_they_are(actions: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`_first`, and of CALVIN's rule: a sign is decoded as 1 or -1."""
+    decoded = np.zeros((len(actions), ACTION_SIZE), np.float32)
+    decoded[:, : actions.shape[1]] = actions
+    return decoded
+
+
 def _calvin_actions(decoded: np.ndarray) -> np.ndarray:
     """Seven columns; the gripper's is its sign, closed (-1) at exactly zero."""
     actions = np.array(decoded[:, :7], np.float32)
@@ -202,6 +216,22 @@ def _simpler_actions(gripper: Callable[[np.ndarray], np.ndarray]) -> Callable[[n
     return actions
 
 
+def _simpler_decoded(gripper: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """The inverse of :func:`_simpler_actions`, with the inverse of its gripper's rule; pitch within ±90°."""
+
+    def decoded(actions: np.ndarray) -> np.ndarray:
+        from transforms3d.euler import axangle2euler
+
+        columns = _as_they_are(actions)
+        for row, vector in zip(columns, actions[:, 3:6].astype(np.float64), strict=True):
+            angle = float(np.linalg.norm(vector))
+            row[3:6] = axangle2euler(vector / angle, angle, "sxyz") if angle else 0.0
+        columns[:, 6] = gripper(actions[:, 6])
+        return columns
+
+    return decoded
+
+
 def _open_or_closed(value: np.ndarray) -> np.ndarray:
     """WidowX: 1 opens where the model says more than one half, else -1 closes."""
     opening: np.ndarray = 2.0 * (value > 0.5) - 1.0
@@ -214,6 +244,18 @@ def _relative_closing(value: np.ndarray) -> np.ndarray:
     return closing
 
 
+def _openness(opening: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`_open_or_closed`: 1 or 0."""
+    value: np.ndarray = (1.0 + opening) / 2.0
+    return value
+
+
+def _openness_before(closing: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`_relative_closing`, from 0 to 1."""
+    value: np.ndarray = (1.0 - closing) / 2.0
+    return value
+
+
 def settings() -> dict[str, Setting]:
     """Every setting by name. The last is evalkit's own, not the authors': they release no Meta-World checkpoint."""
     both = ("calvin_abc_orig", "calvin_abcd_orig")
@@ -223,11 +265,12 @@ def settings() -> dict[str, Setting]:
     calvin = Needs(("rgb_static", "rgb_gripper"), ("robot_obs",))
     metaworld = Needs(("corner2", "gripperPOV"), ("proprioception",))
     opening, closing = _simpler_actions(_open_or_closed), _simpler_actions(_relative_closing)
+    opened, closed = _simpler_decoded(_openness), _simpler_decoded(_openness_before)
     every = [
-        Setting("libero", libero, ("libero_all",), ("libero",), _libero, _first(7)),
-        Setting("calvin", calvin, both, ("calvin",), _calvin, _calvin_actions),
-        Setting("widowx", widowx, ("bridge_delta",), ("simpler",), _widowx, opening),
-        Setting("google_robot", google, ("fractal_delta",), ("simpler",), _google_robot, closing),
-        Setting("metaworld", metaworld, ("metaworld",), ("metaworld",), _metaworld, _first(4)),
+        Setting("libero", libero, ("libero_all",), ("libero",), _libero, _first(7), _as_they_are),
+        Setting("calvin", calvin, both, ("calvin",), _calvin, _calvin_actions, _as_they_are),
+        Setting("widowx", widowx, ("bridge_delta",), ("simpler",), _widowx, opening, opened),
+        Setting("google_robot", google, ("fractal_delta",), ("simpler",), _google_robot, closing, closed),
+        Setting("metaworld", metaworld, ("metaworld",), ("metaworld",), _metaworld, _first(4), _as_they_are),
     ]
     return {setting.name: setting for setting in every}
