@@ -101,6 +101,7 @@ class Split(BaseModel):
         None, description="fixed scenes a task, for all or by task; the suite's number where absent"
     )
     control_hz: float | None = Field(None, gt=0, description="the suite's where absent")
+    keep: list[int] | None = Field(None, description="as in the action space, over what stands there")
     repeats: PositiveInt = Field(1, description="attempts at each scene that the protocol runs")
 
     @model_validator(mode="after")

@@ -130,7 +130,7 @@ class Worker:
                 trace.asked(step)
                 self._receive(executor, step, trace)
             move = executor.act(step)
-            action = self._rest(trace) if move.action is None else self._admit(move.action, trace)
+            action = self._rest(episode, trace) if move.action is None else self._admit(move.action, trace)
             ended = adapter.step(action, observe=step + 1 < max_steps and executor.asks(step + 1))
             trace.executed(action, move)
             if ended:
@@ -185,12 +185,13 @@ class Worker:
             return clipped
         return actions
 
-    def _rest(self, trace: Trace) -> np.ndarray:
+    def _rest(self, episode: Episode, trace: Trace) -> np.ndarray:
         """Holding still: the suite's resting action, its kept numbers as they were commanded last."""
-        action = self._setup.suite["action"]
+        action, own = self._setup.suite["action"], self._setup.split(episode.split).get("keep")
+        kept = action["keep"] if own is None else own
         rest = np.array(action["rest"] or np.zeros(action["size"]), np.float32)
         if trace.actions:
-            rest[action["keep"]] = trace.actions[-1][action["keep"]]
+            rest[kept] = trace.actions[-1][kept]
         return rest
 
     def _replay(self, message: dict[str, Any]) -> dict[str, Any]:

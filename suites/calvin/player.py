@@ -99,14 +99,16 @@ class CalvinAdapter:
         """A frame of this instant."""
         return self._current().picture(camera)
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """The expert's next ``steps`` actions, found by letting it act in a copy of this process."""
         simulator = self._current()
         if self._expert is None:
             self._expert = Expert(self._tasks[self._solved])
-        if steps == 1:
+        if committed is None:
+            committed = np.zeros((0, self._setup.action_space.size), np.float32)
+        if steps == 1 and not len(committed):
             return copy.copy(self._expert).act(simulator)[None]
-        return foreseen(partial(self._act_on, steps), (steps, self._setup.action_space.size))
+        return foreseen(partial(self._act_on, steps, committed), (steps, self._setup.action_space.size))
 
     def close(self) -> None:
         """Frees the simulator."""
@@ -123,12 +125,13 @@ class CalvinAdapter:
         task = self._tasks[self._solved]
         return bool(self._checks.get_task_info_for_set(self._start_info, simulator.info, {task}))
 
-    def _act_on(self, steps: int) -> np.ndarray:
-        """Lets the expert act for ``steps`` control steps. To be called where it does not matter."""
+    def _act_on(self, steps: int, committed: np.ndarray) -> np.ndarray:
+        """Lets the expert act for ``steps`` control steps, after what is committed. For where it does not matter."""
         plan = np.zeros((steps, self._setup.action_space.size), dtype=np.float32)
         for step in range(steps):
             assert self._expert is not None
-            plan[step] = copy.copy(self._expert).act(self._current())
+            ours = step < len(committed)
+            plan[step] = committed[step] if ours else copy.copy(self._expert).act(self._current())
             if step + 1 == steps or self.step(plan[step], observe=False):
                 break  # what comes after the end is never executed
         return plan

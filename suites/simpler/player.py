@@ -66,11 +66,13 @@ class SimplerAdapter:
         """See :meth:`Simulation.state`."""
         return self._current.state()
 
-    def demonstrate(self, steps: int) -> np.ndarray:
+    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert plays ahead in a second simulator of this episode."""
         if self._expert is None:
             self._expert = expert_for(self._setup, self._episode, lambda: self._build(self._scene))
-        return self._expert.plan(self._actions, steps)
+        certain = np.zeros((0, self._space.size), np.float32) if committed is None else committed[:steps]
+        planned = self._expert.plan([*self._actions, *certain], steps - len(certain))
+        return np.concatenate([certain, planned])
 
     def film(self, camera: str) -> np.ndarray:
         """See :class:`evalkit.adapter.Films`. Whatever the name, the picture is that of the robot's own camera."""
