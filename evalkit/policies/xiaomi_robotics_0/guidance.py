@@ -179,7 +179,7 @@ def _pulled(step: Any, arguments: dict[str, Any], target: Any, weight: Any, most
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    # the one attention whose gradient is the same bits every time on a GPU
+    # torch promises the same bits every time on a GPU for no other attention's gradient
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         noisy = arguments["noisy_action"].detach().requires_grad_(True)
         velocity = step(**{**arguments, "noisy_action": noisy})
