@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -271,7 +272,12 @@ def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp
 def test_an_interrupted_run_says_how_to_go_on(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
-        command, env={**os.environ, "POINTMASS_DELAY": "0.1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        env={**os.environ, "POINTMASS_DELAY": "0.1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not (tmp_path / "run" / "journal.jsonl").exists():
         time.sleep(0.05)

@@ -180,10 +180,11 @@ class Inference:
                     raise PolicyProblem(
                         f"the model's code draws its noise {given.times} times where once was expected: use max_batch=1"
                     )
-            if not output.actions[self._mask.bool().expand_as(output.actions)].isfinite().all():
-                raise PolicyProblem("the model returned NaN or an infinite number")
-            decoded = self._processor.decode_action(output.actions, robot_type=self._robot_type)
-        return list(decoded.float().cpu().numpy()[: len(batch)])
+            decoded = self._processor.decode_action(output.actions, robot_type=self._robot_type).float()
+            used = self._mask.bool().expand_as(output.actions)
+            broken = (used & ~output.actions.isfinite()).any(dim=2).any(dim=1)
+            decoded[broken] = float("nan")  # all of the row, so that no rule for the gripper can hide it
+        return list(decoded.cpu().numpy()[: len(batch)])
 
     def _noise(self, seed: int) -> Any:
         """What the model draws for this request alone: (1, T, 32); torch's own random state stays as it was."""
