@@ -51,10 +51,10 @@ def loaded(tiny: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def even(tiny: Path) -> Loaded:
-    """The tiny checkpoint with a quarter of the velocity, so that five steps follow its flow well."""
+    """The tiny checkpoint with half of the velocity, so that five steps follow its flow well."""
     model = loaded_from(tiny)
     with torch.no_grad():
-        model.model.action_output.weight.mul_(0.25)
+        model.model.action_output.weight.mul_(0.5)
     return model
 
 
@@ -101,15 +101,14 @@ def overlap_errors(model: Loaded, asked: list[ModelRequest], committed: int) -> 
 
 
 @pytest.mark.parametrize("committed", [2, 4])
-@pytest.mark.parametrize(("gain", "times"), [(1.0, 4), (0.5, 10), (0.25, 30)])
+@pytest.mark.parametrize(("gain", "times"), [(1.0, 10), (0.5, 30)])
 def test_frozen_steps_come_to_the_running_chunk(
     tiny: Path, asked: list[ModelRequest], gain: float, times: float, committed: int
 ) -> None:
     """How near depends on how even the flow is: five steps follow random weights' flow roughly.
 
-    ``gain`` scales the model's velocities. As it is built the tiny checkpoint comes 5 to 7 times nearer; with half of
-    the velocity, where another observation still moves its chunk by two thirds of the chunk's size, 15 to 19
-    times; with a quarter more than 50 times.
+    ``gain`` scales the model's velocities: the better five steps follow the flow, the nearer guidance comes.
+    Measured: 15 to 19 times nearer for the checkpoint as it is built, more than 50 times with half of its velocity.
     """
     model = loaded_from(tiny)
     with torch.no_grad():
@@ -123,7 +122,7 @@ def test_frozen_steps_come_to_the_running_chunk(
 def test_every_attention_and_dtype_is_guided(tiny: Path, asked: list[ModelRequest], attention: Any, dtype: Any) -> None:
     model = load(locate(str(tiny), None, True, "tiny"), attention, dtype, "auto")
     with torch.no_grad():
-        model.model.action_output.weight.mul_(0.25)
+        model.model.action_output.weight.mul_(0.5)
     naive, guided = overlap_errors(model, asked[:3], committed=2)
     assert guided.mean() * 20 < naive.mean()
 
