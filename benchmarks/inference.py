@@ -8,11 +8,14 @@ With a checkpoint of the released shape that has random weights (``--size full``
 
 Requests are LIBERO's: two images of 256 by 256 and an instruction. A time is that of a whole pass, processor included,
 after a warm-up. "differs by" is the largest difference of any action from the same request asked alone.
+
+``--trace FILE`` keeps the latencies of single requests for ``evalkit run --delay trace:FILE``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
 import tempfile
@@ -76,6 +79,13 @@ def measure(folder: Path, attention: Attention, batches: list[int], repeats: int
     return rows
 
 
+def trace(folder: Path, attention: Attention, dtype: Any, device: str) -> dict[str, Any]:
+    """Latencies of single requests in ms, as ``evalkit run --delay trace:FILE`` reads them."""
+    loaded = load(locate(str(folder), None, True, folder.name), attention, dtype, "auto")
+    took = passes(Inference(loaded, "libero_all"), requests(1), 100)
+    return {"latency_ms": [round(seconds * 1000, 3) for seconds in took], "device": device, **loaded.facts}
+
+
 def main() -> None:
     """Prints a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -85,6 +95,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write the latencies of single requests here")
     given = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}; torch {torch.__version__}; Python {platform.python_version()}\n")
@@ -92,6 +103,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.checkpoint or build_tiny_vla(Path(temporary) / given.size, size=given.size)
+        if given.trace:
+            given.trace.write_text(
+                json.dumps(trace(folder, (given.attention or ["auto"])[0], given.dtype, device)) + "\n"
+            )
         for attention in given.attention or ["sdpa"]:
             try:
                 print("\n".join(measure(folder, attention, given.batch, given.repeats, given.dtype)), flush=True)
