@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.resources import home_folder, remember_folder, remembered_folder
+from evalkit.resources import given_folder, home_folder, remember_folder
 from evalkit.suite import Suite
 
 
@@ -15,10 +14,7 @@ def assets_folder(suite: Suite) -> Path | None:
     """Where the suite's assets are: its environment variable, else what ``evalkit setup`` recorded, else None."""
     if suite.assets is None:
         return None
-    chosen = os.environ.get(suite.assets.variable)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return remembered_folder(suite.name, "assets")
+    return given_folder(suite.name, "assets", suite.assets.variable)
 
 
 def set_assets(suite: Suite, folder: Path) -> None:

@@ -41,6 +41,12 @@ def home_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
 
 
+def given_folder(suite: str, what: str, variable: str) -> Path | None:
+    """A suite's ``what`` as its environment variable names it, else as ``evalkit setup`` was last given it, or None."""
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser().absolute() if chosen else remembered_folder(suite, what)
+
+
 def remembered_folder(suite: str, what: str) -> Path | None:
     """The folder that ``evalkit setup`` was last given as a suite's ``what`` (assets, source), or None."""
     record = _record(suite)

@@ -107,12 +107,14 @@ def _chains(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
 def _headline(manifest: Manifest, splits: Mapping[str, _Split]) -> Row:
     """The suite's number over what was run, by its own name only where all of its tasks were."""
     rule, chain = _rule(manifest), manifest.suite.get("chain")
-    counted = [split for split in splits if any(split == of for of, _ in _asked(manifest))] or list(splits)
+    asked = _asked(manifest)
+    named = {split for split, _ in asked}
+    counted = [split for split in splits if split in named] or list(splits)
     if rule.mean_of == "tasks":
         parts = {(name, unit): e for name in counted for unit, e in splits[name].units.items()}
     else:
         parts = {(name, name): splits[name].whole for name in counted}
-    if set(_asked(manifest)) <= set(manifest.plan.keys):
+    if set(asked) <= set(manifest.plan.keys):
         name = rule.name + (f" of {', '.join(counted)}" if rule.each_split else "")
     else:
         measure = LENGTH if chain else RATE if len(parts) == 1 else "mean"

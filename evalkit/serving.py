@@ -66,7 +66,6 @@ def serve(
         UsageError: the host or port cannot be listened on.
     """
     server = Server(policy, identity=identity, host=host, port=port, log=log)
-    say = log or (lambda line: None)
     over = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: over.set()) for number in signals}
@@ -75,8 +74,8 @@ def serve(
         if ready:
             ready(url)
         over.wait()
-        if server.busy:
-            say("waiting for the policy to end what it is doing (Ctrl-C again: leave it)")
+        if server.busy and log:
+            log("waiting for the policy to end what it is doing (Ctrl-C again: leave it)")
     finally:
         for number, handler in before.items():  # a second Ctrl-C interrupts a policy that takes long to end
             signal.signal(number, handler)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.resources import home_folder, remember_folder, remembered_folder
+from evalkit.resources import given_folder, home_folder, remember_folder
 from evalkit.suite import Repository, Suite
 
 
@@ -40,8 +40,7 @@ def checkouts(suite: Suite) -> dict[str, Checkout]:
     """
     if suite.sources is None:
         return {}
-    chosen = os.environ.get(suite.sources.variable)
-    given = Path(chosen).expanduser().absolute() if chosen else remembered_folder(suite.name, "source")
+    given = given_folder(suite.name, "source", suite.sources.variable)
     found = {}
     for name, repository in suite.sources.repositories.items():
         folder = _search(given, name, repository) if given else _fetched(name, repository)
@@ -79,7 +78,7 @@ def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
     Raises:
         EnvironmentProblem: there is no git, or the fetch failed.
     """
-    if suite.sources is None or os.environ.get(suite.sources.variable) or remembered_folder(suite.name, "source"):
+    if suite.sources is None or given_folder(suite.name, "source", suite.sources.variable):
         return
     for name, repository in suite.sources.repositories.items():
         target = _fetched(name, repository)

@@ -58,9 +58,7 @@ def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> L
     if folder.is_dir():
         if not trusts_code and any(folder.glob("*.py")):
             raise UsageError(f"{folder} has code of its own: set trust_remote_code=true to run it")
-        lacking = _lacking(folder)
-        if lacking:
-            raise UsageError(lacking)
+        _check_whole(folder)
         identity: dict[str, Any] = {
             "weights_sha256": digest(folder, _WEIGHTS, _shards(folder)),
             "where": str(folder.resolve()),
@@ -137,9 +135,7 @@ def _download(source: str, revision: str, name: str) -> Path:
             f"its weights are not (all) here, and {source} at {revision[:12]} cannot be downloaded ({why[:160]}); "
             f"name a copy with --checkpoint {name}:source=DIR"
         ) from error
-    lacking = _lacking(folder)
-    if lacking:
-        raise UsageError(lacking)
+    _check_whole(folder)
     return folder
 
 
@@ -156,6 +152,13 @@ def _shards(folder: Path) -> list[str]:
     if outside:
         raise UsageError(f"{index}: {outside[0]!r} is outside the checkpoint's directory")
     return shards
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises UsageError that names the file that is missing or that cannot be read."""
+    lacking = _lacking(folder)
+    if lacking:
+        raise UsageError(lacking)
 
 
 def _lacking(folder: Path) -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from evalkit.observation import Observation
 
@@ -51,3 +54,32 @@ def _picture(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     waves = [np.sin(rows * rng.uniform(0, 0.1) + columns * rng.uniform(0, 0.1)) for _ in range(3)]
     picture: np.ndarray = (np.stack(waves, -1) * 100 + 128 + rng.integers(-20, 20, (*shape, 3))).astype(np.uint8)
     return picture
+
+
+def seen_with_exact_requests(
+    setting: str, robot_type: str, reach: float, chunk: int, **where: Any
+) -> list[Observation]:
+    """What a policy sees in a run of the real simulator; each request made of it equals an independent computation.
+
+    The policy acts at random within ``reach``, in chunks of ``chunk`` actions; ``where`` is for ``evalkit.evaluate``.
+    """
+    pytest.importorskip("PIL")
+    pytest.importorskip("transforms3d")
+    from test_xiaomi_requests import expected
+
+    import evalkit
+    from evalkit.policies.xiaomi_robotics_0.requests import settings
+
+    chosen, seen = settings()[setting], []
+
+    def policy(observation: Observation) -> np.ndarray:
+        seen.append(observation)
+        return np.random.default_rng(len(seen)).uniform(-reach, reach, (chunk, 7)).astype(np.float32)
+
+    evalkit.evaluate(policy, episodes=1, chunk=chunk, cameras=chosen.needs.cameras, state=chosen.needs.state, **where)
+    for observation in seen:
+        request = chosen.request(observation, robot_type)
+        prompt, images, state, seed = expected(setting, observation)
+        assert (request.prompt, request.seed) == (prompt, seed) and request.state.tobytes() == state.tobytes()
+        assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
+    return seen

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import kill_and_resume, need
+from observations import seen_with_exact_requests
 
 from evalkit.aggregate import summarize
 from evalkit.environment import Environment
@@ -213,26 +214,9 @@ def test_a_checkpoint_of_the_released_shape_plays(tiny: Path, tmp_path: Path, mo
 
 
 def test_requests_from_the_real_simulator_equal_an_independent_computation(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
-    from test_xiaomi_requests import expected
-
-    import evalkit
-    from evalkit.policies.xiaomi_robotics_0.requests import settings
-
-    setting, seen = settings()["calvin"], []
-
-    def policy(observation: evalkit.Observation) -> np.ndarray:
-        seen.append(observation)
-        return np.random.default_rng(len(seen)).uniform(-1, 1, (10, 7)).astype(np.float32)
-
-    needs = {"cameras": setting.needs.cameras, "state": setting.needs.state}
-    evalkit.evaluate(policy, suite="calvin", episodes=1, splits=["abc_d"], chunk=10, out=tmp_path, **needs)
+    where = {"suite": "calvin", "splits": ["abc_d"], "out": tmp_path}
+    seen = seen_with_exact_requests("calvin", "calvin_abc_orig", reach=1, chunk=10, **where)
     assert len(seen) == 36, "chunks of ten in a sub-task that is not solved"
-    for observation in seen:
-        request = setting.request(observation, "calvin_abc_orig")
-        prompt, images, state, seed = expected("calvin", observation)
-        assert (request.prompt, request.seed) == (prompt, seed) and request.state.tobytes() == state.tobytes()
-        assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
 
 
 def test_memory_does_not_grow_from_episode_to_episode() -> None:

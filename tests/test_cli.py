@@ -83,31 +83,35 @@ def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -
     assert "16/16" in result.stderr
 
 
+def play_own(pointmass: str, folder: Path, methods: str) -> subprocess.CompletedProcess:
+    """Runs a user's own policy, which is Hold but for ``methods``, to a JSON document."""
+    (folder / "own.py").write_text(
+        f"import os\nfrom evalkit.policies.scripted import Hold, Look\nclass Own(Hold):\n{methods}"
+    )
+    (folder / "own.yaml").write_text("checkpoints: {own: {summary: s, policy: 'own:Own'}}")
+    named = ["--checkpoints", str(folder / "own.yaml"), "--checkpoint", "own", "--episodes", "1", "--workers", "1"]
+    out = ["--out", str(folder / "run"), "--json"]
+    return evalkit("run", pointmass, *named, *out, env={"PYTHONPATH": str(folder)})
+
+
 def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path) -> None:
-    (tmp_path / "loud.py").write_text(
-        "import os\nfrom evalkit.policies.scripted import Hold, Look\n"
-        "class Loud(Hold):\n"
+    result = play_own(
+        pointmass,
+        tmp_path,
         "    def __init__(self, suite, parameters: Look):\n        print('LOUD')\n"
         "        super().__init__(suite, parameters)\n"
-        "    def act(self, requests):\n        os.system('echo LOUD')\n        return super().act(requests)\n"
+        "    def act(self, requests):\n        os.system('echo LOUD')\n        return super().act(requests)\n",
     )
-    (tmp_path / "own.yaml").write_text("checkpoints: {loud: {summary: s, policy: 'loud:Loud'}}")
-    named = ["--checkpoints", str(tmp_path / "own.yaml"), "--checkpoint", "loud", "--episodes", "1"]
-    out = ["--out", str(tmp_path / "run"), "--workers", "1", "--json"]
-    result = evalkit("run", pointmass, *named, *out, env={"PYTHONPATH": str(tmp_path)})
-    assert json.loads(result.stdout)["checkpoint"] == "loud" and result.stderr.count("LOUD") > 1
+    assert json.loads(result.stdout)["checkpoint"] == "own" and result.stderr.count("LOUD") > 1
 
 
 def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text(
-        "from evalkit.policies.scripted import Hold, Look\n"
-        "class Bad(Hold):\n"
+    result = play_own(
+        pointmass,
+        tmp_path,
         "    def __init__(self, suite, parameters: Look):\n        super().__init__(suite, parameters)\n"
-        "    def close(self):\n        raise OSError('no space left')\n"
+        "    def close(self):\n        raise OSError('no space left')\n",
     )
-    (tmp_path / "own.yaml").write_text("checkpoints: {bad: {summary: s, policy: 'bad:Bad'}}")
-    named = ["--checkpoints", str(tmp_path / "own.yaml"), "--checkpoint", "bad", "--episodes", "1", "--json"]
-    result = evalkit("run", pointmass, *named, "--out", str(tmp_path / "run"), env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 2 and result.stdout == "" and "evalkit: no space left" in result.stderr
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import need
+from observations import seen_with_exact_requests
 from typer.testing import CliRunner
 
 from evalkit.aggregate import summarize
@@ -139,23 +140,5 @@ def test_libero_to_a_table_the_same_through_a_server(tiny: Path, tmp_path: Path)
 
 def test_libero_requests_from_the_real_simulator_equal_an_independent_computation(tmp_path: Path) -> None:
     need("libero")
-    pytest.importorskip("PIL")
-    from test_xiaomi_requests import expected
-
-    import evalkit
-    from evalkit.policies.xiaomi_robotics_0.requests import settings
-
-    setting, seen = settings()["libero"], []
-
-    def policy(observation: evalkit.Observation) -> np.ndarray:
-        seen.append(observation)
-        return np.random.default_rng(len(seen)).uniform(-1, 1, (10, 7)).astype(np.float32)
-
-    needs = {"cameras": setting.needs.cameras, "state": setting.needs.state}
-    evalkit.evaluate(policy, suite="libero", tasks=["3"], episodes=1, splits=["goal"], chunk=10, out=tmp_path, **needs)
-    assert len(seen) >= 20
-    for observation in seen:
-        request = setting.request(observation, "libero_all")
-        prompt, images, state, seed = expected("libero", observation)
-        assert (request.prompt, request.seed) == (prompt, seed) and request.state.tobytes() == state.tobytes()
-        assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
+    where = {"suite": "libero", "splits": ["goal"], "tasks": ["3"], "out": tmp_path}
+    assert len(seen_with_exact_requests("libero", "libero_all", reach=1, chunk=10, **where)) >= 20

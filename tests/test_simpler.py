@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from conftest import kill_and_resume, need
+from observations import seen_with_exact_requests
 
 from evalkit.adapter import Setup, SimulatorError
 from evalkit.aggregate import summarize
@@ -188,28 +189,9 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
 @pytest.mark.sim
 @pytest.mark.usefixtures("simulator")
 def test_google_robot_requests_from_the_real_simulator_equal_an_independent_computation(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
-    pytest.importorskip("transforms3d")
-    from test_xiaomi_requests import expected
-
-    import evalkit
-    from evalkit.policies.xiaomi_robotics_0.requests import settings
-
-    setting, seen = settings()["google_robot"], []
-
-    def policy(observation: evalkit.Observation) -> np.ndarray:
-        seen.append(observation)
-        return np.random.default_rng(len(seen)).uniform(-0.1, 0.1, (23, 7)).astype(np.float32)
-
-    needs = {"cameras": setting.needs.cameras, "state": setting.needs.state}
     where = {"suite": "simpler", "splits": ["google_vm"], "tasks": ["close_drawer"], "out": tmp_path}
-    evalkit.evaluate(policy, episodes=1, chunk=23, **where, **needs)
+    seen = seen_with_exact_requests("google_robot", "fractal_delta", reach=0.1, chunk=23, **where)
     assert len(seen) == 5 and all(observation.images["overhead"].std() > 10 for observation in seen)
-    for observation in seen:
-        request = setting.request(observation, "fractal_delta")
-        prompt, images, state, seed = expected("google_robot", observation)
-        assert (request.prompt, request.seed) == (prompt, seed) and request.state.tobytes() == state.tobytes()
-        assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
 
 
 @pytest.mark.sim

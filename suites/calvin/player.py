@@ -118,8 +118,8 @@ class CalvinAdapter:
 
     def _begin_subtask(self, simulator: Simulator) -> None:
         self._start_info, self._steps = simulator.info, 0
-        following = self._expert is not None and not self._over
-        self._expert = Expert(self._tasks[self._solved]) if following else None
+        if self._expert is not None:
+            self._expert = Expert(self._tasks[self._solved])
 
     def _judged(self, simulator: Simulator) -> bool:
         task = self._tasks[self._solved]
