@@ -6,7 +6,8 @@
     │   └── WorkerLost           a worker process ended or fell silent before it was ready
     ├── PolicyProblem            the policy returned something that cannot be executed, or failed
     ├── RunExists                the output folder holds a run already
-    └── RunMismatch              a run cannot be resumed as asked; names the field that differs
+    ├── RunMismatch              a run cannot be resumed as asked; names the field that differs
+    └── NotComparable            two runs must not be held against each other; names the field that differs
 
 The command line prints the message to standard error and exits with 2. ``evalkit.adapter`` has the two errors that
 cross from the simulator's side, ActionError and SimulatorError.
@@ -44,6 +45,10 @@ class RunExists(EvalkitError):
 
 class RunMismatch(EvalkitError):
     """A run cannot be resumed as asked."""
+
+
+class NotComparable(EvalkitError):
+    """Two runs must not be held against each other."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ class Manifest(BaseModel):
         if difference:
             field, was, now = difference
             raise RunMismatch(
-                f"{folder}: cannot resume: {field} was {_short(was)} in that run and is {_short(now)} now; "
+                f"{folder}: cannot resume: {field} was {short(was)} in that run and is {short(now)} now; "
                 "give the same options, or another --out"
             )
 
@@ -182,17 +182,20 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def first_difference(was: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """The first place where two JSON values differ: (dotted field, one value, the other), or None."""
+    """The first of :func:`differences`, or None."""
+    return next(differences(was, now, path), None)
+
+
+def differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The places where two JSON values differ: (dotted field, one value, the other)."""
     if isinstance(was, dict) and isinstance(now, dict):
         for key in {**was, **now}:
-            found = first_difference(was.get(key), now.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return None
-    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        places = enumerate(zip(was, now, strict=True))
-        return next((d for i, (a, b) in places if (d := first_difference(a, b, f"{path}[{i}]"))), None)
-    return None if was == now else (path, was, now)
+            yield from differences(was.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for index, (a, b) in enumerate(zip(was, now, strict=True)):
+            yield from differences(a, b, f"{path}[{index}]")
+    elif was != now:
+        yield path, was, now
 
 
 def exists_already(folder: Path) -> str:
@@ -200,6 +203,7 @@ def exists_already(folder: Path) -> str:
     return f"{folder}: holds a run already; continue it with --resume, or name another --out"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A JSON value on part of a line."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from evalkit.aggregate import episodes_frame, summarize
+from evalkit.aggregate import summarize
 from evalkit.checkpoint import find_checkpoint
+from evalkit.contrasts import paired_verdicts
 from evalkit.delay import Delay
 from evalkit.errors import UsageError
 from evalkit.executors import EXECUTORS, chosen
-from evalkit.journal import read_journal
 from evalkit.manifest import FILE
-from evalkit.metrics import CONFIDENCE
+from evalkit.pairs import Side, paired, side
 from evalkit.policy import Policy
 from evalkit.recorder import Progress
 from evalkit.run import Contestant, RunOptions, contest, default_folder
@@ -103,15 +101,15 @@ def table_of(cells: Sequence[Cell]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    frames = {cell: _frame(cell.folder) for cell in cells}
-    base = next(frame for cell, frame in frames.items() if cell.execution == BASELINE)
+    sides = {cell: side(cell.folder) for cell in cells}
+    base = next(one for cell, one in sides.items() if cell.execution == BASELINE)
     rows = []
-    for cell, frame in frames.items():
+    for cell, one in sides.items():
         summary = summarize(cell.folder)
         head = summary.headline
         row: dict[str, Any] = {"execution": cell.execution, "delay": cell.delay}
         row |= {"metric": head.metric, "value": head.value, "low": head.low, "high": head.high, "n": head.n}
-        row |= _difference(base, frame) | dict(summary.motion)
+        row |= _difference(base, one) | dict(summary.motion)
         rows.append({**row, "errors": summary.errors, "run": cell.folder.name})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
@@ -139,20 +137,12 @@ def _check(suite: Suite, policy: Policy, cells: Sequence[Cell], horizon: int) ->
         raise UsageError("--delay, --execution: name each once")
 
 
-def _frame(folder: Path) -> pd.DataFrame:
-    return episodes_frame(read_journal(folder).values())
-
-
-def _difference(base: pd.DataFrame, frame: pd.DataFrame) -> dict[str, Any]:
+def _difference(base: Side, other: Side) -> dict[str, Any]:
     """The paired difference in success with its interval (Bonett and Price 2012)."""
-    keys = ["split", "task", "scene", "repeat"]
-    judged = [f[f["error"].isna()].set_index(keys)["success"].astype(bool) for f in (base, frame)]
-    common = judged[0].index.intersection(judged[1].index)
-    if common.empty:
+    pairs = paired(base, other)
+    if pairs.empty:
         return {"difference": None, "difference_low": None, "difference_high": None, "pairs": 0}
-    before, after = judged[0].loc[common], judged[1].loc[common]
-    n, won, lost = len(common), int((after & ~before).sum()), int((before & ~after).sum())
-    up, down = (won + 1) / (n + 2), (lost + 1) / (n + 2)
-    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * sqrt((up + down - (up - down) ** 2) / (n + 2))
-    low, high = max(-1.0, up - down - reach), min(1.0, up - down + reach)
-    return {"difference": (won - lost) / n, "difference_low": low, "difference_high": high, "pairs": n}
+    solved = pairs.assign(**{name: (pairs[name] == 1).astype(float) for name in ("score_a", "score_b")})
+    found = paired_verdicts(solved)
+    interval = {"difference_low": found.low, "difference_high": found.high}
+    return {"difference": found.difference, **interval, "pairs": found.n}

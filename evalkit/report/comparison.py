@@ -1,0 +1,96 @@
+"""A comparison for people: the headline, splits, the tasks that changed, and the episodes that flipped."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evalkit.compare import Comparison, Line
+from evalkit.report.tables import percent
+
+COLOURS = {"PASS": "green", "REGRESSION": "red", "INCONCLUSIVE": "yellow"}
+_FLIPS = 20  # episodes shown at most; --json has them all
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Prints all of it."""
+    a, b = (side.manifest.checkpoint["id"] for side in (comparison.a, comparison.b))
+    console.print(Text(f"{comparison.a.manifest.suite['title']} · {a} and {b}", style="bold"))
+    console.print(f"a: {comparison.a.folder}\nb: {comparison.b.folder}", style="dim", highlight=False, soft_wrap=True)
+    console.print()
+    console.print(_table(comparison))
+    for note in notes(comparison):
+        console.print(Text(f"! {note}", style="yellow"))
+    if comparison.flips:
+        _show_flips(comparison, console)
+    console.print()
+    shown = Text(comparison.verdict, style=f"bold {COLOURS[comparison.verdict]}")
+    console.print(shown.append(f"  {comparison.reason}", style="not bold default"), soft_wrap=True)
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader of the numbers must know."""
+    found = [f"not the same in both, and allowed: {field}" for field in comparison.allowed]
+    if not comparison.paired:
+        found.append("no episode is in both runs: compared unpaired, which sees less with as many episodes")
+    if comparison.left_out:
+        found.append(f"{comparison.left_out} episodes have a verdict in one run only and are left out")
+    for name, side in (("a", comparison.a), ("b", comparison.b)):
+        if side.errors:
+            found.append(f"{side.errors} episodes of {name} ended in errors; they count neither way")
+    return found
+
+
+def _table(comparison: Comparison) -> Table:
+    """Headline and splits, and the tasks in which anything differs."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("a", "b", "b - a", "95 % interval", "n", "only a", "only b", "p", "p (Holm)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    tasks = [line for line in comparison.lines if line.task]
+    for split in dict.fromkeys(line.split for line in comparison.lines if line.split):
+        for line in (x for x in comparison.lines if x.split == split and not x.task):
+            table.add_row(*_cells(line, split if line.metric.startswith(("success", "average")) else line.metric))
+        for line in (x for x in tasks if x.split == split and _differs(line=x)):
+            table.add_row(*_cells(line, f"  {line.task}"), style="dim")
+    table.add_row()
+    table.add_row(*_cells(comparison.headline, comparison.headline.metric), style="bold")
+    same = sum(not _differs(line) for line in tasks)
+    table.caption = f"{same} of {len(tasks)} tasks are alike" if same else None
+    table.caption_justify = "left"
+    return table
+
+
+def _differs(line: Line) -> bool:
+    c = line.contrast
+    return bool(c.difference or c.only_a or c.only_b)
+
+
+def _cells(line: Line, label: str) -> list[str]:
+    c = line.contrast
+
+    def value(x: float) -> str:
+        return percent(x) if line.most == 1 else f"{line.most * x:.2f}"
+
+    def change(x: float) -> str:
+        return f"{100 * x:+.1f}" if line.most == 1 else f"{line.most * x:+.2f}"
+
+    only = ["" if n is None else str(n) for n in (c.only_a, c.only_b)]
+    adjusted = "" if c.p_adjusted is None else f"{c.p_adjusted:.2g}"
+    interval = f"{change(c.low)} … {change(c.high)}"
+    size = str(c.n) if c.n_effective == c.n else f"{c.n} ({c.n_effective:g})"
+    return [label, value(c.a), value(c.b), change(c.difference), interval, size, *only, f"{c.p:.2g}", adjusted]
+
+
+def _show_flips(comparison: Comparison, console: Console) -> None:
+    worse = [flip for flip in comparison.flips if flip.b < flip.a]
+    better = [flip for flip in comparison.flips if flip.b > flip.a]
+    for title, flips in (("worse in b", worse), ("better in b", better)):
+        if flips:
+            console.print(f"\n{title}: {len(flips)} episodes", style="bold")
+        for flip in flips[:_FLIPS]:
+            videos = f"  {' '.join(flip.videos)}" if flip.videos else ""
+            console.print(f"  {flip.episode}{videos}", highlight=False, markup=False, soft_wrap=True)
+        if len(flips) > _FLIPS:
+            console.print(f"  and {len(flips) - _FLIPS} more (see --json)", style="dim")
