@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -34,12 +34,21 @@ class Progress(Protocol):
 class Recorder:
     """Writes results where they belong: the journal first, then the display and the videos."""
 
-    def __init__(self, journal: Journal, progress: Progress, video: Video, out: Path, suite: Suite) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        progress: Progress,
+        video: Video,
+        out: Path,
+        suite: Suite,
+        hear: Callable[[Record], None] | None = None,
+    ) -> None:
         self._journal = journal
         self._progress = progress
         self._video = video
         self._out = out
         self._suite = suite
+        self._hear = hear
         self._writers: dict[Episode, VideoWriter] = {}
 
     def finished(self, record: Record) -> None:
@@ -51,6 +60,8 @@ class Recorder:
             return
         self._journal.append(record)
         self._progress.record(record)
+        if self._hear:
+            self._hear(record)
 
     def wants_film(self, record: Record) -> bool:
         """Whether the episode is to have a video and has none."""

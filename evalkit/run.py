@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evalkit.assets import assets_folder
 from evalkit.checkpoint import find_checkpoint
@@ -21,7 +21,7 @@ from evalkit.errors import EnvironmentProblem, UsageError, WorkerLost
 from evalkit.execution import Execution
 from evalkit.executors import chosen
 from evalkit.folder import LOGS, claimed
-from evalkit.journal import Journal
+from evalkit.journal import Journal, Record
 from evalkit.manifest import Manifest, Plan, fingerprint, machine, now
 from evalkit.policy import Policy
 from evalkit.recorder import Progress, Recorder, Video
@@ -95,10 +95,26 @@ class Contestant:
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def play(options: RunOptions, progress: Progress) -> Path:
+class Judge(Protocol):
+    """Says what of a run is played, and in which order, while it is played."""
+
+    def admit(self, manifest: Manifest) -> None:
+        """Called before the first episode; raises EvalkitError where the run is not to begin."""
+
+    def order(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Which of the planned episodes to play, and in which order."""
+
+    def hear(self, record: Record) -> None:
+        """A result; those that are there already when the run is continued come first."""
+
+    def wants(self, episode: Episode) -> bool:
+        """Whether an episode is still to be played."""
+
+
+def play(options: RunOptions, progress: Progress, judge: Judge | None = None) -> Path:
     """Plays what is missing of a checkpoint's run; returns its folder, the manifest and the whole journal in it.
 
-    Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
+    Where there is a ``judge``, only what it wants. Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
 
     Raises:
         EvalkitError: see :mod:`evalkit.errors`; the message is for the user.
@@ -117,12 +133,14 @@ def play(options: RunOptions, progress: Progress) -> Path:
         raise EnvironmentProblem(f"{error}; --checkpoint {here} needs no weights and runs here") from error
     try:
         contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
-        return contest(suite, contestant, options, progress)
+        return contest(suite, contestant, options, progress, judge)
     finally:
         policy.close()
 
 
-def contest(suite: Suite, contestant: Contestant, options: RunOptions, progress: Progress) -> Path:
+def contest(
+    suite: Suite, contestant: Contestant, options: RunOptions, progress: Progress, judge: Judge | None = None
+) -> Path:
     """:func:`play` for a policy that is there already; ``options.checkpoint`` has no say."""
     _check_options(options)
     environment = Environment.of(suite, options.suite)
@@ -138,13 +156,15 @@ def contest(suite: Suite, contestant: Contestant, options: RunOptions, progress:
         config = _worker_config(suite, environment, contestant.policy, options, episodes, out)
         with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
             manifest = _preflight(config, workers, contestant, episodes)
+            if judge:
+                judge.admit(manifest)
             if options.resume:
                 manifest.check_resumes(out)
             else:
                 manifest.write(out)
             for reason in manifest.incomparable:
                 progress.note(f"not comparable with published figures: {reason}")
-            _play_missing(config, workers, contestant.policy, episodes, options, out, progress)
+            _play_missing(config, workers, contestant.policy, episodes, options, out, progress, judge)
     return out
 
 
@@ -292,24 +312,30 @@ def _play_missing(
     options: RunOptions,
     out: Path,
     progress: Progress,
+    judge: Judge | None,
 ) -> None:
     """Plays every episode that has no verdict yet; an earlier error gets another chance."""
     with Journal(out) as journal:
         for stranger in set(journal.records) - set(episodes):
             raise UsageError(f"{journal.path}: {stranger.id} is not in the run's plan")
         finished = [r for r in journal.records.values() if r.error is None]
+        if judge:
+            episodes = judge.order(episodes)
+            for record in finished:
+                judge.hear(record)
         progress.begin(out, len(episodes), finished)
-        recorder = Recorder(journal, progress, options.video, out, config.suite)
+        recorder = Recorder(journal, progress, options.video, out, config.suite, judge.hear if judge else None)
         done = {r.episode for r in finished if not recorder.wants_film(r)}
         todo = [e for e in episodes if e not in done]
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(todo)
-        todo.sort(key=lambda e: e in journal.records)  # what was tried before, in an error or for a lost video, last
+        if not judge:
+            todo.sort(key=lambda e: e in journal.records)  # what was tried before, in an error or for a lost video, last
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
-        in_order = options.shuffle is not None
+        in_order = options.shuffle is not None or judge is not None
         frames = film_every if config.film else 0
         scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, film_every=frames)
         try:
-            scheduler.run(todo)
+            scheduler.run(todo, judge.wants if judge else lambda _: True)
         finally:
             workers[:] = scheduler.workers

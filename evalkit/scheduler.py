@@ -109,12 +109,18 @@ class Scheduler:
         self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
         self._verdicts = 0
+        self._news = True  # whether there was a result since it was last asked what is wanted
         self._streak: list[tuple[str, str]] = []  # tasks of the errors since the last verdict
         self._seats = [_Seat(worker) for worker in workers]
         self._seats[0].starting = False
 
-    def run(self, episodes: Sequence[Episode]) -> None:
+    def run(self, episodes: Sequence[Episode], wanted: Callable[[Episode], bool] = lambda _: True) -> None:
         """Plays every episode, in order as far as workers can share it.
+
+        Args:
+            episodes: what to play.
+            wanted: whether an episode still is; asked again after every result. When none is, what is under way is
+                broken off.
 
         Raises:
             PolicyProblem: the policy failed or returned something that cannot be executed.
@@ -122,12 +128,23 @@ class Scheduler:
             EvalkitError: so many episodes in a row ended in errors that the run makes no sense.
         """
         self._queue = list(episodes)
-        while self._queue or any(seat.playing for seat in self._seats):
+        while self._under_way(wanted):
             self._dispatch()
             for seat in self._speaking(timeout=1.0):
                 self._hear(seat)
             self._answer()
             self._replace_hung()
+
+    def _under_way(self, wanted: Callable[[Episode], bool]) -> bool:
+        """Whether anything is left to play. Drops what is not wanted any more."""
+        if self._news:
+            self._queue, self._news = [e for e in self._queue if wanted(e)], False
+        playing = [seat for seat in self._seats if seat.playing]
+        if self._queue or any(seat.filming or (seat.episode and wanted(seat.episode)) for seat in playing):
+            return True
+        for seat in playing:
+            seat.worker.kill()
+        return False
 
     @property
     def workers(self) -> list[WorkerProcess]:
@@ -250,6 +267,7 @@ class Scheduler:
         seat.episode, seat.failed_starts = None, 0
         self._streak.clear()
         self._verdicts += 1
+        self._news = True
         self._watcher.finished(record)
         if self._film_every and self._watcher.wants_film(record):
             seat.filming = record
@@ -275,6 +293,7 @@ class Scheduler:
             self._queue.insert(0, episode)
         elif episode is not None:
             self._watcher.finished(self._error(seat, episode, kind, why))
+            self._news = True
             self._streak.append(episode.task_key)
             tasks = set(self._streak)
             hopeless = len(tasks) > 1 or not (self._verdicts or any(e.task_key not in tasks for e in self._queue))
