@@ -73,13 +73,17 @@ def accept(run: Path, reason: str, name: str | None = None, replaces: bool = Fal
         raise UsageError("--reason: say why this run is to be the baseline; reviewers read it")
     left = summary.planned - summary.finished
     if left:
-        raise UsageError(f"{run}: {left} of {summary.planned} episodes have no verdict; finish it with --resume --out {run}")
+        raise UsageError(
+            f"{run}: {left} of {summary.planned} episodes have no verdict; finish it with --resume --out {run}"
+        )
     name = name or _named(summary)
     if not name or name.startswith(".") or set(name) & set("/\\\n"):
         raise UsageError(f"--name {name!r}: must be the name of a folder")
     place = folder / name
     if place.exists() and not replaces:
-        raise RunExists(f"{place}: there is a baseline of this name; --replace puts the run in its place, or name another")
+        raise RunExists(
+            f"{place}: there is a baseline of this name; --replace puts the run in its place, or name another"
+        )
     draft = folder / f".{name}.{os.getpid()}"
     try:
         draft.mkdir(parents=True)
@@ -98,7 +102,9 @@ def accept(run: Path, reason: str, name: str | None = None, replaces: bool = Fal
             headline=summary.to_json()["headline"],
             journal_sha256=_sha256(draft / JOURNAL),
         )
-        (draft / FILE).write_text(json.dumps(accepted.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (draft / FILE).write_text(
+            json.dumps(accepted.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         page = f"# {name}\n\n{accepted.reason}\n\nAccepted {accepted.accepted}.\n\n{render([summary], 'md')}\n"
         (draft / "README.md").write_text(page, encoding="utf-8")
         if place.exists():

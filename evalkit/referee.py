@@ -2,22 +2,19 @@
 
 A unit is a scene with all its repeats: repeats that cannot differ must not count twice, so what is weighed is the mean
 over them. Every stratum (a split that is a benchmark of its own, or all of the suite) has a test of its own, fed in the
-planned order of its units, a seeded shuffle: results that come early (quick successes) do not go first.
+planned order, a seeded shuffle: results that come early (quick successes) do not go first.
 """
 
 from __future__ import annotations
 
-import random
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from evalkit.episode import Episode
 from evalkit.journal import Record
-from evalkit.manifest import Manifest
-from evalkit.sequential import PairedTest
-from evalkit.suite import Headline
-
-ALL = "all"  # the stratum of a suite that is one benchmark
+from evalkit.pairing import rounds
+from evalkit.sequential import SplitTests
 
 
 class Unit(NamedTuple):
@@ -33,6 +30,28 @@ class Unit(NamedTuple):
         return cls(episode.split, episode.task, episode.scene)
 
 
+Rounds = list[list[Unit]]
+
+
+def planned_order(units: Iterable[Unit], strata: Mapping[str, str], seed: int, cap: int | None) -> dict[str, Rounds]:
+    """Each stratum's rounds (:func:`evalkit.pairing.rounds`), all strata together of at most ``cap`` units.
+
+    Strata are played in turn, a round of each; ``cap`` cuts off what comes last.
+    """
+    tasks: dict[str, dict[tuple[str, str], list[Unit]]] = {}
+    for unit in sorted(set(units)):
+        tasks.setdefault(strata[unit.split], {}).setdefault((unit.split, unit.task), []).append(unit)
+    found: dict[str, Rounds] = {name: [] for name in tasks}
+    whole = {name: rounds(of, seed) for name, of in tasks.items()}
+    left = sum(len(one) for each in whole.values() for one in each) if cap is None else cap
+    for turn in itertools.zip_longest(*whole.values(), fillvalue=[]):
+        for name, one in zip(whole, turn, strict=True):
+            if one[:left]:
+                found[name].append(one[:left])
+                left -= len(found[name][-1])
+    return {name: of for name, of in found.items() if of}
+
+
 def score(record: Record, chain: int | None) -> float | None:
     """1 or 0, or the share of a chain that was solved in a row; None for an error."""
     if record.success is None:
@@ -42,87 +61,72 @@ def score(record: Record, chain: int | None) -> float | None:
     return next((i for i, (_, solved) in enumerate(record.parts) if not solved), len(record.parts)) / chain
 
 
-def shuffled(units: Iterable[Unit], seed: int) -> list[Unit]:
-    """The planned order: whoever has the same units and seed has the same order."""
-    ordered = sorted(set(units))
-    random.Random(seed).shuffle(ordered)
-    return ordered
-
-
-def stratum_of(manifest: Manifest, split: str) -> str:
-    """The stratum of a split: itself, where the suite's headline is a mean over splits; else that of all."""
-    return split if Headline.model_validate(manifest.suite["headline"]).mean_of == "splits" else ALL
-
-
 class Referee:
     """Weighs one checkpoint's results against a baseline's."""
 
     def __init__(
         self,
         episodes: Sequence[Episode],
-        order: Sequence[Unit],
+        order: Mapping[str, Rounds],
         baseline: Mapping[Unit, float],
-        strata: Mapping[str, str],
-        tests: Mapping[str, PairedTest],
+        tests: SplitTests,
         chain: int | None,
     ) -> None:
         """A referee that has heard nothing.
 
         Args:
             episodes: what is planned of the checkpoint that is judged.
-            order: the units that count, in the order in which they are weighed.
+            order: by stratum, the units that count, in the rounds in which they are weighed.
             baseline: the baseline's score of each of them, in [0, 1].
-            strata: the stratum of each split.
             tests: one for each stratum.
             chain: the sub-tasks of an episode, where episodes are chains.
         """
-        self._baseline = baseline
-        self._strata = strata
-        self._chain = chain
         self.tests = tests
-        wanted = set(order)
-        self._episodes: dict[Unit, list[Episode]] = {unit: [] for unit in order}
-        for episode in episodes:
-            if Unit.of(episode) in wanted:
-                self._episodes[Unit.of(episode)].append(episode)
-        self._heard: dict[Episode, float | None] = {}
-        self._queues: dict[str, list[Unit]] = {name: [] for name in tests}
-        for unit in reversed(order):
-            self._queues[strata[unit.split]].append(unit)
         self.skipped: list[Unit] = []
+        self._order = {name: [unit for one in of for unit in one] for name, of in order.items()}
+        self._last = {one[-1] for of in order.values() for one in of}
+        self._strata = {unit: name for name, units in self._order.items() for unit in units}
+        self._baseline = baseline
+        self._chain = chain
+        self._episodes: dict[Unit, list[Episode]] = {}
+        for episode in (e for e in episodes if Unit.of(e) in self._strata):
+            self._episodes.setdefault(Unit.of(episode), []).append(episode)
+        self._heard: dict[Episode, float | None] = {}
+        self._next = dict.fromkeys(self._order, 0)
+        self._turns = [
+            unit for turn in itertools.zip_longest(*order.values(), fillvalue=[]) for r in turn for unit in r
+        ]
 
     def order(self) -> list[Episode]:
-        """The episodes that count, in planned order."""
-        return [episode for episodes in self._episodes.values() for episode in episodes]
+        """The episodes that count, in the order in which to play them."""
+        return [episode for unit in self._turns for episode in self._episodes[unit]]
 
     def hear(self, record: Record) -> None:
         """Takes one result. An error has no weight: its unit is passed over, and counted."""
-        if Unit.of(record.episode) not in self._episodes:
+        stratum = self._strata.get(Unit.of(record.episode))
+        if stratum is None:
             return
         self._heard[record.episode] = score(record, self._chain)
-        stratum = self._strata[record.episode.split]
-        test, queue = self.tests[stratum], self._queues[stratum]
-        while queue and test.verdict is None and all(e in self._heard for e in self._episodes[queue[-1]]):
-            unit = queue.pop()
-            scores = [self._heard[e] for e in self._episodes[unit]]
-            judged = [s for s in scores if s is not None]
-            if len(judged) < len(scores):
-                self.skipped.append(unit)
+        units, test = self._order[stratum], self.tests.tests[stratum]
+        while test.verdict is None and self._next[stratum] < len(units) and self._is_over(units[self._next[stratum]]):
+            unit = units[self._next[stratum]]
+            self._next[stratum] += 1
+            scores = [s for e in self._episodes[unit] if (s := self._heard[e]) is not None]
+            if len(scores) == len(self._episodes[unit]):
+                test.update(sum(scores) / len(scores) - self._baseline[unit], look=False)
             else:
-                test.update(sum(judged) / len(judged) - self._baseline[unit])
+                self.skipped.append(unit)
+            if unit in self._last:
+                test.look()
 
     def wants(self, episode: Episode) -> bool:
         """Whether its result could still change the verdict."""
-        undecided = self.tests[self._strata[episode.split]].verdict is None
-        return self.verdict is None and undecided and Unit.of(episode) in self._episodes
+        return self._strata.get(Unit.of(episode)) in self.tests.undecided
 
     @property
     def verdict(self) -> str | None:
         """REGRESSION where any stratum is worse, PASS where every one has passed, else None: not clear yet."""
-        found = [test.verdict for test in self.tests.values()]
-        if "REGRESSION" in found:
-            return "REGRESSION"
-        return "PASS" if all(verdict == "PASS" for verdict in found) else None
+        return self.tests.verdict
 
     @property
     def errors(self) -> int:
@@ -140,4 +144,7 @@ class Referee:
 
     def planned(self, stratum: str) -> int:
         """How many units a stratum has in all."""
-        return sum(self._strata[unit.split] == stratum for unit in self._episodes)
+        return len(self._order[stratum])
+
+    def _is_over(self, unit: Unit) -> bool:
+        return all(episode in self._heard for episode in self._episodes[unit])

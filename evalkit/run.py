@@ -47,7 +47,7 @@ class RunOptions:
         workers: worker processes; one per core where None.
         execution: how chunks become control steps; one of :data:`evalkit.executors.EXECUTORS`.
         horizon: control steps executed of each chunk; as the execution has it where None.
-        delay: inference delay, as :meth:`evalkit.delay.Delay.parse` reads it; none where None.
+        delay: inference delay, or as :meth:`evalkit.delay.Delay.parse` reads one; none where None.
         prefix: committed actions, for the execution ``prefix``.
         parameters: what else the execution has.
         out: the run's folder; a new one under results/runs/ where None.
@@ -68,7 +68,7 @@ class RunOptions:
     workers: int | None = None
     execution: str = "sync"
     horizon: int | None = None
-    delay: str | None = None
+    delay: str | Delay | None = None
     prefix: int | None = None
     parameters: Mapping[str, float] = field(default_factory=dict)
     out: Path | None = None
@@ -114,7 +114,8 @@ class Judge(Protocol):
 def play(options: RunOptions, progress: Progress, judge: Judge | None = None) -> Path:
     """Plays what is missing of a checkpoint's run; returns its folder, the manifest and the whole journal in it.
 
-    Where there is a ``judge``, only what it wants. Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
+    Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
+    Where there is a ``judge``, it says what is played.
 
     Raises:
         EvalkitError: see :mod:`evalkit.errors`; the message is for the user.
@@ -228,7 +229,7 @@ def _check_fits(suite: Suite, contestant: Contestant, episodes: list[Episode], o
 def _execution(suite: Suite, policy: Policy, options: RunOptions, episodes: Sequence[Episode]) -> Execution:
     """The execution that was asked for. Raises UsageError where it cannot work at the fastest control rate here."""
     try:
-        delay = Delay() if options.delay is None else Delay.parse(options.delay)
+        delay = Delay.parse(options.delay) if isinstance(options.delay, str) else options.delay or Delay()
     except ValueError as error:
         raise UsageError(f"--delay: {error}") from error
     rates = [suite.splits[split].control_hz or suite.control_hz for split in {e.split for e in episodes}]
@@ -330,7 +331,9 @@ def _play_missing(
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(todo)
         if not judge:
-            todo.sort(key=lambda e: e in journal.records)  # what was tried before, in an error or for a lost video, last
+            todo.sort(
+                key=lambda e: e in journal.records
+            )  # what was tried before, in an error or for a lost video, last
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
         in_order = options.shuffle is not None or judge is not None
         frames = film_every if config.film else 0
