@@ -133,7 +133,7 @@ class Gate:
             raise NotComparable(
                 f"not comparable: the baseline {self.options.baseline} has none of the tasks of this run"
             )
-        strata = {unit.split: self._stratum(unit.split) for unit in units}
+        strata = {split: self._stratum(split) for split, _ in manifest.plan.keys}
         order = planned_order(units, strata, self.options.seed, self.options.cap)
         self.referee = Referee(episodes, order, scores, SplitTests(order, self.options.levels), self._chain)
         counted = [unit for of in order.values() for one in of for unit in one]

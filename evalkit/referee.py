@@ -31,16 +31,17 @@ class Unit(NamedTuple):
 
 
 Rounds = list[list[Unit]]
+_UNHEARD = -1.0  # no score is negative
 
 
 def planned_order(units: Iterable[Unit], strata: Mapping[str, str], seed: int, cap: int | None) -> dict[str, Rounds]:
     """Each stratum's rounds (:func:`evalkit.pairing.rounds`), all strata together of at most ``cap`` units.
 
-    Strata are played in turn, a round of each; ``cap`` cuts off what comes last.
+    Strata come in the order of ``strata`` (by split) and are played in turn, a round of each; ``cap`` cuts off the rest.
     """
-    tasks: dict[str, dict[tuple[str, str], list[Unit]]] = {}
+    tasks: dict[str, dict[tuple[str, str], list[Unit]]] = {name: {} for name in strata.values()}
     for unit in sorted(set(units)):
-        tasks.setdefault(strata[unit.split], {}).setdefault((unit.split, unit.task), []).append(unit)
+        tasks[strata[unit.split]].setdefault((unit.split, unit.task), []).append(unit)
     found: dict[str, Rounds] = {name: [] for name in tasks}
     whole = {name: rounds(of, seed) for name, of in tasks.items()}
     left = sum(len(one) for each in whole.values() for one in each) if cap is None else cap
@@ -83,41 +84,47 @@ class Referee:
         """
         self.tests = tests
         self.skipped: list[Unit] = []
-        self._order = {name: [unit for one in of for unit in one] for name, of in order.items()}
+        self._strata = {unit: name for name, of in order.items() for one in of for unit in one}
         self._last = {one[-1] for of in order.values() for one in of}
-        self._strata = {unit: name for name, units in self._order.items() for unit in units}
+        turns = itertools.zip_longest(*order.values(), fillvalue=[])
+        self._units = [unit for turn in turns for one in turn for unit in one]
+        self._next = 0
         self._baseline = baseline
         self._chain = chain
-        self._episodes: dict[Unit, list[Episode]] = {}
-        for episode in (e for e in episodes if Unit.of(e) in self._strata):
-            self._episodes.setdefault(Unit.of(episode), []).append(episode)
+        self._episodes: dict[Unit, list[Episode]] = {unit: [] for unit in self._units}
+        for episode in episodes:
+            if Unit.of(episode) in self._strata:
+                self._episodes[Unit.of(episode)].append(episode)
         self._heard: dict[Episode, float | None] = {}
-        self._next = dict.fromkeys(self._order, 0)
-        self._turns = [
-            unit for turn in itertools.zip_longest(*order.values(), fillvalue=[]) for r in turn for unit in r
-        ]
 
     def order(self) -> list[Episode]:
         """The episodes that count, in the order in which to play them."""
-        return [episode for unit in self._turns for episode in self._episodes[unit]]
+        return [episode for unit in self._units for episode in self._episodes[unit]]
 
     def hear(self, record: Record) -> None:
         """Takes one result. An error has no weight: its unit is passed over, and counted."""
-        stratum = self._strata.get(Unit.of(record.episode))
-        if stratum is None:
+        if Unit.of(record.episode) not in self._strata:
             return
         self._heard[record.episode] = score(record, self._chain)
-        units, test = self._order[stratum], self.tests.tests[stratum]
-        while test.verdict is None and self._next[stratum] < len(units) and self._is_over(units[self._next[stratum]]):
-            unit = units[self._next[stratum]]
-            self._next[stratum] += 1
-            scores = [s for e in self._episodes[unit] if (s := self._heard[e]) is not None]
-            if len(scores) == len(self._episodes[unit]):
-                test.update(sum(scores) / len(scores) - self._baseline[unit], look=False)
-            else:
-                self.skipped.append(unit)
-            if unit in self._last:
-                test.look()
+        while self._next < len(self._units) and self._weighed(self._units[self._next]):
+            self._next += 1
+
+    def _weighed(self, unit: Unit) -> bool:
+        """Weighs a unit whose turn it is; says whether the next one's turn has come."""
+        test = self.tests.tests[self._strata[unit]]
+        if self.verdict or test.verdict:
+            return not self.verdict
+        heard = [self._heard.get(episode, _UNHEARD) for episode in self._episodes[unit]]
+        if _UNHEARD in heard:
+            return False
+        scores = [s for s in heard if s is not None]
+        if len(scores) == len(heard):
+            test.update(sum(scores) / len(scores) - self._baseline[unit], look=False)
+        else:
+            self.skipped.append(unit)
+        if unit in self._last:
+            test.look()
+        return True
 
     def wants(self, episode: Episode) -> bool:
         """Whether its result could still change the verdict."""
@@ -144,7 +151,4 @@ class Referee:
 
     def planned(self, stratum: str) -> int:
         """How many units a stratum has in all."""
-        return len(self._order[stratum])
-
-    def _is_over(self, unit: Unit) -> bool:
-        return all(episode in self._heard for episode in self._episodes[unit])
+        return sum(name == stratum for name in self._strata.values())

@@ -55,10 +55,16 @@ def compare(
         evalkit compare results/runs/sync results/runs/delayed --allow execution
     """
     from evalkit.compare import compare as compared
+    from evalkit.errors import NotComparable
     from evalkit.report import comparison
 
     with explained():
-        found = compared(a, b, allow or (), margin, alpha)
+        try:
+            found = compared(a, b, allow or (), margin, alpha)
+        except NotComparable as error:
+            if as_json:
+                typer.echo(_no_verdict("NOT COMPARABLE", error))
+            raise
         if as_json:
             typer.echo(json.dumps(found.to_json(), indent=1))
         else:
@@ -258,3 +264,7 @@ def list_baselines(folder: Baselines = Path("results/baselines"), as_json: AsJso
             shown = f"{one.headline.get('name')} {value:.3g}" if isinstance(value, float) else "–"
             table.add_row(one.name, one.suite, one.checkpoint, shown, one.accepted[:10], one.reason)
         console(stderr=False).print(table if found else f"no baseline in {folder}")
+
+
+def _no_verdict(kind: str, error: Exception) -> str:
+    return json.dumps({"verdict": kind, "reason": " ".join(str(error).split())}, indent=1)

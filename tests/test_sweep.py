@@ -16,7 +16,6 @@ from conftest import POINTMASS, RELAY
 
 from evalkit.aggregate import summarize
 from evalkit.journal import read_journal
-from evalkit.sweep import _difference
 
 
 def evalkit(*arguments: str) -> subprocess.CompletedProcess:
@@ -113,24 +112,3 @@ def test_the_table_of_an_asynchronous_run_says_what_its_execution_did(swept: tup
     for form in ([], ["--format", "md"], ["--format", "latex"]):
         shown = " ".join(evalkit("table", str(swept[0] / "hold-3"), *form).stdout.split())
         assert "hold, horizon 5, delay 3 steps" in shown and "held still for" in shown and "s to success" in shown
-
-
-def frame(successes: list[bool]) -> pd.DataFrame:
-    rows = [
-        {"split": "a", "task": "t", "scene": i, "repeat": 0, "success": s, "error": None}
-        for i, s in enumerate(successes)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_differences_are_paired_and_their_interval_covers() -> None:
-    chance = np.random.default_rng(0)
-    hits = 0
-    for _ in range(400):
-        shared = chance.random(60) < 0.7
-        before, after = shared | (chance.random(60) < 0.2), shared & (chance.random(60) < 0.9)
-        found = _difference(frame(list(before)), frame(list(after)))
-        assert found["pairs"] == 60 and found["difference"] == pytest.approx(after.mean() - before.mean())
-        hits += found["difference_low"] <= 0.63 - 0.76 <= found["difference_high"]
-    assert 0.92 <= hits / 400 <= 0.99
-    assert _difference(frame([True]), frame([]).reindex(columns=frame([True]).columns))["pairs"] == 0
