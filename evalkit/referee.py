@@ -37,7 +37,7 @@ _UNHEARD = -1.0  # no score is negative
 def planned_order(units: Iterable[Unit], strata: Mapping[str, str], seed: int, cap: int | None) -> dict[str, Rounds]:
     """Each stratum's rounds (:func:`evalkit.pairing.rounds`), all strata together of at most ``cap`` units.
 
-    Strata come in the order of ``strata`` (by split) and are played in turn, a round of each; ``cap`` cuts off the rest.
+    Strata come in the order of ``strata`` (by split) and are played in turn, a round each; ``cap`` cuts off the rest.
     """
     tasks: dict[str, dict[tuple[str, str], list[Unit]]] = {name: {} for name in strata.values()}
     for unit in sorted(set(units)):
