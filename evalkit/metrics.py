@@ -52,7 +52,7 @@ def success_rate(frame: pd.DataFrame) -> Estimate:
         return Estimate(None, None, None, 0, 0)
     rate = float(frame["success"].mean())
     effective = len(frame.drop_duplicates(_SAME))
-    return Estimate(rate, *_wilson(rate, effective), len(frame), effective)
+    return Estimate(rate, *wilson(rate, effective), len(frame), effective)
 
 
 def solved_in_a_row(frame: pd.DataFrame, count: int) -> Estimate:
@@ -73,7 +73,7 @@ def average_length(frame: pd.DataFrame, chain: int) -> Estimate:
     shares = frame["solved"] / chain
     mean, variance = float(shares.mean()), float(shares.var(ddof=0))
     weight = mean * (1 - mean) / variance if variance else 1.0
-    low, high = _wilson(mean, effective * weight)
+    low, high = wilson(mean, effective * weight)
     return Estimate(float(frame["solved"].mean()), low * chain, high * chain, len(frame), effective, chain)
 
 
@@ -91,11 +91,11 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
         return parts[0]
     mean = sum(value for value, _ in counted) / len(counted)
     effective = len(counted) ** 2 / sum(1 / n for _, n in counted)
-    low, high = _wilson(mean / most, effective)
+    low, high = wilson(mean / most, effective)
     return Estimate(mean, low * most, high * most, sum(p.n for p in parts), effective, most)
 
 
-def _wilson(rate: float, n: float) -> tuple[float, float]:
+def wilson(rate: float, n: float) -> tuple[float, float]:
     """The score interval for a share ``rate`` of ``n`` observations; ``n`` need not be whole."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     centre = rate + z**2 / (2 * n)
