@@ -259,8 +259,7 @@ class Scheduler:
             host={
                 "worker": seat.worker.number,
                 "attempts": self._attempts[seat.episode],
-                "wall_s": round(message["wall_s"], 4),
-                "policy_s": round(message["policy_s"], 4),
+                **{part: round(message[part], 4) for part in ("wall_s", "reset_s", "look_s", "policy_s")},
                 "finished": now(),
             },
         )

@@ -18,7 +18,9 @@ class Trace:
         actions: every executed action, (A,) float32.
         asks: (step of the ask, step at which its reply was received), the second None for one that was never used.
         clipped: steps whose action was beyond the action space and was clipped, as the protocol says.
-        policy_s: seconds of real time that the simulator waited for the policy.
+        reset_s: seconds of real time that it took to set the scene, building the simulator where it had to be built.
+        look_s: seconds that looking took: rendering, packing and sending observations.
+        policy_s: seconds that the simulator waited for the policy.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
@@ -26,7 +28,7 @@ class Trace:
         self.actions: list[np.ndarray] = []
         self.asks: list[tuple[int, int | None]] = []
         self.clipped = 0
-        self.policy_s = 0.0
+        self.reset_s = self.look_s = self.policy_s = 0.0
         self._groups = groups
         self._sources: list[int | None] = []
 

@@ -114,6 +114,8 @@ class Worker:
             "timeline": None if self._execution.name == "sync" else trace.timeline(),
             "digest": trace.digest(adapter.state()),
             "wall_s": time.perf_counter() - began,
+            "reset_s": trace.reset_s,
+            "look_s": trace.look_s,
             "policy_s": trace.policy_s,
             "actions": np.stack(trace.actions) if message["keep_actions"] else None,
         }
@@ -122,11 +124,15 @@ class Worker:
         """The main loop: one episode, control step by control step."""
         trace = Trace(self._setup.suite["action"]["groups"])
         max_steps = int(self._setup.split(episode.split)["max_steps"])
+        began = time.perf_counter()
         adapter.reset(episode)
+        trace.reset_s = time.perf_counter() - began
         for step in range(max_steps):
             self._receive(executor, step, trace)
             if executor.asks(step):
+                looked = time.perf_counter()
                 self._ask(step, adapter, executor.ask(step))
+                trace.look_s += time.perf_counter() - looked
                 trace.asked(step)
                 self._receive(executor, step, trace)
             move = executor.act(step)

@@ -486,5 +486,5 @@ def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tm
 def test_the_journal_says_who_ran_what_apart_from_the_outcome(pointmass: str, tmp_path: Path) -> None:
     play(pointmass, tmp_path, splits=["near"], episodes=1)
     record: Record = next(iter(read_journal(tmp_path).values()))
-    assert set(record.host) == {"worker", "attempts", "wall_s", "policy_s", "finished"}
+    assert set(record.host) == {"worker", "attempts", "wall_s", "reset_s", "look_s", "policy_s", "finished"}
     assert record.metrics["distance"] < 0.05 and record.inferences == -(-record.steps // 10)
