@@ -34,7 +34,8 @@ class Record:
         metrics: further numbers of the suite, by name.
         motion: how the chunks were executed, in numbers (:meth:`evalkit.trace.Trace.motion`).
         timeline: of an asynchronous execution, its asks and which of them drove what (:meth:`~.Trace.timeline`).
-        parts: the sub-tasks of a chain that were attempted, in order: [name, or None where unknown; whether it was solved].
+        parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved]; the name is None
+            where it is unknown.
         digest: SHA-256 over all executed actions and the final physics state; None where unknown.
         error: why there is no verdict: {"kind", "message"}; None where there is one.
         host: attempts, worker, wall-clock seconds, time of day: not part of the outcome.

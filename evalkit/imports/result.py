@@ -222,6 +222,20 @@ def settle(kept: dict[Any, tuple[Outcome, Path]], key: Any, outcome: Outcome, pa
         raise UsageError(f"{path}: {what}: {outcome} here and {there} {also}; remove the one that is wrong")
 
 
+def grid(suite: Suite, split: str, task: str, size: int, outcomes: Mapping[int, Outcome], path: Path) -> TaskOutcomes:
+    """A task's ``size`` numbered episodes as scenes, and as repeats of all its scenes where there are more than those.
+
+    Raises UsageError where the last round is not whole.
+    """
+    scenes = suite.scenes_of(split, task)
+    if size > scenes and size % scenes:
+        raise UsageError(
+            f"{path}: {split}/{task}: {size} episodes are no whole number of rounds of its {scenes} scenes"
+        )
+    placed = {(number % scenes, number // scenes): outcome for number, outcome in outcomes.items()}
+    return TaskOutcomes(split, task, min(size, scenes), max(1, size // scenes), placed)
+
+
 def spans(numbers: Iterable[int]) -> str:
     """Numbers as people write them: ``1-3, 7``; of many spans the first few."""
     ordered = sorted(set(numbers))

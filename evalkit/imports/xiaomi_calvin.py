@@ -137,6 +137,6 @@ def _check_summary(summary: Source, outcomes: Sequence[Outcome], chain: int) -> 
     for field, value in made.items():
         if abs(figures.get(field, -1) - value) > 1e-6:
             raise UsageError(
-                f"{summary.path}: {field}: {figures.get(field, 'nothing')} there and {value:g} in the logs: they are not "
-                "of one evaluation"
+                f"{summary.path}: {field}: {figures.get(field, 'nothing')} there and {value:g} in the logs: not of "
+                "one evaluation"
             )
