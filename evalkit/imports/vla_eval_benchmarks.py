@@ -1,7 +1,7 @@
 """The benchmarks of vla-eval that evalkit has suites for: what a configuration is about, and where an episode belongs.
 
-Source: ``src/vla_eval/benchmarks/{libero,calvin,simpler}/benchmark.py`` (get_tasks, reset) and ``src/vla_eval/config.py``
-(EvalConfig) of https://github.com/allenai/vla-evaluation-harness.
+Source: https://github.com/allenai/vla-evaluation-harness, ``src/vla_eval/config.py`` (EvalConfig) and
+``src/vla_eval/benchmarks/{libero,calvin,simpler}/benchmark.py`` (get_tasks, reset).
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ class File(BaseModel):
 
 
 class Metrics(File):
+    """An episode's measures."""
+
     success: StrictBool
     completed_subtasks: int | None = None
 
 
 class Episode(File):
+    """An episode; ``failure_reason`` says that it crashed."""
+
     episode_id: int = Field(ge=0)
     metrics: Metrics
     steps: int | None = Field(None, ge=0)
@@ -42,6 +46,8 @@ class Episode(File):
 
 
 class Task(File):
+    """A task's episodes, and figures made of them."""
+
     task: str
     episodes: list[Episode]
     num_episodes: int
@@ -49,6 +55,8 @@ class Task(File):
 
 
 class Config(File):
+    """What was evaluated."""
+
     benchmark: str
     episodes_per_task: int = Field(1, gt=0)
     max_tasks: int | None = None

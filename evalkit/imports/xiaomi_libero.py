@@ -57,11 +57,12 @@ def read_libero(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[lis
             _keep(tasks, task, log)
     result: list[TaskOutcomes] = []
     summaries: list[Source] = []
+    trials = max((len(t.outcomes) for _, tasks in folders.values() for t, _ in tasks.values() if t.ended), default=None)
     for split in (name for name in suite.splits if name in folders):
         folder, tasks = folders[split]
         summary = Source.read(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
         summaries += [summary] if summary else []
-        result += _checked(suite, split, tasks, summary, asked)
+        result += _checked(suite, split, tasks, trials, summary, asked)
     return result, summaries
 
 
@@ -130,36 +131,48 @@ def _keep(tasks: dict[int, tuple[_Task, Source]], task: _Task, log: Source) -> N
 
 
 def _checked(
-    suite: Suite, split: str, tasks: Mapping[int, tuple[_Task, Source]], summary: Source | None, asked: Asked
+    suite: Suite,
+    split: str,
+    tasks: Mapping[int, tuple[_Task, Source]],
+    trials: int | None,
+    summary: Source | None,
+    asked: Asked,
 ) -> Iterator[TaskOutcomes]:
-    """The tasks in the suite's order, whole (or ``asked.partial``) and as the summary has them."""
-    section = suite.splits[split]
-    names = list(section.tasks)
-    rates = _summary(summary, section.tasks) if summary else {}
+    """The tasks in the suite's order, whole (or ``asked.partial``) and as the summary has them.
+
+    ``trials`` is what the evaluation played of each task, None where no task ended. It is the only sign of a lost line
+    where every episode of a task was a success.
+    """
+    names = list(suite.splits[split].tasks)
+    rates = _summary(summary, suite.splits[split].tasks) if summary else {}
     for number in sorted({*tasks, *rates}):
-        if number >= len(names):
-            raise UsageError(f"{tasks[number][1].path}: task {number}: {split} has tasks 0 to {len(names) - 1}")
         task, log = tasks.get(number, (_Task(number, [], ended=False), None))
         where = log.path if log else summary.path if summary else ""
+        if number >= len(names):
+            raise UsageError(f"{where}: task {number}: {split} has tasks 0 to {len(names) - 1}")
         most = suite.scenes_of(split, names[number])
-        if not task.ended and not asked.partial:
-            first = len(task.outcomes) + 1
-            what = f"episodes {spans(range(first, most + 1)) or 'after the last'} are missing" if log else "has no log"
+        expected = trials or min(suite.episodes, most)
+        missing = spans(range(len(task.outcomes) + 1, expected + 1))
+        if (missing or not task.ended) and not asked.partial:
+            what = f"episodes {missing or 'after the last'} are missing" if log else "has no log"
             raise UsageError(f"{where}: task {number}: {what}: {WHOLE}")
         if len(task.outcomes) > most:
             raise UsageError(f"{where}: task {number}: {len(task.outcomes)} episodes, and the task has {most} scenes")
-        if task.ended and number in rates:
-            counted = sum(o.success for o in task.outcomes) / len(task.outcomes)
-            if abs(counted - rates[number]) > 1e-9 and summary:
-                raise UsageError(
-                    f"{summary.path}: task_id {number}: success_rate is {rates[number]:g} there and {counted:g} in "
-                    f"{where}: they are not of one evaluation"
-                )
-        elif task.ended and summary:
-            raise UsageError(f"{summary.path}: task_id {number}: is missing, and {where} has it")
+        if summary and task.ended and not missing:
+            _check_rate(task, rates.get(number), summary, str(where))
         outcomes = {(scene, 0): outcome for scene, outcome in enumerate(task.outcomes)}
-        scenes = len(outcomes) if task.ended else most
-        yield TaskOutcomes(split, names[number], scenes, 1, outcomes)
+        yield TaskOutcomes(split, names[number], max(expected, len(outcomes)), 1, outcomes)
+
+
+def _check_rate(task: _Task, rate: float | None, summary: Source, log: str) -> None:
+    """Raises UsageError where the summary has another success rate."""
+    counted = sum(o.success for o in task.outcomes) / len(task.outcomes)
+    if rate is None or abs(counted - rate) > 1e-9:
+        there = "missing" if rate is None else f"{rate:g}"
+        raise UsageError(
+            f"{summary.path}: task_id {task.number}: success_rate is {there} there and {counted:g} in {log}: they are "
+            "not of one evaluation"
+        )
 
 
 def _summary(summary: Source, instructions: Mapping[str, str]) -> dict[int, float]:
