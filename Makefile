@@ -12,6 +12,9 @@ comma := ,
 # EVALKIT_LIBERO_ASSETS, EVALKIT_CALVIN_SOURCE and EVALKIT_SIMPLER_SOURCE.
 LIBERO_ASSETS := $(abspath $(or $(EVALKIT_LIBERO_ASSETS),$(wildcard ../shared/data/libero_assets)))
 
+# The evaluation logs that came with the released checkpoints; their tests run where a copy is found.
+export EVALKIT_PUBLISHED_LOGS := $(abspath $(or $(EVALKIT_PUBLISHED_LOGS),$(wildcard ../shared/data/published_logs)))
+
 .PHONY: demo test quick lint clean
 
 demo: $(VENV)/installed

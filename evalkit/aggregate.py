@@ -52,7 +52,7 @@ class Summary:
             "suite": self.manifest.fingerprint["suite"],
             "checkpoint": self.manifest.checkpoint["id"],
             "execution": self.manifest.execution["name"],
-            "batch_invariant": self.manifest.checkpoint.get("batch_invariant", True),
+            "batch_invariant": self.manifest.checkpoint.get("batch_invariant", None if self.manifest.origin else True),
             "headline": {**named, "complete": self.complete},
             "rows": [row.to_dict() for row in self.rows],
             "episodes": self.finished,
@@ -60,6 +60,7 @@ class Summary:
             "errors": self.errors,
             "motion": dict(self.motion),
             "incomparable": self.manifest.incomparable,
+            "origin": self.manifest.origin.model_dump() if self.manifest.origin else None,
         }
 
 
@@ -92,16 +93,17 @@ def summarize(folder: Path) -> Summary:
 def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
     """Means over the episodes with a verdict.
 
-    ``inferences``; what :meth:`evalkit.trace.Trace.motion` names; ``seconds``, the virtual time of solved ones.
+    ``inferences``; what :meth:`evalkit.trace.Trace.motion` names; ``seconds``, the virtual time of solved ones. What no
+    record has is left out.
     """
     judged = frame[frame["error"].isna()]
     if judged.empty:
         return {}
-    found = {"inferences": float(judged["inferences"].mean())}
-    for column in (c for c in judged.columns if c.startswith("motion.")):
+    found: dict[str, float] = {}
+    for column in (c for c in judged.columns if c == "inferences" or c.startswith("motion.")):
         if judged[column].notna().any():
             found[column.removeprefix("motion.")] = float(judged[column].mean())
-    solved = judged[judged["success"].astype(bool)]
+    solved = judged[judged["success"].astype(bool) & judged["steps"].notna()]
     splits, hz = manifest.suite["splits"], manifest.suite.get("control_hz", 1)
     seconds = [n / (splits[s].get("control_hz") or hz) for n, s in zip(solved["steps"], solved["split"], strict=True)]
     return found | ({"seconds": sum(seconds) / len(seconds)} if seconds else {})

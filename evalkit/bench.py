@@ -112,7 +112,9 @@ def bench(options: RunOptions, workers: Sequence[int], progress: Progress, trace
                 began = time.perf_counter()
                 records = list(read_journal(contest(suite, contestant, one, progress)).values())
                 found.append(_throughput(records, timed, count, time.perf_counter() - began))
-            latencies += [1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1]  # the first warms up
+            latencies += [
+                1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1
+            ]  # the first warms up
     finally:
         policy.close()
     if trace is not None:

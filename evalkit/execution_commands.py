@@ -124,7 +124,8 @@ def timeline(
             raise unknown("episode", episode, by_id)
         record = by_id[episode or min(by_id)]
         found = timeline_of(record, manifest.execution, bool(manifest.suite.get("chain")))
-        typer.echo(f"{record.episode.id} · {manifest.execution['name']}\n\n{as_text(found, record.steps)}")
+        steps = record.steps or 0
+        typer.echo(f"{record.episode.id} · {manifest.execution['name']}\n\n{as_text(found, steps)}")
         if picture is not None:
-            for file in plot_timeline(found, record.steps, record.episode.id, picture.with_suffix("")):
+            for file in plot_timeline(found, steps, record.episode.id, picture.with_suffix("")):
                 typer.echo(f"picture: {file}", err=True)

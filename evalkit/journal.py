@@ -27,23 +27,25 @@ class Record:
     Attributes:
         episode: which one.
         success: the suite's verdict; None where the episode ended in an error.
-        steps: control steps executed, waiting steps apart.
-        inferences: how often the policy was asked.
-        clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says.
+        steps: control steps executed, waiting steps apart; None where unknown, as in imported runs.
+        inferences: how often the policy was asked; None where unknown.
+        clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says; None where
+            unknown.
         metrics: further numbers of the suite, by name.
         motion: how the chunks were executed, in numbers (:meth:`evalkit.trace.Trace.motion`).
         timeline: of an asynchronous execution, its asks and which of them drove what (:meth:`~.Trace.timeline`).
-        parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved].
-        digest: SHA-256 over all executed actions and the final physics state.
+        parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved]; the name is None
+            where it is unknown.
+        digest: SHA-256 over all executed actions and the final physics state; None where unknown.
         error: why there is no verdict: {"kind", "message"}; None where there is one.
         host: attempts, worker, wall-clock seconds, time of day: not part of the outcome.
     """
 
     episode: Episode
     success: bool | None
-    steps: int = 0
-    inferences: int = 0
-    clipped_steps: int = 0
+    steps: int | None = 0
+    inferences: int | None = 0
+    clipped_steps: int | None = 0
     metrics: dict[str, float] = field(default_factory=dict)
     parts: list[list[Any]] = field(default_factory=list)
     motion: dict[str, float] = field(default_factory=dict)
@@ -67,8 +69,8 @@ class Record:
         if (fields["success"] is None) == (fields["error"] is None):
             raise ValueError("it must have either a verdict or an error")
         for name, solved in fields.get("parts", []):
-            if not isinstance(name, str) or not isinstance(solved, bool):
-                raise ValueError("parts must be pairs of a name and true or false")
+            if not isinstance(name, str | None) or not isinstance(solved, bool):
+                raise ValueError("parts must be pairs of a name (or null) and true or false")
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
         if record.episode.id != identity:

@@ -75,6 +75,29 @@ class Plan(BaseModel):
         ]
 
 
+class Origin(BaseModel):
+    """Where an imported run comes from, and what is unknown of it.
+
+    Attributes:
+        format: how it was written, as ``evalkit import`` names it.
+        source: who wrote it, for people.
+        files: SHA-256 of every file that was read, by its name relative to the path that was given.
+        lacks: what a run of evalkit's own has and this has not, in the words of docs/importing.md. ``scenes``: outcomes
+            are numbered as the files have them, and which scene each of them met is unknown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: str
+    source: str
+    files: dict[str, str]
+    lacks: list[str]
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.source}; unknown: {', '.join(self.lacks)}"
+
+
 class Manifest(BaseModel):
     """What a run is.
 
@@ -86,6 +109,7 @@ class Manifest(BaseModel):
         code: evalkit's version and the digest of the suite's files.
         suite: ``suite.yaml`` as it was.
         incomparable: why the results must not be held against published ones; empty where they may.
+        origin: where an imported run comes from; None for a run of evalkit's own.
         machine: where it ran, for the record.
         created: when, in UTC.
     """
@@ -100,6 +124,7 @@ class Manifest(BaseModel):
     code: dict[str, str]
     suite: dict[str, Any]
     incomparable: list[str] = []
+    origin: Origin | None = None
     machine: dict[str, Any] = {}
     created: str = ""
 
@@ -113,6 +138,11 @@ class Manifest(BaseModel):
                     raise ValueError(f"{part}.{key} is missing")
         Headline.model_validate(self.suite["headline"])
         return self
+
+    @property
+    def pairable(self) -> bool:
+        """Whether an episode's scene is known, so that it may be compared with another run's episode of that id."""
+        return self.origin is None or "scenes" not in self.origin.lacks
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be continued: all but the record of when and where."""
@@ -135,6 +165,8 @@ class Manifest(BaseModel):
     def check_resumes(self, folder: Path) -> None:
         """Raises RunMismatch that names the first field in which the run in ``folder`` is another one."""
         theirs = read_manifest(folder)
+        if theirs.origin:
+            raise RunMismatch(f"{folder}: cannot resume: that run was imported; name another --out")
         difference = first_difference(theirs.identity(), self.identity())
         if difference and difference[0] == "fingerprint.protocol":
             difference = first_difference(protocol(theirs.suite), protocol(self.suite), "suite") or difference

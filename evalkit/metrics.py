@@ -46,7 +46,7 @@ def success_rate(frame: pd.DataFrame) -> Estimate:
     """Share of solved episodes, with the Wilson score interval (Wilson 1927).
 
     Repeats of a scene that ended bit for bit alike are one observation, however often they were run: they count in
-    ``n``, not in ``n_effective``.
+    ``n``, not in ``n_effective``. So are repeats of which that is unknown, those of imported runs.
     """
     if frame.empty:
         return Estimate(None, None, None, 0, 0)

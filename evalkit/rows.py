@@ -94,6 +94,8 @@ def _chains(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
     attempts: dict[str, list[dict[str, Any]]] = {}
     for scene, digest, parts in zip(judged["scene"], judged["digest"], judged["parts"], strict=True):
         for place, (name, solved) in enumerate(parts):
+            if name is None:  # the chain counts, and no sub-task can
+                continue
             same = {"split": split, "task": name, "scene": (scene, place), "digest": digest}
             attempts.setdefault(name, []).append({**same, "success": solved})
     rates = {name: success_rate(type(frame)(attempts[name])) for name in sorted(attempts)}

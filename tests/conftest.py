@@ -31,6 +31,17 @@ def pointmass() -> str:
 
 
 @pytest.fixture(scope="session")
+def published_logs() -> Path:
+    """The evaluation logs of the released Xiaomi-Robotics-0 checkpoints; skips where they are not here."""
+    chosen = os.environ.get("EVALKIT_PUBLISHED_LOGS")
+    if not chosen:
+        pytest.skip(
+            "the released logs are not here: set EVALKIT_PUBLISHED_LOGS to a folder with libero, calvin, simpler"
+        )
+    return Path(chosen)
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the released shape, built once; skips where its libraries are not installed."""
     pytest.importorskip("torch")

@@ -70,7 +70,8 @@ def _csv(summaries: Sequence[Summary]) -> str:
 def title(summary: Summary) -> str:
     """One line on what a run is."""
     manifest = summary.manifest
-    execution = f"{manifest.execution['name']}, horizon {manifest.execution['horizon']}"
+    horizon = manifest.execution["horizon"]
+    execution = f"{manifest.execution['name']}, horizon {'unknown' if horizon is None else horizon}"
     delay = Delay.from_dict(manifest.execution.get("delay") or {"steps": 0})
     execution += f", delay {delay}" if delay != Delay() else ""
     return f"{manifest.suite['title']} · {manifest.checkpoint['id']} · {execution}"
@@ -96,10 +97,13 @@ def execution_line(summary: Summary) -> str:
 
 def notes(summary: Summary) -> list[str]:
     """What a reader of the numbers must know: missing episodes, errors, why they are not comparable."""
-    lines = [f"not the protocol's whole: {summary.covered}"] if summary.covered else []
+    origin = summary.manifest.origin
+    lines = [f"imported: {origin.describe()}"] if origin else []
+    lines += [f"not the protocol's whole: {summary.covered}"] if summary.covered else []
     missing = summary.planned - summary.finished - summary.errors
     if missing:
-        lines.append(f"{missing} of {summary.planned} planned episodes are missing: continue with --resume")
+        what = "they are not in what was imported" if origin else "continue with --resume"
+        lines.append(f"{missing} of {summary.planned} planned episodes are missing: {what}")
     if summary.errors:
         lines.append(f"{summary.errors} episodes ended in errors; they count neither as success nor as failure")
     lines += [f"not comparable with published figures: {reason}" for reason in summary.manifest.incomparable]

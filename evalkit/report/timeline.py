@@ -16,12 +16,15 @@ def timeline_of(record: Record, execution: Mapping[str, Any], chains: bool) -> M
     """The record's timeline; a synchronous episode's follows from its horizon.
 
     Raises:
-        UsageError: the episode ended in an error, or is a synchronous chain, whose asks the record does not have.
+        UsageError: the episode ended in an error, was imported, or is a synchronous chain, whose asks the record does
+            not have.
     """
     if record.error is not None:
         raise UsageError(f"{record.episode.id}: it ended in an error, and has no timeline")
     if record.timeline is not None:
         return record.timeline
+    if record.steps is None or execution["horizon"] is None:
+        raise UsageError(f"{record.episode.id}: was imported, and how its chunks were executed is unknown")
     if chains:
         raise UsageError(f"{record.episode.id}: a synchronous run of chains does not record when it asked")
     starts = range(0, record.steps, int(execution["horizon"]))
