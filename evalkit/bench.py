@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -73,7 +73,7 @@ class Timed:
         self.spec = policy.spec
         self._policy = policy
 
-    def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
+    def act(self, requests: Sequence[Request]) -> Sequence[np.ndarray]:
         """Asks the other policy."""
         began = time.perf_counter()
         chunks = self._policy.act(requests)
@@ -85,13 +85,15 @@ class Timed:
         self._policy.close()
 
 
-def bench(options: RunOptions, workers: Sequence[int], progress: Progress, trace: Path | None) -> list[Throughput]:
+def bench(
+    options: RunOptions, workers: Sequence[int], progress: Callable[[int], Progress], trace: Path | None
+) -> list[Throughput]:
     """Plays the same episodes with so many workers each time.
 
     Args:
         options: what to play; ``out`` and ``workers`` have no say. Without tasks, the first of the first split.
         workers: numbers of simulator processes; one, and one per core, where empty.
-        progress: told how it goes.
+        progress: makes what is told how it goes with so many workers.
         trace: where to keep the latencies of single requests, for ``--delay trace:FILE``.
 
     Raises:
@@ -109,9 +111,9 @@ def bench(options: RunOptions, workers: Sequence[int], progress: Progress, trace
             contestant = Contestant(checkpoint.id, timed, checkpoint.identity(), checkpoint.entry.splits)
             with tempfile.TemporaryDirectory(prefix="evalkit-bench-") as folder:
                 one = replace(options, splits=splits, tasks=tasks, workers=count, out=Path(folder) / "run", shuffle=0)
-                began = time.perf_counter()
-                records = list(read_journal(contest(suite, contestant, one, progress)).values())
-                found.append(_throughput(records, timed, count, time.perf_counter() - began))
+                with progress(count) as shown:  # type: ignore[attr-defined]  # every display is a context manager
+                    run = contest(suite, contestant, one, shown)
+                found.append(_throughput(list(read_journal(run).values()), timed, count))
             latencies += [
                 1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1
             ]  # the first warms up
@@ -124,7 +126,7 @@ def bench(options: RunOptions, workers: Sequence[int], progress: Progress, trace
     return found
 
 
-def _throughput(records: Sequence[Record], timed: Timed, workers: int, elapsed_s: float) -> Throughput:
+def _throughput(records: Sequence[Record], timed: Timed, workers: int) -> Throughput:
     judged = [r for r in records if r.error is None]
     first = {r.host["worker"]: r for r in reversed(judged)}
     later = [r for r in judged if r is not first[r.host["worker"]]]
@@ -134,7 +136,7 @@ def _throughput(records: Sequence[Record], timed: Timed, workers: int, elapsed_s
     def total(part: str) -> float:
         return sum(float(r.host[part]) for r in later)
 
-    steps, inferences = sum(r.steps for r in later), sum(r.inferences for r in later)
+    steps, inferences = sum(r.steps or 0 for r in later), sum(r.inferences or 0 for r in later)
     busy = total("wall_s") / workers  # each worker's own
     physics = total("wall_s") - total("reset_s") - total("look_s") - total("policy_s")
     calls = timed.calls[1:] or timed.calls

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from evalkit import execution_commands, import_commands, planning_commands, verdict_commands
+from evalkit import bench_commands, execution_commands, import_commands, planning_commands, verdict_commands
 from evalkit.console import FAILED, console, explained, nothing_on_standard_output, progress_for, report
 
 app = typer.Typer(
@@ -368,6 +368,7 @@ execution_commands.add_to(app)
 verdict_commands.add_to(app)
 planning_commands.add_to(app)
 import_commands.add_to(app)
+bench_commands.add_to(app)
 
 
 def main() -> Any:

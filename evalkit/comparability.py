@@ -58,6 +58,9 @@ def _differences(first: Manifest, second: Manifest) -> Iterator[Difference]:
         inside = list(differences(protocol(first.suite), protocol(second.suite), "protocol"))
         yield from inside or [("protocol", ours.get("protocol"), theirs.get("protocol"))]
     mine, yours = ({k: v for k, v in part.items() if k != "protocol"} for part in (ours, theirs))
+    if mine.get("versions") is None or yours.get("versions") is None:  # an imported run's: unknown is not equal
+        first_has, second_has = (part.pop("versions", None) or "unknown" for part in (mine, yours))
+        yield "versions", first_has, second_has
     yield from differences(mine, yours)
     for name in ("name", "delay"):
         yield from differences(first.execution.get(name), second.execution.get(name), f"execution.{name}")

@@ -233,7 +233,8 @@ def chosen(
         raise UsageError(f"--prefix {prefix}: only --execution prefix commits actions")
     waits = name in ("sync", "hold")
     c = (d if prefix is None else prefix) if name == "prefix" else d
-    s = horizon or (chunk if waits else min(max(chunk // 2, c, 1), max(chunk - c, 1)))
+    usual = chunk if waits else min(max(chunk // 2, c, 1), max(chunk - c, 1))
+    s = usual if horizon is None else horizon
     given = f"H = {chunk}, s = {s}, d = {d}" + (f", c = {c}" if name == "prefix" else "")
     rules = {f"1 <= s <= H, with s the horizon and H the chunk length ({given})": 1 <= s <= chunk}
     if not waits:

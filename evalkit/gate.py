@@ -127,7 +127,7 @@ class Gate:
         """See :class:`evalkit.run.Judge`. Raises NotComparable; else plans, and announces what can be expected."""
         self.allowed = check_comparable(self.baseline, manifest, self.options.allow)
         episodes = manifest.plan.episodes(str(manifest.fingerprint["suite"]))
-        scores = self._by_unit(episodes)
+        scores = self._by_unit(episodes, manifest.pairable and self.baseline.pairable)
         units = [Unit.of(e) for e in episodes if Unit.of(e) in scores]
         if not units:
             raise NotComparable(
@@ -199,7 +199,7 @@ class Gate:
         rule = Headline.model_validate(self.baseline.suite["headline"])
         return split if rule.mean_of == "splits" else ALL
 
-    def _by_unit(self, episodes: Sequence[Episode]) -> dict[Unit, float]:
+    def _by_unit(self, episodes: Sequence[Episode], pairable: bool) -> dict[Unit, float]:
         """The baseline's score of each unit: of the same scene, or where no scene is in both, one of the same task."""
         planned: dict[Unit, list[Episode]] = {}
         for episode in episodes:
@@ -207,7 +207,7 @@ class Gate:
         found = {
             unit: sum(self._scores[e] for e in of) / len(of)
             for unit, of in planned.items()
-            if all(e in self._scores for e in of)
+            if pairable and all(e in self._scores for e in of)
         }
         self.paired = bool(found)
         return found or self._at_random(planned)
@@ -275,7 +275,7 @@ def _like(baseline: Manifest, asked: RunOptions) -> RunOptions:
         episodes=asked.episodes or max(task.scenes for task in plan.tasks),
         repeats=asked.repeats or max(task.repeats for task in plan.tasks),
         execution=execution["name"],
-        horizon=asked.horizon or execution["horizon"],
+        horizon=execution["horizon"] if asked.horizon is None else asked.horizon,
         delay=Delay.from_dict(execution.get("delay") or {"steps": 0}),
         prefix=execution.get("prefix"),
         parameters=execution.get("parameters", {}),

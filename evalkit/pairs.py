@@ -53,11 +53,12 @@ def paired(first: Side, second: Side) -> pd.DataFrame:
     """One row per episode that both sides have: ``score_a``, ``score_b``, and ``fresh``.
 
     Scores are 1 and 0, or the share of a chain that was solved. Where repeats of a scene ended alike on both sides (or
-    nobody recorded how they ended), they are one observation: ``fresh`` marks the first of them. Columns: split, task,
-    scene, repeat, score_a, score_b, fresh.
+    nobody recorded how they ended), they are one observation: ``fresh`` marks the first of them. Nothing is paired
+    where a side does not know its scenes. Columns: split, task, scene, repeat, score_a, score_b, fresh.
     """
     columns = [*KEY, "score", "digest"]
-    merged = first.judged[columns].merge(second.judged[columns], on=KEY, suffixes=("_a", "_b"))
+    ours, theirs = (s.judged if s.manifest.pairable else s.judged.iloc[:0] for s in (first, second))
+    merged = ours[columns].merge(theirs[columns], on=KEY, suffixes=("_a", "_b"))
     same = ["split", "task", "scene", "digest_a", "digest_b", "score_a", "score_b"]
     found: pd.DataFrame = merged.assign(fresh=~merged.duplicated(same))[[*KEY, "score_a", "score_b", "fresh"]]
     return found

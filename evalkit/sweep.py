@@ -72,7 +72,7 @@ def sweep(
     policy = checkpoint.build(suite)
     try:
         out = options.out or default_folder(suite, f"{checkpoint.id}-sweep")
-        horizon = options.horizon or max(1, policy.spec.chunk // 2)
+        horizon = max(1, policy.spec.chunk // 2) if options.horizon is None else options.horizon
         cells = list(_cells(out, executions, delays))
         _check(suite, policy, cells, horizon)
         contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
