@@ -236,7 +236,9 @@ def chosen(
     usual = chunk if waits else min(max(chunk // 2, c, 1), max(chunk - c, 1))
     s = usual if horizon is None else horizon
     given = f"H = {chunk}, s = {s}, d = {d}" + (f", c = {c}" if name == "prefix" else "")
-    rules = {f"1 <= s <= H, with s the horizon and H the chunk length ({given})": 1 <= s <= chunk}
+    rules = {}
+    if not 1 <= s <= chunk:
+        raise UsageError(f"--horizon {s}: must have 1 <= s <= H, with s the horizon and H the chunk length ({given})")
     if not waits:
         rules[f"d <= s, or the next inference would begin before the last has ended ({given})"] = d <= s
         rules[f"s <= H - d, or a chunk ends before the next arrives ({given})"] = s <= chunk - d

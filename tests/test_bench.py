@@ -9,8 +9,14 @@ import pytest
 from conftest import POINTMASS
 from typer.testing import CliRunner
 
+from evalkit.bench import Timed, _throughput
+from evalkit.checkpoint import find_checkpoint
 from evalkit.cli import app
 from evalkit.delay import Delay
+from evalkit.episode import Episode
+from evalkit.errors import UsageError
+from evalkit.journal import Record
+from evalkit.suite import load_suite
 
 
 def test_what_is_measured_is_what_was_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +42,6 @@ def test_people_see_a_column_for_each_number_of_workers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--episodes", "2", "--workers", "3"], "at least two for each worker"),
         (["--split", "middle"], "unknown split 'middle'"),
         (["--task", "sideways"], "unknown task 'sideways'"),
         (["--checkpoint", "nobody"], "unknown checkpoint 'nobody'"),
@@ -45,3 +50,10 @@ def test_people_see_a_column_for_each_number_of_workers() -> None:
 def test_what_cannot_be_measured_is_explained(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["bench", POINTMASS, *arguments])
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_first_episodes_alone_say_nothing() -> None:
+    parts = {"wall_s": 1.0, "reset_s": 0.5, "look_s": 0.1, "policy_s": 0.1}
+    records = [Record(Episode("s", "a", "t", n, 0), True, host={"worker": n, **parts}) for n in (0, 1)]
+    with pytest.raises(UsageError, match="at least two for each worker"):
+        _throughput(records, Timed(find_checkpoint("hold").build(load_suite(POINTMASS))), 2)
