@@ -109,7 +109,8 @@ def unpaired_verdicts(first: pd.Series, second: pd.Series, effective: tuple[int,
     a, b = float(first.mean()), float(second.mean())
     counts = (b * effective[1], effective[1], a * effective[0], effective[0])
     low, high = confint_proportions_2indep(*counts, compare="diff", method="newcomb", alpha=1 - CONFIDENCE)
-    tested = test_proportions_2indep(*counts, compare="diff", method="score", return_results=True)
+    with np.errstate(all="ignore"):  # rates of 0 and 1 divide by nothing; what comes of it is caught below
+        tested = test_proportions_2indep(*counts, compare="diff", method="score", return_results=True)
     p = float(tested.pvalue) if isfinite(tested.pvalue) else 1.0
     return Contrast(a, b, b - a, float(low), float(high), p, min(len(first), len(second)), min(effective))
 

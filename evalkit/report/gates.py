@@ -32,8 +32,9 @@ def outlook_lines(outlook: Outlook) -> list[str]:
     how = "the same scenes" if outlook.paired else "unpaired: other scenes of the same tasks"
     lines = [f"up to {scenes} scenes against the baseline's ({how}; it scores {100 * outlook.rate:.1f} % on them)"]
     levels = replace(outlook.levels, alpha=outlook.levels.alpha / len(sizes))
+    each = "each alone, " if len(sizes) > 1 else ""
     for size, every in sorted({(sizes[name], len(of[0])) for name, of in outlook.order.items()}):
-        lines += expectations(levels, size, outlook.rate, every=every).sentences
+        lines += [each + line for line in expectations(levels, size, outlook.rate, every=every).sentences]
     return [f"gate: {line}" for line in lines]
 
 
