@@ -276,7 +276,7 @@ def test_on_metaworld_the_expert_passes_and_a_noisy_one_does_not(tmp_path: Path)
     from conftest import need
 
     need("metaworld")
-    base = run(tmp_path / "base", "metaworld", checkpoint="oracle", episodes=4, workers=2)
+    base = Path(__file__).parents[1] / "results" / "baselines" / "metaworld-oracle"
     live = ["metaworld", "--baseline", base, "--checkpoint"]
     code, found = gate(*live, "oracle", "--out", tmp_path / "same")
     assert (code, found["verdict"]) == (0, "PASS") and found["episodes"] < found["planned"] == 200
