@@ -117,6 +117,42 @@ def plot_timeline(timeline: Mapping[str, Any], steps: int, title: str, out: Path
         return _saved(figure, out)
 
 
+def plot_power(table: pd.DataFrame, margin: float, out: Path) -> list[Path]:
+    """How often a gate says REGRESSION (lines) and PASS (dashes) against the true drop, a panel per correlation.
+
+    Args:
+        table: columns correlation, rate, drop, fails, passes; all but the first are fractions of 1.
+        margin: the drop that must not pass.
+        out: the folder for ``power.png`` and ``power.svg``.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    panels = list(dict.fromkeys(table["correlation"]))
+    rates = list(dict.fromkeys(table["rate"]))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4 * len(panels), 3.0), layout="constrained")
+        for index, panel in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), index + 1)
+            axes.axvline(margin * 100, color="#999999", linewidth=0.8)
+            for colour, rate in zip(_COLOURS, rates, strict=False):
+                mine = table[(table["correlation"] == panel) & (table["rate"] == rate)]
+                axes.plot(mine["drop"] * 100, mine["fails"] * 100, color=colour, linewidth=1.3)
+                axes.plot(mine["drop"] * 100, mine["passes"] * 100, color=colour, linewidth=1.3, linestyle="--")
+            axes.set_title(str(panel), loc="left", fontsize=9)
+            axes.set_xlabel("true drop (points)")
+            axes.set_ylim(-2, 102)
+            if index == 0:
+                axes.set_ylabel("share of comparisons (%)")
+                axes.text(margin * 100 + 0.2, 50, "margin", fontsize=7, color="#777777", rotation=90, va="center")
+        keys = [Line2D([], [], color=c, label=f"p = {r:g}") for c, r in zip(_COLOURS, rates, strict=False)]
+        keys.append(Line2D([], [], color="#444444", label="REGRESSION"))
+        keys.append(Line2D([], [], color="#444444", linestyle="--", label="PASS"))
+        figure.legend(handles=keys, loc="outside right center", frameon=False, fontsize=8)
+        return _saved(figure, out / "power")
+
+
 def _saved(figure: Any, stem: Path) -> list[Path]:
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for file in files:
