@@ -289,7 +289,7 @@ def table(
     from evalkit.report import tables, terminal
 
     with explained():
-        summaries = [summarize(run) for run in runs]
+        summaries = [summarize(run, motion=False) for run in runs]
         if form is None:
             for summary in summaries:
                 terminal.show(summary, console(stderr=False))
