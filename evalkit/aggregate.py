@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from evalkit.rows import Row, rows_of, uncovered
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Summary", "episodes_frame", "measures", "read_frame", "summarize"]
+__all__ = ["Summary", "episodes_frame", "measures", "read_episodes", "read_frame", "rows_frame", "summarize", "table"]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def _check_planned(folder: Path, manifest: Manifest, frame: pd.DataFrame) -> Non
     """Raises UsageError that names an episode of the frame that the manifest does not plan."""
     planned = {task.key: task for task in manifest.plan.tasks}
     strange = (frame["suite"] != str(manifest.fingerprint["suite"])) | (frame["seed"] != manifest.plan.seed)
-    for key, episodes in frame.groupby(["split", "task"], observed=True):
-        task = planned.get(key)
+    for (split, name), episodes in frame.groupby(["split", "task"], observed=True):
+        task = planned.get((str(split), str(name)))
         if task is None:
             strange[episodes.index] = True
         elif episodes["scene"].max() >= task.scenes or episodes["repeat"].max() >= task.repeats:
@@ -110,6 +110,40 @@ def _check_planned(folder: Path, manifest: Manifest, frame: pd.DataFrame) -> Non
         fields = frame.loc[strange, list(Episode.__dataclass_fields__)].astype(object).to_dict("records")
         first = min(Episode(**episode) for episode in fields)
         raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {first.id}")
+
+
+def rows_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
+    """Every row of every run, with the run's folder and checkpoint: what CSV has, and :func:`table` gives."""
+    import pandas as pd
+
+    columns = ["run", "checkpoint", *(f.name for f in fields(Row) if f.name != "most")]
+    rows = [
+        {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **r.to_dict()}
+        for s in summaries
+        for r in s.rows
+    ]
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return frame
+
+
+def table(*runs: Path | str) -> pd.DataFrame:
+    """The rows of finished runs: one per task, split and suite, with intervals. Raises UsageError as `summarize`."""
+    return rows_frame([summarize(Path(run), motion=False) for run in runs])
+
+
+def read_episodes(*runs: Path | str) -> pd.DataFrame:
+    """The episodes of finished runs, one row each: ``run``, ``checkpoint``, and what :func:`episodes_frame` has."""
+    import pandas as pd
+
+    frames = []
+    for run in map(Path, runs):
+        manifest = read_manifest(run)
+        frame = read_frame(run)
+        _check_planned(run, manifest, frame)
+        frame.insert(0, "run", str(run))
+        frame.insert(1, "checkpoint", str(manifest.checkpoint["id"]))
+        frames.append(frame.astype(dict.fromkeys(("suite", "split", "task", "digest"), object)))
+    return pd.concat(frames, ignore_index=True) if frames else episodes_frame([])
 
 
 def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:

@@ -87,12 +87,12 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     frame["error"] = frame["error"].astype(object).where(missing, None)
     frame["success"] = frame["success"].astype(object if missing.any() else bool)
     frame["solved"] = pd.Series(_taken(frame["parts"], _solved), index=frame.index, dtype="int64")
-    for prefix, column in zip(("metric", "motion"), _EXTRAS, strict=True):
-        if column in frame:
-            found = list(frame.pop(column))
+    for prefix, extra in zip(("metric", "motion"), _EXTRAS, strict=True):
+        if extra in frame:
+            found = list(frame.pop(extra))
             for name in dict.fromkeys(name for numbers in found for name in numbers):
-                values = [numbers.get(name) for numbers in found]
-                frame[f"{prefix}.{name}"] = pd.Series(values, index=frame.index, dtype="float64")
+                column = [numbers.get(name) for numbers in found]
+                frame[f"{prefix}.{name}"] = pd.Series(column, index=frame.index, dtype="float64")
     return frame
 
 
@@ -116,7 +116,10 @@ def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
 
     if not path.is_file() or path.stat().st_size == 0 or set("*?[") & set(str(path)):  # the name would be a pattern
         return None
-    settings = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
     try:
         with duckdb.connect(config=settings) as database:
             _load(database, path)

@@ -21,7 +21,8 @@ LENGTH = "average length"
 class Row:
     """One line of a table: a task's (split and task), a split's (task None) or the suite's (both None).
 
-    A split of chains has several, one for each number of sub-tasks in a row and one for the average length. Rates are
+    A split of chains has several, one for each number of sub-tasks in a row and one for the average length; one with
+    tasks that papers print as one has a line for these, and last its own. Rates are
     fractions of 1, lengths go up to ``most``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are
     episodes without a verdict, which are in no other column.
     """
@@ -86,6 +87,10 @@ def _tasks(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
     suite = str(manifest.fingerprint["suite"])
     errors = lost["task"].value_counts()
     rows = [_row(suite, split, task, RATE, e, int(errors.get(task, 0))) for task, e in estimates.items()]
+    for name, members in _rule(manifest).groups.items():
+        if set(members) <= set(tasks):
+            missing = sum(int(errors.get(task, 0)) for task in members)
+            rows.append(_row(suite, split, None, f"{RATE} of {name}", units[name], missing))
     return _Split([*rows, _row(suite, split, None, RATE, whole, len(lost))], units)
 
 
@@ -93,7 +98,8 @@ def _chains(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
     """Every sub-task over its attempts, then how many chains got how far, then the average length."""
     judged, lost = _parted(frame)
     suite, chain = str(manifest.fingerprint["suite"]), int(manifest.suite["chain"])
-    rates = {name: success_rate(tried) for name, tried in _attempts(judged).groupby("task", observed=True)}
+    tried = _attempts(judged).groupby("task", observed=True)
+    rates = {str(name): success_rate(attempts) for name, attempts in tried}
     lengths = {f"{count} in a row": solved_in_a_row(judged, count) for count in range(1, chain + 1)}
     lengths[LENGTH] = average_length(judged, chain)
     rows = [_row(suite, split, name, RATE, estimate, 0) for name, estimate in rates.items()]
@@ -117,11 +123,12 @@ def _attempts(judged: pd.DataFrame) -> pd.DataFrame:
     place = np.arange(len(episode)) - np.repeat(np.cumsum(lengths[codes]) - lengths[codes], lengths[codes])
     part = (np.cumsum(lengths) - lengths)[codes[episode]] + place
     whole = judged[["split", "scene", "digest"]].iloc[episode].reset_index(drop=True)
-    return whole.assign(
-        task=pd.Categorical.from_codes(named[part], categories=names),
+    attempts: pd.DataFrame = whole.assign(
+        task=pd.Categorical.from_codes(named[part].tolist(), categories=names.tolist()),
         scene=whole["scene"] * int(lengths.max(initial=1)) + place,
         success=np.array([solved for _, solved in attempted], dtype=bool)[part],
     )
+    return attempts
 
 
 def _headline(manifest: Manifest, splits: Mapping[str, _Split]) -> Row:
