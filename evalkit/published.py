@@ -220,7 +220,11 @@ def comparisons(summaries: Sequence[Summary], leaderboards: bool = False) -> lis
             splits = {column.split for column in table.columns if column.split}
             mine = [s for s in runs if splits & {split for split, _ in s.manifest.plan.keys}]
             if mine:
-                lines = [*(_measured(s, table) for s in mine), *(_reference(row, table) for row in table.rows)]
+                papers: dict[str, set[str | None]] = {}
+                for row in table.rows:
+                    papers.setdefault(row.model, set()).add(row.paper)
+                twice = {model for model, of in papers.items() if len(of) > 1}
+                lines = [*(_measured(s, table) for s in mine), *(_reference(row, table, twice) for row in table.rows)]
                 notes = [f"not held against published figures: {s.folder}: {why}" for s in mine if (why := _barred(s))]
                 made.append(Comparison(suite, table, lines, notes))
     return made
@@ -265,11 +269,13 @@ def _barred(summary: Summary) -> str:
     return ""
 
 
-def _reference(row: Reference, table: Table) -> Line:
+def _reference(row: Reference, table: Table, twice: set[str]) -> Line:
+    """A published row as a line, with its paper where two models have its name."""
     figures = [None if f is None else f / c.one for f, c in zip([*row.cells, row.average], table.columns, strict=True)]
     marks = ("*" if row.consistent is False else "") + ("†" if row.average_of else "") + ("" if row.standard else "‡")
     cells = [*(Cell(f) for f in figures[:-1]), Cell(figures[-1], marks=marks if figures[-1] is not None else "")]
-    return Line(row.model, row.reported or table.source, cells, reference=row)
+    model = f"{row.model} ({row.paper})" if row.model in twice and row.paper else row.model
+    return Line(model, row.reported or table.source, cells, reference=row)
 
 
 def _sourced(row: Gathered, via: str) -> Reference:

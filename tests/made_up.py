@@ -11,7 +11,7 @@ from evalkit.journal import FILE, Record
 from evalkit.manifest import Manifest, Plan
 from evalkit.suite import load_suite
 
-Outcome = Callable[[Episode], bool | None | int]
+Outcome = Callable[[Episode], bool | int | None]
 
 
 def made_up(
@@ -44,7 +44,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     (folder / FILE).write_text("".join(record.to_json() + "\n" for record in records))
 
 
-def record(episode: Episode, came: bool | None | int, chain: int | None = None, digest: str | None = None) -> Record:
+def record(episode: Episode, came: bool | int | None, chain: int | None = None, digest: str | None = None) -> Record:
     """The record of an episode; repeats differ, unless they are given one ``digest``."""
     if came is None:
         return Record(episode, None, error={"kind": "crash", "message": "gone"})
