@@ -122,20 +122,27 @@ def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
     }
     try:
         with duckdb.connect(config=settings) as database:
-            _load(database, path)
-            return _fetched(database, extras) if _in_order(database) else None
+            _load(database, path, extras)
+            plain = database.execute("SELECT bool_and(coalesce(plain, false)) FROM line").fetchone()
+            if plain != (True,):
+                return None
+            frame = _finished(_fetched(database, extras))
+            if not frame.duplicated(list(_EPISODE)).any():
+                return frame
+            return _finished(_fetched(database, extras)) if _keep_the_last(database) else None
     except (duckdb.Error, ValueError, TypeError, KeyError):
         return None
 
 
-def _load(database: duckdb.DuckDBPyConnection, path: Path) -> None:
+def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> None:
     """Makes table ``line``, one row per record; ``plain`` says that it has a record's fields and its episode's id."""
-    own = ", ".join(f"r.{name}" for name in _RECORD if name != "episode")
+    record = {name: kind for name, kind in _RECORD.items() if extras or name not in _EXTRAS}
+    own = ", ".join(f"r.{name}" for name in record if name not in ("id", "episode", "success"))
     episode = ", ".join(f"r.episode.{name} AS {name}" for name in _EPISODE)
     database.execute(
         f"""
         CREATE TABLE line AS
-        SELECT {own}, {episode},
+        SELECT {own}, {episode}, r.success = 'true' AS success,
             whole AND coalesce(r.success IN ('true', 'false'), r.error LIKE '{{"%')
             AND (r.success IS NULL) = (r.error IS NOT NULL)
             AND r.id = concat(r.episode.suite, '/', r.episode.split, '/', r.episode.task, '/', r.episode.scene,
@@ -143,40 +150,50 @@ def _load(database: duckdb.DuckDBPyConnection, path: Path) -> None:
         FROM (SELECT json_transform_strict(json, $record) AS r, json_keys(json) = $keys AS whole
               FROM read_ndjson_objects($path))
         """,
-        {"record": json.dumps(_RECORD), "keys": ["id", *(f.name for f in fields(Record))], "path": str(path)},
+        {"record": json.dumps(record), "keys": ["id", *(f.name for f in fields(Record))], "path": str(path)},
     )
 
 
-def _in_order(database: duckdb.DuckDBPyConnection) -> bool:
-    """Whether all lines are plain, and no two verdicts on an episode differ. Makes table ``again`` of repeated ids."""
+def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
+    """Of every episode keeps its last record, in the place of the first; says False where two verdicts differ."""
+    episode = ", ".join(_EPISODE)
     database.execute(
-        """
+        f"""
         CREATE TABLE again AS
-        SELECT id, min(rowid) AS first, max(rowid) AS last,
-            count(DISTINCT success || parts) AS verdicts
-        FROM line GROUP BY id HAVING count(*) > 1
+        SELECT {episode}, min(rowid) AS first, max(rowid) AS last, count(DISTINCT (success, parts))
+            FILTER (success IS NOT NULL) AS verdicts
+        FROM line GROUP BY {episode} HAVING count(*) > 1
         """
     )
-    asked = "SELECT (SELECT bool_and(coalesce(plain, false)) FROM line), (SELECT max(verdicts) FROM again)"
-    plain, verdicts = database.execute(asked).fetchone() or (False, None)
-    return bool(plain) and (verdicts or 0) <= 1
+    if database.execute("SELECT max(verdicts) > 1 FROM again").fetchone() != (False,):
+        return False
+    database.execute(
+        f"""
+        CREATE TABLE kept AS
+        SELECT line.* FROM line LEFT JOIN again USING ({episode})
+        WHERE last IS NULL OR last = line.rowid ORDER BY coalesce(first, line.rowid);
+        DROP TABLE line;
+        ALTER TABLE kept RENAME TO line
+        """
+    )
+    return True
 
 
 def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
-    """The frame of table ``line``: of every episode its last record, in the order of the first ones."""
-    for name in _NAMES:
-        database.execute(f"CREATE TYPE {name}_name AS ENUM (SELECT DISTINCT {name} FROM line)")
-    columns = [f"{name}::{name}_name AS {name}" if name in _NAMES else name for name in _COLUMNS]
-    query = f"SELECT {', '.join([*columns, *(_EXTRAS if extras else [])])} FROM line"
-    if database.execute("SELECT 1 FROM again").fetchone():
-        query += (
-            " LEFT JOIN again USING (id) WHERE last IS NULL OR last = line.rowid ORDER BY coalesce(first, line.rowid)"
-        )
-    frame: pd.DataFrame = database.execute(query).df()
-    frame["success"] = (frame["success"] == "true").astype(object).where(frame["error"].isna(), None)
+    """Table ``line`` as a frame of what records have. Texts that occur again and again are read once."""
+    import pandas as pd
+
+    names = {name: name for name in (*_COLUMNS, *(_EXTRAS if extras else ()))}
+    for name in (*_NAMES, "parts"):
+        database.execute(f"CREATE OR REPLACE TYPE {name}_text AS ENUM (SELECT DISTINCT {name}::VARCHAR FROM line)")
+        names[name] = f"{name}::VARCHAR::{name}_text AS {name}"
+    frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM line").df()
+    parts = [check_parts(json.loads(text)) for text in frame["parts"].cat.categories]
+    frame["parts"] = pd.Series([parts[code] for code in frame["parts"].cat.codes], index=frame.index, dtype=object)
     frame["error"] = frame["error"].map(lambda text: json.loads(text)["kind"], na_action="ignore")
-    for column in ("parts", *(_EXTRAS if extras else ())):
-        codes, texts = frame[column].factorize()
-        read = [check_parts(json.loads(t)) if column == "parts" else json.loads(t) for t in texts]
-        frame[column] = [read[code] for code in codes]
-    return _finished(frame)
+    frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), None)
+    for name in _EXTRAS if extras else ():
+        codes, texts = frame[name].factorize()
+        read = [json.loads(text) for text in texts]
+        frame[name] = [read[code] for code in codes]
+    return frame
