@@ -8,7 +8,7 @@ another) is left to :func:`evalkit.journal.read_journal`, which knows every rule
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,8 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     missing = frame["error"].notna()
     frame["error"] = frame["error"].astype(object).where(missing, None)
     frame["success"] = frame["success"].astype(object if missing.any() else bool)
-    frame["solved"] = pd.Series(_taken(frame["parts"], _solved), index=frame.index, dtype="int64")
+    if "solved" not in frame:
+        frame["solved"] = pd.Series([_solved(parts) for parts in frame["parts"]], index=frame.index, dtype="int64")
     for prefix, extra in zip(("metric", "motion"), _EXTRAS, strict=True):
         if extra in frame:
             found = list(frame.pop(extra))
@@ -97,17 +98,8 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _solved(parts: list[list[Any]]) -> int:
+    """How many sub-tasks of a chain were solved in a row."""
     return next((place for place, (_, solved) in enumerate(parts) if not solved), len(parts))
-
-
-def _taken(values: Iterable[Any], make: Callable[[Any], Any]) -> list[Any]:
-    """``make`` of every value, called once for each object: equal parts of a journal's records are one."""
-    known: dict[int, Any] = {}
-    values = list(values)
-    for value in values:
-        if id(value) not in known:
-            known[id(value)] = make(value)
-    return [known[id(value)] for value in values]
 
 
 def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
@@ -181,6 +173,7 @@ def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
 
 def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
     """Table ``line`` as a frame of what records have. Texts that occur again and again are read once."""
+    import numpy as np
     import pandas as pd
 
     names = {name: name for name in (*_COLUMNS, *(_EXTRAS if extras else ()))}
@@ -189,7 +182,9 @@ def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
         names[name] = f"{name}::VARCHAR::{name}_text AS {name}"
     frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM line").df()
     parts = [check_parts(json.loads(text)) for text in frame["parts"].cat.categories]
-    frame["parts"] = pd.Series([parts[code] for code in frame["parts"].cat.codes], index=frame.index, dtype=object)
+    codes = frame["parts"].cat.codes.to_numpy()
+    frame["parts"] = pd.Series([parts[code] for code in codes], index=frame.index, dtype=object)
+    frame["solved"] = np.array([_solved(chain) for chain in parts], dtype="int64")[codes]
     frame["error"] = frame["error"].map(lambda text: json.loads(text)["kind"], na_action="ignore")
     frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), None)
     for name in _EXTRAS if extras else ():
