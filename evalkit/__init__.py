@@ -7,6 +7,7 @@ package costs nothing and a worker needs none of the host's libraries.
     play, RunOptions          play a checkpoint through a suite: play(RunOptions("metaworld"), Silent())
     Silent                    a progress display that shows nothing
     summarize, Summary, Row   a finished run in numbers
+    table, read_episodes      finished runs as pandas frames: their rows with intervals, and their episodes
     load_suite, Suite         a benchmark under its protocol
     Episode, Record           what was played, and what came of it
     Policy, Request, Spec     what a policy implements (evalkit.policy)
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.adapter import Adapter, Outcome, Setup
-    from evalkit.aggregate import Summary, summarize
+    from evalkit.aggregate import Summary, read_episodes, summarize, table
     from evalkit.api import evaluate
     from evalkit.episode import Episode
     from evalkit.errors import EvalkitError
@@ -54,13 +55,15 @@ __all__ = [
     "evaluate",
     "load_suite",
     "play",
+    "read_episodes",
     "summarize",
+    "table",
 ]
 
 _ROOMS = {
     "adapter": ("Adapter", "Outcome", "Setup"),
     "rows": ("Row",),
-    "aggregate": ("Summary", "summarize"),
+    "aggregate": ("Summary", "read_episodes", "summarize", "table"),
     "api": ("evaluate",),
     "episode": ("Episode",),
     "errors": ("EvalkitError",),

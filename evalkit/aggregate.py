@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.episode import Episode
 from evalkit.errors import UsageError
-from evalkit.journal import Record, read_journal
+from evalkit.frame import episodes_frame, read_frame
 from evalkit.manifest import Manifest, read_manifest
 from evalkit.rows import Row, rows_of, uncovered
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["Summary", "episodes_frame", "measures", "read_episodes", "read_frame", "rows_frame", "summarize", "table"]
 
 
 @dataclass(frozen=True)
@@ -64,30 +67,84 @@ class Summary:
         }
 
 
-def summarize(folder: Path) -> Summary:
-    """Reads a run and makes its rows. Raises UsageError where the folder holds no readable run."""
+def summarize(folder: Path, motion: bool = True) -> Summary:
+    """Reads a run and makes its rows.
+
+    Args:
+        folder: the run's.
+        motion: whether to say what the chunks did where the execution is synchronous, which tables do not show.
+
+    Raises:
+        UsageError: the folder holds no readable run, or the journal and the manifest contradict one another.
+    """
     manifest = read_manifest(folder)
-    journal = read_journal(folder)
-    strangers = set(journal) - set(manifest.plan.episodes(str(manifest.fingerprint["suite"])))
-    if strangers:
-        raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {min(strangers).id}")
-    records = list(journal.values())
-    frame = episodes_frame(records)
+    frame = read_frame(folder, extras=motion or manifest.execution["name"] != "sync")
+    _check_planned(folder, manifest, frame)
     rows = rows_of(manifest, frame)
-    errors = sum(r.error is not None for r in records)
+    errors = int(frame["error"].notna().sum())
     missing = uncovered(manifest)
     return Summary(
         folder=folder,
         manifest=manifest,
         rows=rows,
         headline=rows[-1],
-        complete=not missing and len(records) - errors == manifest.plan.size,
+        complete=not missing and len(frame) - errors == manifest.plan.size,
         covered=missing,
         planned=manifest.plan.size,
-        finished=len(records) - errors,
+        finished=len(frame) - errors,
         errors=errors,
         motion=measures(manifest, frame),
     )
+
+
+def _check_planned(folder: Path, manifest: Manifest, frame: pd.DataFrame) -> None:
+    """Raises UsageError that names an episode of the frame that the manifest does not plan."""
+    planned = {task.key: task for task in manifest.plan.tasks}
+    strange = (frame["suite"] != str(manifest.fingerprint["suite"])) | (frame["seed"] != manifest.plan.seed)
+    for (split, name), episodes in frame.groupby(["split", "task"], observed=True):
+        task = planned.get((str(split), str(name)))
+        if task is None:
+            strange[episodes.index] = True
+        elif episodes["scene"].max() >= task.scenes or episodes["repeat"].max() >= task.repeats:
+            strange[episodes.index] |= (episodes["scene"] >= task.scenes) | (episodes["repeat"] >= task.repeats)
+    if strange.any():
+        fields = frame.loc[strange, list(Episode.__dataclass_fields__)].astype(object).to_dict("records")
+        first = min(Episode(**episode) for episode in fields)
+        raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {first.id}")
+
+
+def rows_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
+    """Every row of every run, with the run's folder and checkpoint: what CSV has, and :func:`table` gives."""
+    import pandas as pd
+
+    columns = ["run", "checkpoint", *(f.name for f in fields(Row) if f.name != "most")]
+    rows = [
+        {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **r.to_dict()}
+        for s in summaries
+        for r in s.rows
+    ]
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return frame
+
+
+def table(*runs: Path | str) -> pd.DataFrame:
+    """The rows of finished runs: one per task, split and suite, with intervals. Raises UsageError as `summarize`."""
+    return rows_frame([summarize(Path(run), motion=False) for run in runs])
+
+
+def read_episodes(*runs: Path | str) -> pd.DataFrame:
+    """The episodes of finished runs, one row each: ``run``, ``checkpoint``, and what :func:`episodes_frame` has."""
+    import pandas as pd
+
+    frames = []
+    for run in map(Path, runs):
+        manifest = read_manifest(run)
+        frame = read_frame(run)
+        _check_planned(run, manifest, frame)
+        frame.insert(0, "run", str(run))
+        frame.insert(1, "checkpoint", str(manifest.checkpoint["id"]))
+        frames.append(frame.astype(dict.fromkeys(("suite", "split", "task", "digest"), object)))
+    return pd.concat(frames, ignore_index=True) if frames else episodes_frame([])
 
 
 def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
@@ -105,34 +162,5 @@ def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
             found[column.removeprefix("motion.")] = float(judged[column].mean())
     solved = judged[judged["success"].astype(bool) & judged["steps"].notna()]
     splits, hz = manifest.suite["splits"], manifest.suite.get("control_hz", 1)
-    seconds = [n / (splits[s].get("control_hz") or hz) for n, s in zip(solved["steps"], solved["split"], strict=True)]
-    return found | ({"seconds": sum(seconds) / len(seconds)} if seconds else {})
-
-
-def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
-
-    A suite's own metric ``x`` is column ``metric.x``, and what its execution did is under ``motion.``. Of
-    a chain, ``parts`` has its sub-tasks with their verdicts and ``solved`` how many of them were solved in a row.
-    """
-    import pandas as pd
-
-    columns = ["suite", "split", "task", "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error"]
-    columns += ["parts", "solved"]
-    rows = [
-        {
-            **r.episode.to_dict(),
-            "success": r.success,
-            "steps": r.steps,
-            "inferences": r.inferences,
-            "digest": r.digest,
-            "error": r.error["kind"] if r.error else None,
-            "parts": r.parts,
-            "solved": next((i for i, (_, solved) in enumerate(r.parts) if not solved), len(r.parts)),
-            **{f"metric.{name}": value for name, value in r.metrics.items()},
-            **{f"motion.{name}": value for name, value in r.motion.items()},
-        }
-        for r in records
-    ]
-    frame: pd.DataFrame = pd.DataFrame(rows, columns=None if rows else columns)
-    return frame
+    rates = solved["split"].map(lambda split: splits[split].get("control_hz") or hz).astype(float)
+    return found | ({"seconds": float((solved["steps"] / rates).mean())} if len(solved) else {})

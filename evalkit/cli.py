@@ -11,7 +11,14 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from evalkit import bench_commands, execution_commands, import_commands, planning_commands, verdict_commands
+from evalkit import (
+    bench_commands,
+    execution_commands,
+    import_commands,
+    planning_commands,
+    table_commands,
+    verdict_commands,
+)
 from evalkit.console import FAILED, console, explained, nothing_on_standard_output, progress_for, report
 
 app = typer.Typer(
@@ -39,15 +46,6 @@ class VideoChoice(str, Enum):
     none = "none"
     failures = "failures"
     all = "all"
-
-
-class FormatChoice(str, Enum):
-    """How `table` prints."""
-
-    md = "md"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
 
 
 AsJson = Annotated[
@@ -277,24 +275,7 @@ def run(
             raise typer.Exit(FAILED)
 
 
-@app.command()
-def table(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
-    form: Annotated[
-        Optional[FormatChoice], typer.Option("--format", help="Print for other programs and papers.")
-    ] = None,
-) -> None:
-    """Print success rates with 95 % intervals, per task and split, and the suite's headline."""
-    from evalkit.aggregate import summarize
-    from evalkit.report import tables, terminal
-
-    with explained():
-        summaries = [summarize(run) for run in runs]
-        if form is None:
-            for summary in summaries:
-                terminal.show(summary, console(stderr=False))
-        else:
-            typer.echo(tables.render(summaries, form.value))
+table_commands.add_to(app)
 
 
 @app.command()

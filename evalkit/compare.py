@@ -159,7 +159,7 @@ def _unpaired_lines(a: Side, b: Side) -> list[Line]:
     import pandas as pd
 
     both = pd.concat([a.judged.assign(second=False), b.judged.assign(second=True)])
-    sides = both.groupby(["split", "task"])["second"].transform("nunique")
+    sides = both.groupby(["split", "task"], observed=True)["second"].transform("nunique")
     both = both[sides == 2]
     if both.empty:
         raise NotComparable(f"not comparable: {a.folder} and {b.folder} have no task in common")
@@ -187,7 +187,7 @@ def _lines(a: Side, rows: pd.DataFrame, verdicts: _Whole, lengths: _Whole) -> li
     whole = lengths if a.chain else verdicts
     most, metric = (float(a.chain), LENGTH) if a.chain else (1.0, RATE)
     rule = Headline.model_validate(a.manifest.suite["headline"])
-    by_task = dict(tuple(rows.groupby(["split", "task"])))
+    by_task = dict(tuple(rows.groupby(["split", "task"], observed=True)))
     tasks = {key: whole(by_task[key]) for key in a.manifest.plan.keys if key in by_task}
     units = _units(rule, tasks, lambda keys: whole(pd.concat([by_task[key] for key in keys])))
     splits = {

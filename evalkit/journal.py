@@ -68,9 +68,7 @@ class Record:
             raise ValueError("success must be true, false or null, and error a mapping or null")
         if (fields["success"] is None) == (fields["error"] is None):
             raise ValueError("it must have either a verdict or an error")
-        for name, solved in fields.get("parts", []):
-            if not isinstance(name, str | None) or not isinstance(solved, bool):
-                raise ValueError("parts must be pairs of a name (or null) and true or false")
+        check_parts(fields.get("parts", []))
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
         if record.episode.id != identity:
@@ -120,7 +118,9 @@ class Journal:
 def read_journal(folder: Path) -> dict[Episode, Record]:
     """A run's records by episode, in the order first written; a later record of an episode replaces an earlier one.
 
-    A torn last line is passed over; it is the trace of a killed process. Raises UsageError for any other damage.
+    So an episode that ended in an error may be tried again. A torn last line is passed over; it is the trace of a
+    killed process. Raises UsageError that names the file and the line for any other damage, and where two verdicts on
+    one episode differ.
     """
     path = folder / FILE
     try:
@@ -128,13 +128,30 @@ def read_journal(folder: Path) -> dict[Episode, Record]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     records: dict[Episode, Record] = {}
+    verdicts: dict[Episode, tuple[int, Any]] = {}
     for number, line in enumerate(lines[:-1], start=1):
         try:
             record = Record.from_json(line.decode())
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path}: line {number} is not an episode record ({error})") from error
         records[record.episode] = record
+        if record.success is not None:
+            verdict = (record.success, record.parts)
+            before, earlier = verdicts.setdefault(record.episode, (number, verdict))
+            if verdict != earlier:
+                raise UsageError(
+                    f"{path}: line {number} contradicts line {before}: two verdicts on episode {record.episode.id}; "
+                    "remove the line that is not this run's"
+                )
     return records
+
+
+def check_parts(parts: Any) -> list[list[Any]]:
+    """A chain's sub-tasks as a record has them. Raises ValueError or TypeError where they are anything else."""
+    for name, solved in parts:
+        if not isinstance(name, str | None) or not isinstance(solved, bool):
+            raise ValueError("parts must be pairs of a name (or null) and true or false")
+    return list(parts)
 
 
 def canonical(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Metrics: pure functions from episodes to a number with its interval. Tables are these functions applied to frames.
 
-A frame has one row per episode with a verdict; its columns are those of :func:`evalkit.aggregate.episodes_frame`.
+A frame has one row per episode with a verdict; its columns are those of :func:`evalkit.frame.episodes_frame`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.aggregate import episodes_frame
-from evalkit.journal import read_journal
+from evalkit.frame import read_frame
 from evalkit.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class Side:
     Attributes:
         folder: where it is.
         manifest: what it is.
-        judged: its episodes with a verdict, as :func:`evalkit.aggregate.episodes_frame` has them, and their ``score``.
+        judged: its episodes with a verdict, as :func:`evalkit.frame.episodes_frame` has them, and their ``score``.
         errors: episodes that ended in an error.
     """
 
@@ -42,7 +41,7 @@ class Side:
 def side(folder: Path) -> Side:
     """Reads a run. Raises UsageError where the folder holds none."""
     manifest = read_manifest(folder)
-    frame = episodes_frame(read_journal(folder).values())
+    frame = read_frame(folder, extras=False)
     judged = frame[frame["error"].isna()]
     chain = manifest.suite.get("chain")
     scores = judged["solved"] / chain if chain else judged["success"].astype(float)

@@ -28,9 +28,14 @@ def package_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """The folder that holds ``suites/`` and ``checkpoints.yaml``: inside an installed wheel, or a checkout's root."""
+    """The folder of ``suites/``, ``results/published/`` and ``checkpoints.yaml``: in a wheel, or a checkout's root."""
     installed = package_folder() / "_data"
     return installed if installed.is_dir() else package_folder().parent
+
+
+def published_folder() -> Path:
+    """The folder that holds the published reference tables."""
+    return data_folder() / "results" / "published"
 
 
 def home_folder() -> Path:

@@ -21,7 +21,8 @@ LENGTH = "average length"
 class Row:
     """One line of a table: a task's (split and task), a split's (task None) or the suite's (both None).
 
-    A split of chains has several, one for each number of sub-tasks in a row and one for the average length. Rates are
+    A split of chains has several, one for each number of sub-tasks in a row and one for the average length; one with
+    tasks that papers print as one has a line for these, and last its own. Rates are
     fractions of 1, lengths go up to ``most``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are
     episodes without a verdict, which are in no other column.
     """
@@ -79,11 +80,17 @@ def _tasks(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
     """Every task's success rate, and for the split the mean of those that have episodes, each counted equally."""
     judged, lost = _parted(frame)
     tasks = [task for of, task in manifest.plan.keys if of == split]
-    estimates = {task: success_rate(judged[judged["task"] == task]) for task in tasks}
+    episodes = dict(iter(judged.groupby("task", observed=True)))
+    estimates = {task: success_rate(episodes.get(task, judged.iloc[:0])) for task in tasks}
     units = _grouped(_rule(manifest), estimates)
     whole = mean_of([e for e in units.values() if e.n] or [success_rate(judged)])
     suite = str(manifest.fingerprint["suite"])
-    rows = [_row(suite, split, task, RATE, e, int((lost["task"] == task).sum())) for task, e in estimates.items()]
+    errors = lost["task"].value_counts()
+    rows = [_row(suite, split, task, RATE, e, int(errors.get(task, 0))) for task, e in estimates.items()]
+    for name, members in _rule(manifest).groups.items():
+        if set(members) <= set(tasks):
+            missing = sum(int(errors.get(task, 0)) for task in members)
+            rows.append(_row(suite, split, None, f"{RATE} of {name}", units[name], missing))
     return _Split([*rows, _row(suite, split, None, RATE, whole, len(lost))], units)
 
 
@@ -91,19 +98,40 @@ def _chains(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
     """Every sub-task over its attempts, then how many chains got how far, then the average length."""
     judged, lost = _parted(frame)
     suite, chain = str(manifest.fingerprint["suite"]), int(manifest.suite["chain"])
-    attempts: dict[str, list[dict[str, Any]]] = {}
-    for scene, digest, parts in zip(judged["scene"], judged["digest"], judged["parts"], strict=True):
-        for place, (name, solved) in enumerate(parts):
-            if name is None:  # the chain counts, and no sub-task can
-                continue
-            same = {"split": split, "task": name, "scene": (scene, place), "digest": digest}
-            attempts.setdefault(name, []).append({**same, "success": solved})
-    rates = {name: success_rate(type(frame)(attempts[name])) for name in sorted(attempts)}
+    tried = _attempts(judged).groupby("task", observed=True)
+    rates = {str(name): success_rate(attempts) for name, attempts in tried}
     lengths = {f"{count} in a row": solved_in_a_row(judged, count) for count in range(1, chain + 1)}
     lengths[LENGTH] = average_length(judged, chain)
     rows = [_row(suite, split, name, RATE, estimate, 0) for name, estimate in rates.items()]
     rows += [_row(suite, split, None, measure, estimate, len(lost)) for measure, estimate in lengths.items()]
     return _Split(rows, {})
+
+
+def _attempts(judged: pd.DataFrame) -> pd.DataFrame:
+    """One row per sub-task that was attempted; its scene is a number for each (scene, place in the chain).
+
+    Sub-tasks whose names are unknown have no task: the chain counts, and they cannot.
+    """
+    import numpy as np
+    import pandas as pd
+
+    codes, chains = pd.factorize(
+        np.array([id(parts) for parts in judged["parts"]], dtype=np.int64)
+    )  # equal ones are one
+    of = dict(zip(codes, judged["parts"], strict=True))
+    attempted = [part for code in range(len(chains)) for part in of[code]]
+    lengths = np.array([len(of[code]) for code in range(len(chains))], dtype=np.int64)
+    named, names = pd.factorize(np.array([name for name, _ in attempted], dtype=object), sort=True)
+    episode = np.repeat(np.arange(len(codes)), lengths[codes])
+    place = np.arange(len(episode)) - np.repeat(np.cumsum(lengths[codes]) - lengths[codes], lengths[codes])
+    part = (np.cumsum(lengths) - lengths)[codes[episode]] + place
+    whole = judged[["split", "scene", "digest"]].iloc[episode].reset_index(drop=True)
+    attempts: pd.DataFrame = whole.assign(
+        task=pd.Categorical.from_codes(named[part].tolist(), categories=names.tolist()),
+        scene=whole["scene"] * int(lengths.max(initial=1)) + place,
+        success=np.array([solved for _, solved in attempted], dtype=bool)[part],
+    )
+    return attempts
 
 
 def _headline(manifest: Manifest, splits: Mapping[str, _Split]) -> Row:

@@ -53,3 +53,9 @@ def test_a_run_works_outside_the_repository(installed: Path, tmp_path: Path, poi
 def test_the_console_script_is_declared(installed: Path) -> None:
     entry = next(installed.glob("evalkit_vla-*.dist-info/entry_points.txt")).read_text()
     assert "evalkit = evalkit.cli:main" in entry
+
+
+def test_published_rows_are_in_the_wheel(installed: Path, tmp_path: Path) -> None:
+    code = "from evalkit.published import published_tables as t; print(len(t('calvin', True)))"
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=env, cwd=tmp_path).strip() == "2"

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.aggregate import Summary
+from evalkit.aggregate import Summary, rows_frame
 from evalkit.delay import Delay
 from evalkit.rows import RATE, Row
+
+if TYPE_CHECKING:
+    from evalkit.published import Comparison
 
 Format = Literal["md", "csv", "json", "latex"]
 
 
-_LATEX = str.maketrans({**{c: rf"\{c}" for c in "_&%$#{}"}, "–": "--", "~": r"\~{}", "^": r"\^{}"})
+_LATEX = str.maketrans(
+    {
+        **{c: rf"\{c}" for c in "_&%$#{}"},
+        **{"–": "--", "~": r"\~{}", "^": r"\^{}", "\\": r"\textbackslash{}", "<": r"$<$", ">": r"$>$", "·": r"$\cdot$"},
+        **{"≠": r"$\neq$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "*": r"$^{*}$", "→": r"$\to$", "π": r"$\pi$"},
+        **{c: f"$_{{{i}}}$" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+        **{"²": "$^{2}$", "[": "{[}", "]": "{]}"},  # a bracket after a line's end would be read as its argument
+    }
+)
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX takes it."""
+    return text.translate(_LATEX)
 
 
 def percent(value: float | None) -> str:
@@ -42,28 +58,42 @@ def label(row: Row) -> str:
     return row.task or row.split or row.metric
 
 
-def render(summaries: Sequence[Summary], form: Format) -> str:
-    """Every row of every run, as one document.
+def render(summaries: Sequence[Summary], form: Format, against: Sequence[Comparison] | None = None) -> str:
+    """Every row of every run, as one document, and after them how they compare with what is published.
 
     JSON and CSV have one record per row and numbers in full; markdown and LaTeX have one table per run, in percent.
     """
+    from evalkit.report import published
+
     if form == "json":
-        return json.dumps({"rows": [row.to_dict() for s in summaries for row in s.rows]}, indent=1)
+        document: dict[str, Any] = {"rows": [row.to_dict() for s in summaries for row in s.rows]}
+        if against is not None:
+            document["published"] = [row for c in against for row in published.documents(c)]
+            document["held_against"] = [row for c in against for row in published.held_against(c)]
+        return json.dumps(document, indent=1)
     if form == "csv":
-        return _csv(summaries)
+        return _csv(summaries, against)
     tables = [_markdown(s) if form == "md" else _latex(s) for s in summaries]
-    return "\n\n".join(tables)
+    compared = published.markdown if form == "md" else published.latex
+    return "\n\n".join([*tables, *(compared(c) for c in against or [])])
 
 
-def _csv(summaries: Sequence[Summary]) -> str:
+def _csv(summaries: Sequence[Summary], against: Sequence[Comparison] | None) -> str:
     import pandas as pd
 
-    rows = [
-        {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **r.to_dict()}
-        for s in summaries
-        for r in s.rows
-    ]
-    text: str = pd.DataFrame(rows).to_csv(index=False)
+    from evalkit.report import published
+
+    frame = rows_frame(summaries)
+    if against is not None:
+        keys = ["run", "suite", "split", "task", "metric"]
+        held = pd.DataFrame(
+            [h for c in against for h in published.held_against(c)], columns=[*keys, "published", "excludes"]
+        )
+        frame = frame.merge(held, how="left", on=keys)
+        rows = pd.DataFrame([r for c in against for r in published.records(c)], columns=[*frame.columns, "source"])
+        frame = pd.concat([frame.astype(object), rows.astype(object)]) if len(rows) else frame.assign(source=None)
+        frame[["n", "errors"]] = frame[["n", "errors"]].astype("Int64")
+    text: str = frame.to_csv(index=False)
     return text.rstrip("\n")
 
 
@@ -112,15 +142,31 @@ def notes(summary: Summary) -> list[str]:
     return lines
 
 
-def _cells(row: Row) -> list[str]:
-    return [label(row), number(row), interval(row), str(row.n), str(row.errors) if row.errors else ""]
+def effective(row: Row) -> str:
+    """The number of independent episodes, where it is not n."""
+    return "" if row.n_effective == row.n else f"{row.n_effective:g}"
+
+
+def repeats(summary: Summary) -> bool:
+    """Whether some of a run's rows have fewer independent episodes than episodes."""
+    return any(effective(row) for row in summary.rows)
+
+
+def heading(summary: Summary) -> str:
+    """What the values are."""
+    return "success rate (%)" if all(row.most == 1 for row in summary.rows) else "success rate (%) or length"
+
+
+def _cells(row: Row, summary: Summary) -> list[str]:
+    counts = [str(row.n), *([effective(row)] if repeats(summary) else []), str(row.errors) if row.errors else ""]
+    return [label(row), number(row), interval(row), *counts]
 
 
 def _markdown(summary: Summary) -> str:
-    header = ["", "success rate (%)", "95 % interval", "n", "errors"]
-    lines = [f"**{title(summary)}**", "", "| " + " | ".join(header) + " |", "|---|---:|---:|---:|---:|"]
+    header = ["", heading(summary), "95 % interval", "n", *(["n effective"] if repeats(summary) else []), "errors"]
+    lines = [f"**{title(summary)}**", "", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     for row in summary.rows:
-        cells = [cell.replace("|", r"\|") for cell in _cells(row)]
+        cells = [cell.replace("|", r"\|") for cell in _cells(row, summary)]
         if row.task is None:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
@@ -128,10 +174,12 @@ def _markdown(summary: Summary) -> str:
 
 
 def _latex(summary: Summary) -> str:
-    lines = [rf"% {title(summary)}", r"\begin{tabular}{lrrrr}", r"\toprule"]
-    lines += [r" & success rate (\%) & 95\,\% interval & $n$ & errors \\", r"\midrule"]
+    more = [r"$n_\mathrm{eff}$"] if repeats(summary) else []
+    header = ["", escaped(heading(summary)), r"95\,\% interval", "$n$", *more, "errors"]
+    lines = [rf"% {title(summary)}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(header) + r" \\", r"\midrule"]
     for row in summary.rows:
-        name, *numbers = (c.translate(_LATEX) for c in _cells(row))
+        name, *numbers = (escaped(c) for c in _cells(row, summary))
         name = name if row.task else rf"\textbf{{{name}}}"
         lines.append(" & ".join([name, *numbers]) + r" \\")
     lines += [

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalkit.aggregate import Summary
-from evalkit.report.tables import execution_line, interval, label, notes, number, title
+from evalkit.report.tables import effective, execution_line, interval, label, notes, number, repeats, title
 from evalkit.rows import Row
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
@@ -50,6 +50,8 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
     if bars:
         table.add_column("0 %" + " " * (_WIDTH - 8) + "100 %", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True, min_width=4)
+    if repeats(summary):
+        table.add_column("n eff.", justify="right", style="dim", no_wrap=True)
     if summary.errors:
         table.add_column("errors", justify="right", style="red")
     for split in dict.fromkeys(r.split for r in summary.rows if r.split):
@@ -67,7 +69,7 @@ def render(summary: Summary, width: int = 120) -> RenderableType:
 def _cells(row: Row, summary: Summary, bars: bool, indent: str = "") -> list[str | Text]:
     cells: list[str | Text] = [Text(indent + label(row)), number(row), interval(row)]
     cells += [_bar(row)] if bars else []
-    cells += [str(row.n)]
+    cells += [str(row.n), *([effective(row)] if repeats(summary) else [])]
     return [*cells, str(row.errors) if row.errors else ""] if summary.errors else cells
 
 

@@ -1,0 +1,149 @@
+"""Times `evalkit table` over a run of many episodes, and what each phase takes of it.
+
+    python benchmarks/table.py                                   # a million episodes of Meta-World's shape
+    python benchmarks/table.py --shape calvin --episodes 1000000
+
+The run is made up: its plan is the suite's, with as many repeats as make up the number of episodes; outcomes are seeded
+draws. A record has the same fields, of the same lengths, as those that `evalkit run` writes. Phases are timed in this
+process, the command in one of its own, from its start to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from evalkit import journal, manifest
+from evalkit.manifest import Manifest, Plan, PlannedTask
+from evalkit.suite import Suite, load_suite
+
+SPLITS = {"metaworld": ["easy", "medium", "hard", "very_hard"], "calvin": ["abcd_d"]}
+SUBTASKS = [f"subtask_number_{number}_of_34" for number in range(34)]
+
+
+def main() -> None:
+    """Writes the run, or takes the one in --out, and prints seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SPLITS, default="metaworld", help="the suite whose run it looks like")
+    parser.add_argument("--episodes", type=int, default=1_000_000)
+    parser.add_argument("--errors", type=float, default=0.001, help="share of episodes that end in an error")
+    parser.add_argument("--out", type=Path, help="keep the run here, or use the one that is here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.out or Path(scratch) / "run"
+        if not (folder / journal.FILE).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            timed("writing the run", lambda: write(folder, options.shape, options.episodes, options.errors))
+        print(f"{(folder / journal.FILE).stat().st_size / 1e6:.0f} MB of journal")
+        phases(folder)
+        command = [sys.executable, "-m", "evalkit", "table", str(folder), "--format", "json"]
+        timed("evalkit table, process start included", lambda: subprocess.run(command, check=True, capture_output=True))
+
+
+def phases(folder: Path) -> None:
+    """Times the parts of making a table."""
+    timed("importing", lambda: __import__("evalkit.aggregate", fromlist=["summarize"]))
+    from evalkit.aggregate import measures, read_frame
+    from evalkit.rows import rows_of
+
+    made = timed("the manifest", lambda: manifest.read_manifest(folder))
+    frame = timed("journal to frame", lambda: read_frame(folder, extras=False))
+    timed("frame to rows", lambda: rows_of(made, frame))
+    timed("what the execution did", lambda: measures(made, frame))
+
+
+def timed(what: str, do: Callable[[], Any]) -> Any:
+    """Does it, and prints how long that took."""
+    began = time.perf_counter()
+    result = do()
+    print(f"{time.perf_counter() - began:7.2f} s  {what}", flush=True)
+    return result
+
+
+def write(folder: Path, shape: str, episodes: int, errors: float) -> None:
+    """The run: its manifest, and a journal of ``episodes`` lines."""
+    suite = load_suite(shape)
+    tasks = [(split, task) for split in SPLITS[shape] for task in suite.splits[split].tasks]
+    scenes = max(1, min(suite.scenes, episodes // len(tasks)))
+    repeats = max(1, episodes // (len(tasks) * scenes))
+    plan = Plan(
+        tasks=[PlannedTask(split=split, task=task, scenes=scenes, repeats=repeats) for split, task in tasks],
+        seed=suite.seed,
+    )
+    Manifest(
+        fingerprint={"suite": suite.name},
+        checkpoint={"id": "made-up"},
+        execution={"name": "sync", "horizon": 10},
+        plan=plan,
+        code={},
+        suite=suite.to_message(),
+    ).write(folder)
+    with (folder / journal.FILE).open("w", encoding="utf-8") as out:
+        out.writelines(lines(suite, plan, errors))
+
+
+def lines(suite: Suite, plan: Plan, errors: float) -> Iterator[str]:
+    """The journal's lines: every third repeat ends bit for bit as the one before it."""
+    chance = random.Random(0)
+    digest = ""
+    for number, episode in enumerate(plan.episodes(suite.name)):
+        failed = chance.random() < errors
+        parts = [] if failed or not suite.chain else chain(chance, episode.scene, suite.chain)
+        success = None if failed else all(ok for _, ok in parts) if suite.chain else chance.random() < 0.8
+        if episode.repeat % 3 != 2:
+            digest = hashlib.sha256(str(number).encode()).hexdigest()
+        fields = {
+            "id": episode.id,
+            "episode": vars(episode),
+            "success": success,
+            "steps": chance.randint(20, 500),
+            "inferences": chance.randint(2, 50),
+            "clipped_steps": 0,
+            "metrics": {},
+            "parts": parts,
+            "motion": {} if failed else motion(chance),
+            "timeline": None,
+            "digest": None if failed else digest,
+            "error": {"kind": "crash", "message": "the simulator ended"} if failed else None,
+            "host": {
+                "worker": 1,
+                "attempts": 1,
+                "wall_s": 3.0371,
+                "policy_s": 0.0118,
+                "finished": "2026-01-01T00:00:00Z",
+            },
+        }
+        yield json.dumps(fields, separators=(",", ":")) + "\n"
+
+
+def chain(chance: random.Random, scene: int, length: int) -> list[tuple[str, bool]]:
+    """The sub-tasks of a scene up to the first that was not solved."""
+    names = random.Random(scene).sample(SUBTASKS, length)
+    solved = next((place for place in range(length) if chance.random() > 0.95), length)
+    return [(name, place < solved) for place, name in enumerate(names[: solved + 1])]
+
+
+def motion(chance: random.Random) -> dict[str, float]:
+    """What :meth:`evalkit.trace.Trace.motion` finds."""
+    return {
+        "held": 0,
+        "age": 3.3,
+        "oldest": 9,
+        "switches": 12,
+        "jump_position": round(chance.random(), 6),
+        "jump_gripper": round(chance.random(), 6),
+        "flips": chance.randint(0, 9),
+    }
+
+
+if __name__ == "__main__":
+    main()
