@@ -1,8 +1,9 @@
 """A run's journal as a frame: one row per episode, which every number is made from.
 
 There are two ways to the same frame. :func:`episodes_frame` takes records. :func:`read_frame` takes the file, and reads
-it in DuckDB: a million episodes in seconds. Whatever is not plainly in order there (damage, a verdict that contradicts
-another) is left to :func:`evalkit.journal.read_journal`, which knows every rule and names the line.
+it in DuckDB: a million episodes in seconds. Whatever is not plainly in order there (damage, a torn line, a verdict that
+contradicts another) is left to :func:`evalkit.journal.read_journal`, which knows every rule and names the line.
+The other way round, DuckDB passes over blank lines and over unknown fields inside ``episode``.
 """
 
 from __future__ import annotations
@@ -131,12 +132,14 @@ def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> None
     record = {name: kind for name, kind in _RECORD.items() if extras or name not in _EXTRAS}
     own = ", ".join(f"r.{name}" for name in record if name not in ("id", "episode", "success"))
     episode = ", ".join(f"r.episode.{name} AS {name}" for name in _EPISODE)
+    there = "r.parts LIKE '[%'"
+    there += "".join(f" AND r.{name} LIKE '{{%'" for name in _EXTRAS if extras)
     database.execute(
         f"""
         CREATE TABLE line AS
         SELECT {own}, {episode}, r.success = 'true' AS success,
             whole AND coalesce(r.success IN ('true', 'false'), r.error LIKE '{{"%')
-            AND (r.success IS NULL) = (r.error IS NOT NULL)
+            AND (r.success IS NULL) = (r.error IS NOT NULL) AND {there}
             AND r.id = concat(r.episode.suite, '/', r.episode.split, '/', r.episode.task, '/', r.episode.scene,
                               '/s', r.episode.seed, '/r', r.episode.repeat) AS plain
         FROM (SELECT json_transform_strict(json, $record) AS r, json_keys(json) = $keys AS whole

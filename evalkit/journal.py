@@ -69,6 +69,10 @@ class Record:
         if (fields["success"] is None) == (fields["error"] is None):
             raise ValueError("it must have either a verdict or an error")
         check_parts(fields.get("parts", []))
+        if not all(isinstance(fields.get(name, 0), int | None) for name in ("steps", "inferences")):
+            raise ValueError("steps and inferences must be whole numbers")
+        if not all(isinstance(fields.get(name, {}), dict) for name in ("metrics", "motion")):
+            raise ValueError("metrics and motion must be mappings")
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
         if record.episode.id != identity:

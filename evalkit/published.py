@@ -64,7 +64,7 @@ class Reference(Section):
     derived: float | None = None
     consistent: bool | None = None
     paper: str | None = None
-    reported: str | None = None
+    reported: str | None = Field(None, pattern=r"^[^,\s]")
     average_of: list[str] | None = None
     standard: bool = True
     checkpoint: str | None = None
