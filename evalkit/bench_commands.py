@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalkit.console import console, explained, nothing_on_standard_output, progress_for
+from evalkit.options import AsJson, CheckpointFile
 
 if TYPE_CHECKING:
     from evalkit.bench import Throughput
@@ -25,9 +26,7 @@ def bench(
         str,
         typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`. Random actions, all cameras, if absent."),
     ] = "random:chunk=10,cameras=all",
-    checkpoints: Annotated[
-        Path | None, typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
-    ] = None,
+    checkpoints: CheckpointFile = None,
     split: Annotated[str | None, typer.Option(metavar="S", help="The split; the first if absent.")] = None,
     task: Annotated[
         list[str] | None, typer.Option(metavar="T", help="A task; the split's first if absent. Repeatable.")
@@ -44,9 +43,7 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", help="Keep the latencies of single requests, for `--delay trace:FILE`."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure throughput on this machine, per part: reset, physics, looking, the policy.
 

@@ -20,6 +20,7 @@ from evalkit import (
     verdict_commands,
 )
 from evalkit.console import FAILED, console, explained, nothing_on_standard_output, progress_for, report
+from evalkit.options import AsJson, CheckpointFile, Splits, SuiteName, Tasks, Workers
 
 app = typer.Typer(
     name="evalkit",
@@ -48,12 +49,6 @@ class VideoChoice(str, Enum):
     all = "all"
 
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
-]
-CheckpointFile = Annotated[
-    Optional[Path], typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
-]
 MaxBatch = Annotated[
     Optional[int],
     typer.Option(metavar="N", min=1, help="Most requests in one forward pass. 1, as released, if absent."),
@@ -61,7 +56,6 @@ MaxBatch = Annotated[
 BatchInvariant = Annotated[
     bool, typer.Option("--batch-invariant", help="Passes of one shape: a chunk depends on no other request.")
 ]
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name (see `evalkit list`), or its folder.")]
 
 
 @app.command("list")
@@ -174,11 +168,8 @@ def run(
         ),
     ] = None,
     checkpoints: CheckpointFile = None,
-    split: Annotated[Optional[list[str]], typer.Option(metavar="S", help="Only this split. Repeatable.")] = None,
-    task: Annotated[
-        Optional[list[str]],
-        typer.Option(metavar="T", help="Only this task, by name or number in its split. Repeatable."),
-    ] = None,
+    split: Splits = None,
+    task: Tasks = None,
     episodes: Annotated[
         Optional[int],
         typer.Option(metavar="N", help="Scenes per task, in the protocol's order. As the protocol has it if absent."),
@@ -187,9 +178,7 @@ def run(
         Optional[int],
         typer.Option(metavar="N", min=1, help="Attempts at each scene. As the protocol has it if absent."),
     ] = None,
-    workers: Annotated[
-        Optional[int], typer.Option(metavar="N", min=1, help="Simulator processes. One per core if absent.")
-    ] = None,
+    workers: Workers = None,
     execution: Annotated[
         str,
         typer.Option(

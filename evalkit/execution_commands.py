@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from evalkit.console import console, explained, nothing_on_standard_output, progress_for
-
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name (see `evalkit list`), or its folder.")]
+from evalkit.options import AsJson, CheckpointFile, Splits, SuiteName, Tasks, Workers
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,24 +34,18 @@ def sweep(
         int | None,
         typer.Option(metavar="S", help="Control steps executed of each chunk. Half of it if absent."),
     ] = None,
-    checkpoints: Annotated[
-        Path | None, typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
-    ] = None,
-    split: Annotated[list[str] | None, typer.Option(metavar="S", help="Only this split. Repeatable.")] = None,
-    task: Annotated[list[str] | None, typer.Option(metavar="T", help="Only this task. Repeatable.")] = None,
+    checkpoints: CheckpointFile = None,
+    split: Splits = None,
+    task: Tasks = None,
     episodes: Annotated[
         int | None, typer.Option(metavar="N", help="Scenes per task. As the protocol has it if absent.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Simulator processes. One per core if absent.")
-    ] = None,
+    workers: Workers = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The sweep's folder. A new one under results/runs/ if absent.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --out.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure success against inference delay, for several executions on the same episodes.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from evalkit.console import explained, report
+from evalkit.options import AsJson
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +30,7 @@ def import_(
     partial: Annotated[
         bool, typer.Option("--partial", help="Take what is there of an evaluation that is not whole.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a run of what another harness wrote, and print its table.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalkit.console import console, explained
+from evalkit.options import AsJson
 
 if TYPE_CHECKING:
     from evalkit.planning import Question
@@ -37,9 +38,7 @@ def plan(
             help="How alike outcomes on a scene are: independent, correlated, or 0 to 0.99. Both named ones if absent.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how many episodes it takes to see a drop, or what a suite's number of episodes can and cannot show.
 

@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 
 from evalkit.console import console, explained, nothing_on_standard_output, progress_for
+from evalkit.options import AsJson, CheckpointFile, Splits, Tasks, Workers
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
-]
 Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="FIELD", help="Compare although FIELD differs, and put that on record. Repeatable."),
@@ -82,11 +80,9 @@ def gate(
     checkpoint: Annotated[
         str | None, typer.Option(metavar="ID", help="The checkpoint that is judged, as for `evalkit run`.")
     ] = None,
-    checkpoints: Annotated[
-        Path | None, typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
-    ] = None,
-    split: Annotated[list[str] | None, typer.Option(metavar="S", help="Only this split. Repeatable.")] = None,
-    task: Annotated[list[str] | None, typer.Option(metavar="T", help="Only this task. Repeatable.")] = None,
+    checkpoints: CheckpointFile = None,
+    split: Splits = None,
+    task: Tasks = None,
     episodes: Annotated[
         int | None, typer.Option(metavar="N", help="Scenes per task; the baseline's if absent.")
     ] = None,
@@ -110,9 +106,7 @@ def gate(
     horizon: Annotated[
         int | None, typer.Option(metavar="S", help="Control steps executed of each chunk; the baseline's if absent.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Simulator processes. One per core if absent.")
-    ] = None,
+    workers: Workers = None,
     video: Annotated[str, typer.Option(metavar="none|failures|all", help="Film episodes as mp4.")] = "none",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder. A new one under results/runs/ if absent.")
