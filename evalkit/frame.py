@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ _EXTRAS = ("metrics", "motion")
 _EPISODE = {**dict.fromkeys(_NAMES, "VARCHAR"), **dict.fromkeys(("scene", "seed", "repeat"), "UBIGINT")}
 _RECORD = {
     "id": "VARCHAR",
-    "episode": _EPISODE,
+    "episode": f"STRUCT({', '.join(f'{name} {kind}' for name, kind in _EPISODE.items())})",
     "steps": "BIGINT",
     "inferences": "BIGINT",
     "digest": "VARCHAR",
@@ -109,44 +110,55 @@ def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
 
     if not path.is_file() or path.stat().st_size == 0 or set("*?[") & set(str(path)):  # the name would be a pattern
         return None
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-    }
     try:
-        with duckdb.connect(config=settings) as database:
-            _load(database, path, extras)
-            plain = database.execute("SELECT bool_and(coalesce(plain, false)) FROM line").fetchone()
-            if plain != (True,):
-                return None
-            frame = _finished(_fetched(database, extras))
-            if not frame.duplicated(list(_EPISODE)).any():
-                return frame
-            return _finished(_fetched(database, extras)) if _keep_the_last(database) else None
+        with ThreadPoolExecutor(1) as beside, _database() as database:
+            whole = beside.submit(_has_whole_lines, path)
+            frame = _loaded(database, path, extras)
+            return frame if whole.result() else None
     except (duckdb.Error, ValueError, TypeError, KeyError):
         return None
 
 
-def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> None:
-    """Makes table ``line``, one row per record; ``plain`` says that it has a record's fields and its episode's id."""
+def _database() -> duckdb.DuckDBPyConnection:
+    """One in memory, which fetches nothing from anywhere."""
+    import duckdb
+
+    return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+
+
+def _has_whole_lines(path: Path) -> bool:
+    """Whether every line has the fields of a record and no others."""
+    keys = ["id", *(field.name for field in fields(Record))]
+    asked = "SELECT bool_and(json_keys(json) = $keys) FROM read_ndjson_objects($path)"
+    with _database() as database:
+        return database.execute(asked, {"keys": keys, "path": str(path)}).fetchone() == (True,)
+
+
+def _loaded(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> pd.DataFrame | None:
+    """The frame, or None where a record is not plain or two of them contradict one another."""
     record = {name: kind for name, kind in _RECORD.items() if extras or name not in _EXTRAS}
-    own = ", ".join(f"r.{name}" for name in record if name not in ("id", "episode", "success"))
-    episode = ", ".join(f"r.episode.{name} AS {name}" for name in _EPISODE)
-    there = "r.parts LIKE '[%'"
-    there += "".join(f" AND r.{name} LIKE '{{%'" for name in _EXTRAS if extras)
+    types = ", ".join(f"{name}: '{kind}'" for name, kind in record.items())
+    own = ", ".join(name for name in record if name not in ("id", "episode", "success"))
+    episode = ", ".join(f"episode.{name} AS {name}" for name in _EPISODE)
+    there = "".join(f" AND {name} LIKE '{{%'" for name in _EXTRAS if extras)
     database.execute(
         f"""
         CREATE TABLE line AS
-        SELECT {own}, {episode}, r.success = 'true' AS success,
-            whole AND coalesce(r.success IN ('true', 'false'), r.error LIKE '{{"%')
-            AND (r.success IS NULL) = (r.error IS NOT NULL) AND {there}
-            AND r.id = concat(r.episode.suite, '/', r.episode.split, '/', r.episode.task, '/', r.episode.scene,
-                              '/s', r.episode.seed, '/r', r.episode.repeat) AS plain
-        FROM (SELECT json_transform_strict(json, $record) AS r, json_keys(json) = $keys AS whole
-              FROM read_ndjson_objects($path))
+        SELECT {own}, {episode}, success = 'true' AS success,
+            coalesce(success IN ('true', 'false'), error LIKE '{{"%') AND (success IS NULL) = (error IS NOT NULL)
+            AND parts LIKE '[%'{there}
+            AND id = concat(episode.suite, '/', episode.split, '/', episode.task, '/', episode.scene,
+                            '/s', episode.seed, '/r', episode.repeat) AS plain
+        FROM read_ndjson($path, columns = {{{types}}})
         """,
-        {"record": json.dumps(record), "keys": ["id", *(f.name for f in fields(Record))], "path": str(path)},
+        {"path": str(path)},
     )
+    if database.execute("SELECT bool_and(coalesce(plain, false)) FROM line").fetchone() != (True,):
+        return None
+    frame = _finished(_fetched(database, extras))
+    if not frame.duplicated(list(_EPISODE)).any():
+        return frame
+    return _finished(_fetched(database, extras)) if _keep_the_last(database) else None
 
 
 def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:

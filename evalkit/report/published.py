@@ -114,9 +114,11 @@ def _figure(cell: Cell, column: Column, gap: str) -> str:
         return "–"
     form = "{:.1f}" if column.unit == "percent" else "{:.2f}"
     value, *ends = (form.format(x * column.one) for x in (cell.value, cell.low, cell.high) if x is not None)
-    return f"{value}{' ' + cell.marks if '≠' in cell.marks else cell.marks}" + (
-        f"{gap}{ends[0]}–{ends[1]}" if ends else ""
-    )
+    marked = f"{value} ≠" if "≠" in cell.marks else value + cell.marks
+    if not ends:
+        return marked
+    reach = f"{ends[0]}–{ends[1]}"
+    return f"{marked}\n{reach}" if gap == "\n" else f"{marked}{gap}({reach})"
 
 
 def _legend(comparison: Comparison) -> list[str]:
