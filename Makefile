@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # For the tests of models; TORCH= goes without them. Any torch from 2.6 on will do, a CPU build is enough.
 TORCH ?= torch==2.13.0
+# Tests run in as many processes as there are cores, four at most: many of them wait for a simulator of one thread.
+PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 BIN := $(VENV)/bin
 comma := ,
 
@@ -31,13 +33,13 @@ ifdef EVALKIT_SIMPLER_SOURCE
 endif
 ifneq ($(LIBERO_ASSETS),)
 	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/evalkit setup libero
-	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/pytest
+	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/$(PYTEST)
 else
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 endif
 
 quick: $(VENV)/installed-dev lint
-	$(BIN)/pytest -m "not sim"
+	$(BIN)/$(PYTEST) -m "not sim"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
