@@ -327,11 +327,11 @@ def _play_missing(
         progress.begin(out, len(episodes), finished)
         recorder = Recorder(journal, progress, options.video, out, config.suite, judge.hear if judge else None)
         done = {r.episode for r in finished if not recorder.wants_film(r)}
-        todo = [e for e in episodes if e not in done]
+        missing = [e for e in episodes if e not in done]
         if options.shuffle is not None:
-            random.Random(options.shuffle).shuffle(todo)
+            random.Random(options.shuffle).shuffle(missing)
         if not judge:
-            todo.sort(
+            missing.sort(
                 key=lambda e: e in journal.records
             )  # what was tried before, in an error or for a lost video, last
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
@@ -339,6 +339,6 @@ def _play_missing(
         frames = film_every if config.film else 0
         scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, film_every=frames)
         try:
-            scheduler.run(todo, judge.wants if judge else lambda _: True)
+            scheduler.run(missing, judge.wants if judge else lambda _: True)
         finally:
             workers[:] = scheduler.workers
