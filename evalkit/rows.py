@@ -22,9 +22,9 @@ class Row:
     """One line of a table: a task's (split and task), a split's (task None) or the suite's (both None).
 
     A split of chains has several, one for each number of sub-tasks in a row and one for the average length; one with
-    tasks that papers print as one has a line for these, and last its own. Rates are
-    fractions of 1, lengths go up to ``most``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are
-    episodes without a verdict, which are in no other column.
+    tasks that papers print as one has a line for these, and last its own. Rates are fractions of 1, lengths go up to
+    ``most``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are episodes without a verdict, which
+    are in no other column.
     """
 
     suite: str
@@ -115,9 +115,8 @@ def _attempts(judged: pd.DataFrame) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    codes, chains = pd.factorize(
-        np.array([id(parts) for parts in judged["parts"]], dtype=np.int64)
-    )  # equal ones are one
+    each = [id(parts) for parts in judged["parts"]]  # chains that ended alike are often one object
+    codes, chains = pd.factorize(np.array(each, dtype=np.int64))
     of = dict(zip(codes, judged["parts"], strict=True))
     attempted = [part for code in range(len(chains)) for part in of[code]]
     lengths = np.array([len(of[code]) for code in range(len(chains))], dtype=np.int64)

@@ -330,10 +330,8 @@ def _play_missing(
         missing = [e for e in episodes if e not in done]
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(missing)
-        if not judge:
-            missing.sort(
-                key=lambda e: e in journal.records
-            )  # what was tried before, in an error or for a lost video, last
+        if not judge:  # what was tried before, in an error or for a lost video, comes last
+            missing.sort(key=lambda e: e in journal.records)
         film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
         in_order = options.shuffle is not None or judge is not None
         frames = film_every if config.film else 0
