@@ -5,8 +5,6 @@ PYTHON ?= python3
 VENV ?= .venv
 # For the tests of models; TORCH= goes without them. Any torch from 2.6 on will do, a CPU build is enough.
 TORCH ?= torch==2.13.0
-# Tests run in as many processes as there are cores, four at most: many of them wait for a simulator of one thread.
-PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 BIN := $(VENV)/bin
 comma := ,
 
@@ -33,13 +31,13 @@ ifdef EVALKIT_SIMPLER_SOURCE
 endif
 ifneq ($(LIBERO_ASSETS),)
 	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/evalkit setup libero
-	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/$(PYTEST)
+	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/pytest
 else
-	$(BIN)/$(PYTEST)
+	$(BIN)/pytest
 endif
 
 quick: $(VENV)/installed-dev lint
-	$(BIN)/$(PYTEST) -m "not sim"
+	$(BIN)/pytest -m "not sim"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
