@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import kill_and_resume, need
+from conftest import need
 from observations import seen_with_exact_requests
 from typer.testing import CliRunner
 
@@ -83,17 +83,15 @@ def test_metaworld_while_the_policy_thinks_is_the_same_however_it_is_run(
     tiny: Path, tmp_path: Path, execution: str
 ) -> None:
     need("metaworld")
-    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 4, "delay": "2", "horizon": 5}
+    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 3, "delay": "2", "horizon": 5}
     late = {"checkpoint": str(tiny), "execution": execution, **options}
     one = played(tmp_path / "1", "metaworld", workers=1, **late)
     assert one == played(tmp_path / "3", "metaworld", workers=3, shuffle=1, **late)
-    named = ["metaworld", "--checkpoint", str(tiny), "--execution", execution, "--delay", "2", "--horizon", "5"]
-    kill_and_resume(
-        [*named, "--task", "reach-v3", "--episodes", "4", "--workers", "1"], tmp_path / "killed", episodes=4, seed=1
-    )
-    assert canonical(read_journal(tmp_path / "killed").values()) == one
+    journal = tmp_path / "3" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-700])  # as a kill leaves it: with a torn last line
+    assert one == played(tmp_path / "3", "metaworld", workers=1, resume=True, **late)
     naive = played(tmp_path / "naive", "metaworld", checkpoint=str(tiny), workers=1, execution="naive", **options)
-    assert [r["inferences"] for r in one] == [r["inferences"] for r in naive] == [20] * 4
+    assert [r["inferences"] for r in one] == [r["inferences"] for r in naive] == [20] * 3
     assert all(a["digest"] != b["digest"] for a, b in zip(one, naive, strict=True))
 
 

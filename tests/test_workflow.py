@@ -35,8 +35,7 @@ def test_what_it_names_is_in_the_repository() -> None:
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize(("checkpoint", "code", "verdict"), [("oracle", 0, "✅ PASS"), ("hold", 1, "❌ REGRESSION")])
-def test_its_steps_do_what_they_say(tmp_path: Path, checkpoint: str, code: int, verdict: str) -> None:
+def test_its_steps_do_what_they_say(tmp_path: Path) -> None:
     need("metaworld")
     (tmp_path / "results").symlink_to(REPOSITORY / "results")
     summary = tmp_path / "summary.md"
@@ -47,11 +46,10 @@ def test_its_steps_do_what_they_say(tmp_path: Path, checkpoint: str, code: int, 
     }
     commands = [step["run"] for step in steps() if "evalkit" in step.get("run", "")]
     assert [command.split()[:2] for command in commands] == [["evalkit", "setup"], ["evalkit", "gate"]]
-    for command, expected in zip(commands, (0, code), strict=True):
-        named = command.replace("--checkpoint oracle", f"--checkpoint {checkpoint}")
-        named = named.replace("--video failures", "--video none")  # filming takes its time, and is tested elsewhere
+    for command in commands:
+        named = command.replace("--video failures", "--video none")  # filming takes its time, and is tested elsewhere
         result = subprocess.run(
             ["bash", "-e", "-c", named], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
-        assert result.returncode == expected, result.stdout + result.stderr
-    assert verdict in summary.read_text() and (tmp_path / "gate" / "junit.xml").is_file()
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "✅ PASS" in summary.read_text() and (tmp_path / "gate" / "junit.xml").is_file()
