@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evalkit.journal import FILE, Record, check_parts, read_journal
+from evalkit.journal import FILE, Record, chain_length, check_parts, read_journal
 
 if TYPE_CHECKING:
     import duckdb
@@ -89,7 +89,7 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     frame["error"] = frame["error"].astype(object).where(missing, None)
     frame["success"] = frame["success"].astype(object if missing.any() else bool)
     if "solved" not in frame:
-        frame["solved"] = pd.Series([_solved(parts) for parts in frame["parts"]], index=frame.index, dtype="int64")
+        frame["solved"] = pd.Series([chain_length(parts) for parts in frame["parts"]], index=frame.index, dtype="int64")
     for prefix, extra in zip(("metric", "motion"), _EXTRAS, strict=True):
         if extra in frame:
             found = list(frame.pop(extra))
@@ -97,11 +97,6 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
                 column = [numbers.get(name) for numbers in found]
                 frame[f"{prefix}.{name}"] = pd.Series(column, index=frame.index, dtype="float64")
     return frame
-
-
-def _solved(parts: list[list[Any]]) -> int:
-    """How many sub-tasks of a chain were solved in a row."""
-    return next((place for place, (_, solved) in enumerate(parts) if not solved), len(parts))
 
 
 def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
@@ -199,7 +194,7 @@ def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
     parts = [check_parts(json.loads(text)) for text in frame["parts"].cat.categories]
     codes = frame["parts"].cat.codes.to_numpy()
     frame["parts"] = pd.Series([parts[code] for code in codes], index=frame.index, dtype=object)
-    frame["solved"] = np.array([_solved(chain) for chain in parts], dtype="int64")[codes]
+    frame["solved"] = np.array([chain_length(chain) for chain in parts], dtype="int64")[codes]
     frame["error"] = frame["error"].map(lambda text: json.loads(text)["kind"], na_action="ignore")
     frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), None)
     for name in _EXTRAS if extras else ():

@@ -78,6 +78,7 @@ class Judgement:
         paired: whether the same scenes were compared.
         tests: by stratum: verdict, scenes weighed and planned, difference with its confidence sequence, e-values.
         episodes: episodes that were played of those that count.
+        planned: how many count in all.
         errors: of these, those that ended in errors.
         levels: what a verdict may cost.
         seed: of the order.

@@ -158,6 +158,11 @@ def check_parts(parts: Any) -> list[list[Any]]:
     return list(parts)
 
 
+def chain_length(parts: list[list[Any]]) -> int:
+    """The length of a chain: the sub-tasks solved before the first that was not."""
+    return next((place for place, (_, solved) in enumerate(parts) if not solved), len(parts))
+
+
 def canonical(records: Iterable[Record]) -> list[dict[str, Any]]:
     """What two journals of the same run must agree on, bit for bit: the outcomes, ordered by episode."""
     return [r.outcome() for r in sorted(records, key=lambda r: r.episode)]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from evalkit.episode import Episode
-from evalkit.journal import Record
+from evalkit.journal import Record, chain_length
 from evalkit.pairing import rounds
 from evalkit.sequential import SplitTests
 
@@ -59,7 +59,7 @@ def score(record: Record, chain: int | None) -> float | None:
         return None
     if not chain:
         return float(record.success)
-    return next((i for i, (_, solved) in enumerate(record.parts) if not solved), len(record.parts)) / chain
+    return chain_length(record.parts) / chain
 
 
 class Referee:
