@@ -192,12 +192,10 @@ def gate(
                 with nothing_on_standard_output(as_json), progress:
                     found = judge_live(asked, options, progress, announce)
         except EvalkitError as error:
-            kind, message = (
-                "NOT COMPARABLE" if isinstance(error, NotComparable) else "ERROR",
-                " ".join(str(error).split()),
-            )
+            kind = "NOT COMPARABLE" if isinstance(error, NotComparable) else "ERROR"
+            message = _one_line(error)
             if as_json:
-                typer.echo(json.dumps({"verdict": kind, "reason": message}, indent=1))
+                typer.echo(_no_verdict(kind, error))
             if junit:
                 gates.write(junit, gates.junit_error(Path(what).name, kind, message))
             if summary:
@@ -261,4 +259,8 @@ def list_baselines(folder: Baselines = Path("results/baselines"), as_json: AsJso
 
 
 def _no_verdict(kind: str, error: Exception) -> str:
-    return json.dumps({"verdict": kind, "reason": " ".join(str(error).split())}, indent=1)
+    return json.dumps({"verdict": kind, "reason": _one_line(error)}, indent=1)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

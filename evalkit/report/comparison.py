@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -9,7 +11,7 @@ from rich.text import Text
 from evalkit.compare import Comparison, Line
 from evalkit.report.tables import percent
 
-COLOURS = {"PASS": "green", "REGRESSION": "red", "INCONCLUSIVE": "yellow"}
+_COLOURS = {"PASS": "green", "REGRESSION": "red", "INCONCLUSIVE": "yellow"}
 _FLIPS = 20  # episodes shown at most; --json has them all
 
 
@@ -20,18 +22,33 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(f"a: {comparison.a.folder}\nb: {comparison.b.folder}", style="dim", highlight=False, soft_wrap=True)
     console.print()
     console.print(_table(comparison))
-    for note in notes(comparison):
-        console.print(Text(f"! {note}", style="yellow"))
+    show_notes(notes(comparison), console)
     if comparison.flips:
         _show_flips(comparison, console)
+    show_verdict(comparison.verdict, comparison.reason, console)
+
+
+def show_notes(found: Sequence[str], console: Console) -> None:
+    """Prints what a reader must know, a line each."""
+    for note in found:
+        console.print(Text(f"! {note}", style="yellow"))
+
+
+def show_verdict(verdict: str, reason: str, console: Console) -> None:
+    """Prints a verdict, in its colour, and why."""
     console.print()
-    shown = Text(comparison.verdict, style=f"bold {COLOURS[comparison.verdict]}")
-    console.print(shown.append(f"  {comparison.reason}", style="not bold default"), soft_wrap=True)
+    shown = Text(verdict, style=f"bold {_COLOURS[verdict]}")
+    console.print(shown.append(f"  {reason}", style="not bold default"), soft_wrap=True)
+
+
+def allowed_notes(allowed: Sequence[str]) -> list[str]:
+    """What differs beyond the checkpoints, as notes."""
+    return [f"not the same in both, and allowed: {field}" for field in allowed]
 
 
 def notes(comparison: Comparison) -> list[str]:
     """What a reader of the numbers must know."""
-    found = [f"not the same in both, and allowed: {field}" for field in comparison.allowed]
+    found = allowed_notes(comparison.allowed)
     if not comparison.paired:
         found.append("no episode is in both runs: compared unpaired, which sees less with as many episodes")
     if comparison.left_out:

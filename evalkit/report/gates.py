@@ -10,11 +10,10 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from evalkit.gate import Judgement, Outlook
 from evalkit.planning import expectations
-from evalkit.report.comparison import COLOURS
+from evalkit.report.comparison import allowed_notes, show_notes, show_verdict
 
 _HEADER = ("", "difference", "95 % confidence", "scenes", "of", "evidence of worse", "of not worse", "verdict")
 
@@ -47,16 +46,13 @@ def show(judgement: Judgement, console: Console) -> None:
         table.add_row(*cells)
     console.print()
     console.print(table)
-    for note in notes(judgement):
-        console.print(Text(f"! {note}", style="yellow"))
-    console.print()
-    shown = Text(judgement.verdict, style=f"bold {COLOURS[judgement.verdict]}")
-    console.print(shown.append(f"  {judgement.reason}", style="not bold default"), soft_wrap=True)
+    show_notes(notes(judgement), console)
+    show_verdict(judgement.verdict, judgement.reason, console)
 
 
 def notes(judgement: Judgement) -> list[str]:
     """What a reader of the verdict must know."""
-    found = [f"not the same in both, and allowed: {field}" for field in judgement.allowed]
+    found = allowed_notes(judgement.allowed)
     if not judgement.paired:
         found.append("no scene is in both runs: weighed unpaired, which takes more of them")
     if judgement.errors:
