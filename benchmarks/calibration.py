@@ -1,7 +1,7 @@
 """Does the gate's sequential test keep what it promises, and how soon does it know?
 
 Simulates comparisons of a candidate with a baseline, ten tasks with fifty scenes each, and decides them by the very
-rule that ``evalkit gate`` uses (:func:`evalkit.sequential.decide`)::
+rule that ``evalkit gate`` uses (:func:`evalkit.stats.sequential.decide`)::
 
     python benchmarks/calibration.py --out results/calibration
     python benchmarks/calibration.py --quick --out somewhere
@@ -27,8 +27,8 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom
 
 from evalkit.report.plots import plot_power
-from evalkit.sequential import Levels, decide
-from evalkit.simulated import CORRELATIONS, differences, discordant
+from evalkit.stats.sequential import Levels, decide
+from evalkit.stats.simulation import CORRELATIONS, differences, discordant
 
 LEVELS = Levels()
 RATES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)

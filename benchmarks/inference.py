@@ -32,7 +32,7 @@ from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.testing import build_tiny_vla
-from evalkit.weights import locate
+from evalkit.policies.weights import locate
 
 INSTRUCTIONS = ("pick up the milk", "put both moka pots on the stove", "open the middle drawer of the cabinet")
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from evalkit import RunOptions, Silent, play
-from evalkit.journal import read_journal
+from evalkit.records.journal import read_journal
 
 
 def rate(suite: str, split: str, task: str, episodes: int, horizon: int, cameras: str) -> float:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import journal, manifest
-from evalkit.manifest import Manifest, Plan, PlannedTask
+from evalkit.records.manifest import Manifest, Plan, PlannedTask
 from evalkit.suite import Suite, load_suite
 
 SPLITS = {"metaworld": ["easy", "medium", "hard", "very_hard"], "calvin": ["abcd_d"]}
@@ -51,9 +51,9 @@ def main() -> None:
 
 def phases(folder: Path) -> None:
     """Times the parts of making a table."""
-    timed("importing", lambda: __import__("evalkit.aggregate", fromlist=["summarize"]))
-    from evalkit.aggregate import measures, read_frame
-    from evalkit.rows import rows_of
+    timed("importing", lambda: __import__("evalkit.analysis.summary", fromlist=["summarize"]))
+    from evalkit.analysis.summary import measures, read_frame
+    from evalkit.analysis.rows import rows_of
 
     made = timed("the manifest", lambda: manifest.read_manifest(folder))
     frame = timed("journal to frame", lambda: read_frame(folder, extras=False))
@@ -133,7 +133,7 @@ def chain(chance: random.Random, scene: int, length: int) -> list[tuple[str, boo
 
 
 def motion(chance: random.Random) -> dict[str, float]:
-    """What :meth:`evalkit.trace.Trace.motion` finds."""
+    """What :meth:`evalkit.worker.trace.Trace.motion` finds."""
     return {
         "held": 0,
         "age": 3.3,

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.adapter import Adapter, Outcome, Setup
-    from evalkit.aggregate import Summary, read_episodes, summarize, table
-    from evalkit.api import evaluate
+    from evalkit.analysis.summary import Summary, read_episodes, summarize, table
+    from evalkit.experiments.evaluate import evaluate
     from evalkit.episode import Episode
     from evalkit.errors import EvalkitError
-    from evalkit.journal import Record
+    from evalkit.records.journal import Record
     from evalkit.observation import Needs, Observation
     from evalkit.policy import Policy, Request, Spec
-    from evalkit.progress import Silent
-    from evalkit.rows import Row
-    from evalkit.run import RunOptions, play
+    from evalkit.runner.progress import Silent
+    from evalkit.analysis.rows import Row
+    from evalkit.runner.run import RunOptions, play
     from evalkit.suite import Suite, load_suite
 
 __all__ = [

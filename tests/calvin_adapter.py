@@ -92,7 +92,7 @@ def main() -> None:
 
     from evalkit.adapter import Setup
     from evalkit.observation import Needs
-    from evalkit.worker import load_adapter_module
+    from evalkit.worker.loop import load_adapter_module
 
     setup = Setup(question["suite"], Needs(*question["needs"], 0), None, None, question["sources"])
     adapter = load_adapter_module(Path(question["folder"])).build(setup)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.assets import assets_folder
-from evalkit.environment import Environment
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
-from evalkit.sources import checkouts
+from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest

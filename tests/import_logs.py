@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.imports.xiaomi_simpler import LISTS
+from evalkit.importers.xiaomi_simpler import LISTS
 from evalkit.suite import load_suite
 
 NOISE = "Gym has been unmaintained since 2022\n[robosuite WARNING] No private macro file found! (__init__.py:7)\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.episode import Episode
-from evalkit.journal import FILE, Record
-from evalkit.manifest import Manifest, Plan
+from evalkit.records.journal import FILE, Record
+from evalkit.records.manifest import Manifest, Plan
 from evalkit.suite import load_suite
 
 Outcome = Callable[[Episode], bool | int | None]

@@ -12,7 +12,7 @@ import pytest
 
 import evalkit
 from evalkit.errors import PolicyProblem, RunExists, UsageError
-from evalkit.manifest import read_manifest
+from evalkit.records.manifest import read_manifest
 
 
 def towards_the_goal(observation: evalkit.Observation) -> np.ndarray:

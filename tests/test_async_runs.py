@@ -13,12 +13,12 @@ from conftest import RELAY, kill_and_resume
 
 import evalkit
 from evalkit.errors import UsageError
-from evalkit.executors import EXECUTORS
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.run import RunOptions
-from evalkit.run import play as play_run
+from evalkit.execution.strategies import EXECUTORS
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions
+from evalkit.runner.run import play as play_run
 
 LATE = [name for name in EXECUTORS if name not in ("sync", "rtc")]  # the oracle is guided by nothing
 

@@ -9,10 +9,10 @@ import pytest
 from test_compare import kept, run
 from test_gate import evalkit
 
-from evalkit.aggregate import summarize
-from evalkit.baselines import accept, accepted_baselines, find_baseline
+from evalkit.analysis.summary import summarize
+from evalkit.experiments.baselines import accept, accepted_baselines, find_baseline
 from evalkit.errors import RunExists, UsageError
-from evalkit.journal import canonical, read_journal
+from evalkit.records.journal import canonical, read_journal
 
 
 @pytest.fixture(scope="module")

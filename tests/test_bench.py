@@ -9,13 +9,13 @@ import pytest
 from conftest import POINTMASS
 from typer.testing import CliRunner
 
-from evalkit.bench import Timed, _throughput
-from evalkit.checkpoint import find_checkpoint
+from evalkit.experiments.bench import Timed, _throughput
+from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.cli import app
-from evalkit.delay import Delay
+from evalkit.execution.delay import Delay
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
-from evalkit.journal import Record
+from evalkit.records.journal import Record
 from evalkit.suite import load_suite
 
 

@@ -16,18 +16,18 @@ import yaml
 from conftest import kill_and_resume, need
 from observations import seen_with_exact_requests
 
-from evalkit.aggregate import summarize
-from evalkit.environment import Environment
+from evalkit.analysis.summary import summarize
+from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.resources import package_folder
-from evalkit.run import RunOptions, play
-from evalkit.sources import checkouts
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.locations import package_folder
+from evalkit.runner.run import RunOptions, play
+from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
-from evalkit.worker import load_adapter_module
+from evalkit.worker.loop import load_adapter_module
 
 pytestmark = pytest.mark.sim
 CHAIN = ("abcd_d", "chain")
@@ -185,7 +185,7 @@ def test_the_oracle_completes_chains_and_its_plans_are_what_it_does(tmp_path: Pa
 
 
 def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     one = played(tmp_path / "1", checkpoint="random", workers=1, episodes=4)
     assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, workers=2, episodes=4)
     assert one == played(tmp_path / "l", checkpoint="random:cameras=all", episodes=4)
@@ -206,7 +206,7 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_the_released_shape_plays(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     options: dict[str, Any] = {"checkpoint": str(tiny), "settings": {"robot_type": "calvin_abcd_orig"}, "episodes": 2}
     one = played(tmp_path / "1", workers=1, **options)
     assert one == played(tmp_path / "2", workers=2, **options)
@@ -259,7 +259,7 @@ def _hold(out: Path, **options: Any) -> list[dict[str, Any]]:
 def test_missing_parts_are_named_before_the_first_episode(
     modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     monkeypatch.setenv("EVALKIT_CALVIN_SOURCE", str(tmp_path))
     with pytest.raises(EnvironmentProblem, match=r"checkout of calvin is not in .*evalkit setup calvin --source"):
         _hold(tmp_path / "run")
@@ -294,7 +294,7 @@ def test_another_commit_is_refused(modules: Any, tmp_path: Path, monkeypatch: py
 def test_the_renderer_is_chosen_once_and_a_broken_one_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     seeing: dict[str, Any] = {"checkpoint": "hold:cameras=all", "episodes": 1, "workers": 1}
     monkeypatch.setenv("EVALKIT_CALVIN_RENDERER", "vulkan")
     with pytest.raises(EnvironmentProblem, match="EVALKIT_CALVIN_RENDERER=vulkan: it must be egl or tiny"):

@@ -12,14 +12,14 @@ import pytest
 from conftest import RELAY
 from statsmodels.stats.proportion import proportion_confint
 
-from evalkit.aggregate import episodes_frame, summarize
+from evalkit.analysis.summary import episodes_frame, summarize
 from evalkit.episode import Episode
 from evalkit.execution import Execution
-from evalkit.journal import Record, canonical, read_journal
-from evalkit.metrics import average_length, mean_of, solved_in_a_row
-from evalkit.progress import Silent
+from evalkit.records.journal import Record, canonical, read_journal
+from evalkit.stats.metrics import average_length, mean_of, solved_in_a_row
+from evalkit.runner.progress import Silent
 from evalkit.report.tables import render
-from evalkit.run import RunOptions, play
+from evalkit.runner.run import RunOptions, play
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 

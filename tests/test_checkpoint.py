@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from evalkit.checkpoint import Checkpoint, Entry, find_checkpoint, load_checkpoints
+from evalkit.policies.checkpoint import Checkpoint, Entry, find_checkpoint, load_checkpoints
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError
 from evalkit.observation import Observation

@@ -192,11 +192,11 @@ def test_bad_input_gets_one_clear_line(pointmass: str, tmp_path: Path, arguments
 
 
 def test_a_broken_checkpoints_file_names_the_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evalkit.checkpoint import load_checkpoints
+    from evalkit.policies.checkpoint import load_checkpoints
     from evalkit.errors import UsageError
 
     (tmp_path / "checkpoints.yaml").write_text("checkpoints: {oracle: {summary: x, polcy: y}}\n")
-    monkeypatch.setattr("evalkit.checkpoint.data_folder", lambda: tmp_path)
+    monkeypatch.setattr("evalkit.policies.checkpoint.data_folder", lambda: tmp_path)
     with pytest.raises(UsageError, match=r"checkpoints\.yaml: checkpoints\.oracle\.policy: is missing"):
         load_checkpoints()
 

@@ -12,13 +12,13 @@ from conftest import POINTMASS, RELAY
 from scipy import stats
 from typer.testing import CliRunner
 
-from evalkit.aggregate import summarize
+from evalkit.analysis.summary import summarize
 from evalkit.cli import app
-from evalkit.compare import compare
+from evalkit.analysis.compare import compare
 from evalkit.errors import NotComparable, UsageError
-from evalkit.journal import read_journal
-from evalkit.progress import Silent
-from evalkit.run import RunOptions, play
+from evalkit.records.journal import read_journal
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
 
 
 def evalkit(*arguments: str) -> Any:

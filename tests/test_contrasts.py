@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from evalkit.contrasts import (
+from evalkit.stats.contrasts import (
     bonett_price,
     holm,
     paired_lengths,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalkit.delay import Delay
+from evalkit.execution.delay import Delay
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.assets import assets_folder, set_assets
-from evalkit.environment import Environment
+from evalkit.setup.assets import assets_folder, set_assets
+from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.resources import suite_folders
+from evalkit.locations import suite_folders
 from evalkit.suite import load_suite
 
 
@@ -116,6 +116,6 @@ def test_an_installed_package_can_offer_a_suite(
         (package / path.name).write_text(path.read_text())
     monkeypatch.syspath_prepend(str(tmp_path))
     offered = EntryPoint("theirs", "their_package.their_suite", "evalkit.suites")
-    monkeypatch.setattr("evalkit.resources.entry_points", lambda group: [offered])
+    monkeypatch.setattr("evalkit.locations.entry_points", lambda group: [offered])
     assert suite_folders()["theirs"] == package
     assert load_suite("theirs").title == "Point mass"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.delay import Delay
+from evalkit.execution.delay import Delay
 from evalkit.errors import UsageError
 from evalkit.execution import Execution, Move, Prefix
-from evalkit.executors import EXECUTORS, chosen
+from evalkit.execution.strategies import EXECUTORS, chosen
 
 HZ = 10.0
 

@@ -15,13 +15,13 @@ from pandas.testing import assert_frame_equal
 
 import evalkit
 from evalkit import frame as frames
-from evalkit.aggregate import summarize
+from evalkit.analysis.summary import summarize
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
-from evalkit.frame import episodes_frame, read_frame
-from evalkit.journal import FILE, Record, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.rows import rows_of
+from evalkit.records.frame import episodes_frame, read_frame
+from evalkit.records.journal import FILE, Record, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.analysis.rows import rows_of
 
 
 def mixed(folder: Path, suite: str, seed: int) -> Path:

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from evalkit.cli import app
 from evalkit.episode import Episode
-from evalkit.journal import Record, read_journal
-from evalkit.referee import Referee, Unit, planned_order
-from evalkit.sequential import Levels, SplitTests
+from evalkit.records.journal import Record, read_journal
+from evalkit.experiments.gate_order import Referee, Unit, planned_order
+from evalkit.stats.sequential import Levels, SplitTests
 
 
 def evalkit(*arguments: str | Path) -> Any:

@@ -13,12 +13,12 @@ import pytest
 from import_logs import episode
 from test_cli import evalkit, refused
 
-from evalkit.aggregate import Summary, summarize
+from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import RunExists, RunMismatch, UsageError
-from evalkit.imports import FORMATS, import_run
-from evalkit.imports.result import Asked
-from evalkit.journal import read_journal
-from evalkit.manifest import read_manifest
+from evalkit.importers import FORMATS, import_run
+from evalkit.importers.result import Asked
+from evalkit.records.journal import read_journal
+from evalkit.records.manifest import read_manifest
 from evalkit.report.tables import notes, title
 from evalkit.suite import load_suite
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evalkit.aggregate import Summary, summarize
+from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import UsageError
-from evalkit.imports import import_run
-from evalkit.imports.result import Asked
-from evalkit.imports.xiaomi import read
-from evalkit.journal import read_journal
-from evalkit.manifest import Plan, read_manifest
+from evalkit.importers import import_run
+from evalkit.importers.result import Asked
+from evalkit.importers.xiaomi import read
+from evalkit.records.journal import read_journal
+from evalkit.records.manifest import Plan, read_manifest
 from evalkit.report.tables import notes, number
-from evalkit.rows import Row
+from evalkit.analysis.rows import Row
 from evalkit.suite import load_suite
 
 # published in percent, and as lengths: arXiv:2602.12684; by task, the summaries beside the logs

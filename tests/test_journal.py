@@ -6,7 +6,7 @@ import pytest
 
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
-from evalkit.journal import FILE, Journal, Record, canonical, read_journal
+from evalkit.records.journal import FILE, Journal, Record, canonical, read_journal
 
 
 def record(scene: int, success: bool | None = True, **host: object) -> Record:

@@ -10,14 +10,14 @@ import pytest
 import yaml
 from conftest import kill_and_resume, need
 
-from evalkit.aggregate import summarize
-from evalkit.assets import assets_folder
-from evalkit.environment import Environment
+from evalkit.analysis.summary import summarize
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.run import RunOptions, play
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 
@@ -74,7 +74,7 @@ def test_the_oracle_solves_object_tasks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["spatial", "object", "goal", "long", "90"])
 def test_every_split_runs_with_random(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     records = played(tmp_path, checkpoint="random", splits=[split], tasks=["1"], episodes=1)
     assert [r["success"] for r in records] == [False] and records[0]["steps"] == 40
 
@@ -86,7 +86,7 @@ def _hurried(name: str) -> Any:
 
 
 def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     options: dict[str, Any] = {"splits": ["object"], "tasks": ["0", "1"], "episodes": 2}
     one = played(tmp_path / "1", checkpoint="random", workers=1, **options)
     assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, workers=3, **options)
@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
 
 
 def test_stand_in_assets_mark_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     played(tmp_path, checkpoint="hold", splits=["object"], tasks=["0"], episodes=1, workers=1)
     manifest = read_manifest(tmp_path)
     stand_ins = manifest.fingerprint["assets"]["stand_ins"]
@@ -132,7 +132,7 @@ def test_a_missing_asset_is_named_before_the_first_episode(tmp_path: Path, monke
 def test_no_gl_is_said_before_the_first_episode_and_only_where_images_are_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _hurried)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     monkeypatch.setenv("MUJOCO_GL", "glfw")  # which needs a display
     for display in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(display, raising=False)

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import pytest
 from conftest import kill_and_resume, need
 
-from evalkit.aggregate import summarize
-from evalkit.environment import Environment
+from evalkit.analysis.summary import summarize
+from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.resources import package_folder, suite_folders
-from evalkit.run import RunOptions, play
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.locations import package_folder, suite_folders
+from evalkit.runner.run import RunOptions, play
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from evalkit.aggregate import episodes_frame
+from evalkit.analysis.summary import episodes_frame
 from evalkit.episode import Episode
-from evalkit.journal import Record
-from evalkit.metrics import Estimate, mean_of, success_rate
+from evalkit.records.journal import Record
+from evalkit.stats.metrics import Estimate, mean_of, success_rate
 
 
 def frame(successes: list[bool], repeats: int = 1, same: bool = True) -> pd.DataFrame:

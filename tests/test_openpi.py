@@ -17,7 +17,7 @@ from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
 from evalkit.observation import Needs, Observation
-from evalkit.openpi import Offer, jsonable, keys_of, message_of, pack, request_of, unpack
+from evalkit.serving.protocol import Offer, jsonable, keys_of, message_of, pack, request_of, unpack
 from evalkit.policy import Request
 
 DTYPES = ["?", "u1", "i1", "<u2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8", "S3", "<U2"]

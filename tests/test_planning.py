@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from evalkit.cli import app
 from evalkit.errors import UsageError
-from evalkit.planning import (
+from evalkit.stats.power import (
     Question,
     correlation_of,
     detectable_paired,
@@ -24,9 +24,9 @@ from evalkit.planning import (
     sequential_needed,
     threshold_alarms,
 )
-from evalkit.resolution import resolutions
-from evalkit.sequential import Levels
-from evalkit.simulated import differences, discordant
+from evalkit.analysis.sensitivity import resolutions
+from evalkit.stats.sequential import Levels
+from evalkit.stats.simulation import differences, discordant
 from evalkit.suite import load_suite
 
 FALL = Question(0.97, 0.03)

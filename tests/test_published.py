@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from made_up import made_up
 
-from evalkit.aggregate import summarize
-from evalkit.checkpoint import load_checkpoints
+from evalkit.analysis.summary import summarize
+from evalkit.policies.checkpoint import load_checkpoints
 from evalkit.errors import UsageError
-from evalkit.published import comparisons, published_tables
+from evalkit.analysis.published import comparisons, published_tables
 from evalkit.report.tables import render
-from evalkit.resources import published_folder
+from evalkit.locations import published_folder
 from evalkit.suite import load_suite
 
 SUITES = ["libero", "calvin", "simpler"]
@@ -162,7 +162,7 @@ def test_a_suite_without_published_rows_says_so_and_has_its_table(tmp_path: Path
 
 def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(published_folder(), tmp_path / "published")
-    monkeypatch.setattr("evalkit.published.published_folder", lambda: tmp_path / "published")
+    monkeypatch.setattr("evalkit.analysis.published.published_folder", lambda: tmp_path / "published")
     path = tmp_path / "published" / "libero.yaml"
     path.write_text(path.read_text().replace("cells: [84.7, 88.4", "cells: [84.7"))
     with pytest.raises(UsageError, match=r"libero\.yaml: tables\.libero: OpenVLA: must have 4 cells: spatial, object"):

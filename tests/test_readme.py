@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import need
 
-from evalkit.assets import assets_folder
+from evalkit.setup.assets import assets_folder
 from evalkit.suite import load_suite
 
 REPOSITORY = Path(__file__).parents[1]

@@ -19,13 +19,13 @@ from conftest import need
 from observations import seen_with_exact_requests
 from typer.testing import CliRunner
 
-from evalkit.aggregate import summarize
+from evalkit.analysis.summary import summarize
 from evalkit.cli import app
 from evalkit.errors import PolicyProblem
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.run import RunOptions, play
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
 from evalkit.suite import Suite, load_suite
 
 pytestmark = pytest.mark.sim
@@ -45,7 +45,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         splits = {n: s.model_copy(update={"max_steps": 100}) for n, s in suite.splits.items()}
         return suite.model_copy(update={"splits": splits})
 
-    monkeypatch.setattr("evalkit.run.load_suite", shortened)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", shortened)
 
 
 @contextmanager

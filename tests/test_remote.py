@@ -19,19 +19,19 @@ from websockets.sync.server import Server as SyncServer
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as listen
 
-from evalkit.checkpoint import Checkpoint, Entry, load_checkpoints
+from evalkit.policies.checkpoint import Checkpoint, Entry, load_checkpoints
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
-from evalkit.journal import read_journal
+from evalkit.records.journal import read_journal
 from evalkit.observation import Needs, Observation
-from evalkit.openpi import pack, unpack
+from evalkit.serving.protocol import pack, unpack
 from evalkit.policies.remote import Remote, RemoteParameters, resized
 from evalkit.policies.scripted import Look, Random
 from evalkit.policy import Request, Spec
-from evalkit.progress import Silent
-from evalkit.rotations import axis_angle
-from evalkit.run import Contestant, RunOptions, contest
-from evalkit.serving import Server
+from evalkit.runner.progress import Silent
+from evalkit.policies.rotations import axis_angle
+from evalkit.runner.run import Contestant, RunOptions, contest
+from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
 
 IDENTITY = {"suite": "pointmass", "action_size": 2}

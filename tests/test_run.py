@@ -17,18 +17,19 @@ import numpy as np
 import pytest
 from conftest import kill_and_resume
 
-from evalkit.aggregate import summarize
-from evalkit.checkpoint import Checkpoint, Entry
+from evalkit.analysis.summary import summarize
+from evalkit.policies.checkpoint import Checkpoint, Entry
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, RunExists, RunMismatch, UsageError
-from evalkit.journal import Record, canonical, read_journal
-from evalkit.manifest import read_manifest
+from evalkit.records.journal import Record, canonical, read_journal
+from evalkit.records.manifest import read_manifest
 from evalkit.observation import Needs
 from evalkit.policy import Request, Spec
-from evalkit.progress import Silent
+from evalkit.runner.progress import Silent
 from evalkit.report.tables import notes
-from evalkit.run import RunOptions
-from evalkit.run import play as play_run
-from evalkit.suite import Section, Suite
+from evalkit.runner.run import RunOptions
+from evalkit.runner.run import play as play_run
+from evalkit.suite import Suite
+from evalkit.documents import Section
 
 
 def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -257,7 +258,7 @@ def test_two_runs_at_once_into_one_folder_are_one_run(pointmass: str, tmp_path: 
 def test_an_oracle_without_an_expert_is_refused_before_anything_starts(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.run.load_suite", _load_without_expert)
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _load_without_expert)
     with pytest.raises(UsageError, match=r"needs a scripted expert, and pointmass has none for far \(only near"):
         play(pointmass, tmp_path / "run", splits=["near", "far"])
     records = play(pointmass, tmp_path / "run")
@@ -321,7 +322,7 @@ def test_a_policy_that_misbehaves_ends_the_run_with_one_line_and_loses_nothing(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str
 ) -> None:
     entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
-    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
+    monkeypatch.setattr("evalkit.runner.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
     monkeypatch.setattr(Misbehaving, "answer", good)
     play(pointmass, tmp_path / "good", episodes=1)
     monkeypatch.setattr(Misbehaving, "answer", answer)
@@ -336,7 +337,7 @@ def test_requests_of_several_workers_share_a_batch(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
-    monkeypatch.setattr("evalkit.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
+    monkeypatch.setattr("evalkit.runner.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
     monkeypatch.setattr(Misbehaving, "answer", good)
     slow = Misbehaving.act
     monkeypatch.setattr(Misbehaving, "act", lambda self, requests: (time.sleep(0.02), slow(self, requests))[1])

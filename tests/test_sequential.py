@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.pairing import rounds, unpaired
-from evalkit.sequential import PASS, REGRESSION, Levels, PairedTest, SplitTests, decide, interval
+from evalkit.stats.rounds import rounds, unpaired
+from evalkit.stats.sequential import PASS, REGRESSION, Levels, PairedTest, SplitTests, decide, interval
 
 LOOSE = Levels(alpha=0.3, beta=0.3, margin=0.25)
 differences = st.lists(st.floats(-1, 1, allow_nan=False), max_size=60)

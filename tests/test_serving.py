@@ -22,16 +22,16 @@ from websockets.sync.client import ClientConnection, connect
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError
 from evalkit.execution import Prefix
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
 from evalkit.observation import Needs, Observation
-from evalkit.openpi import pack, unpack
+from evalkit.serving.protocol import pack, unpack
 from evalkit.policies.remote import Remote, RemoteParameters
 from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
 from evalkit.policy import Policy, Request, Spec
-from evalkit.progress import Silent
-from evalkit.run import Contestant, RunOptions, contest
-from evalkit.serving import Server
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import Contestant, RunOptions, contest
+from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
 
 IMAGE, STATE = np.zeros((24, 32, 3), np.uint8), np.zeros(2)
@@ -309,7 +309,7 @@ def test_stopping_waits_for_the_policy_and_leaves_no_client_waiting() -> None:
 def test_a_signal_ends_serving_cleanly(pointmass: str, number: signal.Signals) -> None:
     program = f"""
 from evalkit.policies.scripted import Look, Random
-from evalkit.serving import serve
+from evalkit.serving.server import serve
 from evalkit.suite import load_suite
 suite = load_suite({pointmass!r})
 policy = Random(suite, Look(chunk=10, cameras="all"))

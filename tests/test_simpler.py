@@ -16,18 +16,18 @@ from conftest import kill_and_resume, need
 from observations import seen_with_exact_requests
 
 from evalkit.adapter import Setup, SimulatorError
-from evalkit.aggregate import summarize
-from evalkit.environment import Environment
+from evalkit.analysis.summary import summarize
+from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
-from evalkit.journal import canonical, read_journal
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.resources import package_folder, suite_folders
-from evalkit.run import RunOptions, play
-from evalkit.sources import checkouts
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.locations import package_folder, suite_folders
+from evalkit.runner.run import RunOptions, play
+from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
-from evalkit.worker import load_adapter_module
+from evalkit.worker.loop import load_adapter_module
 
 UPSTREAM = Path(__file__).parent / "simpler_upstream.py"
 DRAWERS = ("google_vm", "open_drawer"), ("google_vm", "close_drawer")

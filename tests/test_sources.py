@@ -10,10 +10,10 @@ import pytest
 from conftest import RELAY
 
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.manifest import read_manifest
-from evalkit.progress import Silent
-from evalkit.run import RunOptions, play
-from evalkit.sources import checkouts, described, fetch_sources, use_source
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
+from evalkit.setup.sources import checkouts, described, fetch_sources, use_source
 from evalkit.suite import Suite, load_suite
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from evalkit.errors import UsageError
-from evalkit.resources import suite_folders
+from evalkit.locations import suite_folders
 from evalkit.suite import load_suite, suite_digest
 
 

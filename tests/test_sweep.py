@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from conftest import POINTMASS, RELAY
 
-from evalkit.aggregate import summarize
-from evalkit.journal import read_journal
+from evalkit.analysis.summary import summarize
+from evalkit.records.journal import read_journal
 
 
 def evalkit(*arguments: str) -> subprocess.CompletedProcess:

@@ -56,6 +56,6 @@ def test_the_console_script_is_declared(installed: Path) -> None:
 
 
 def test_published_rows_are_in_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "from evalkit.published import published_tables as t; print(len(t('calvin', True)))"
+    code = "from evalkit.analysis.published import published_tables as t; print(len(t('calvin', True)))"
     env = {**os.environ, "PYTHONPATH": str(installed)}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=env, cwd=tmp_path).strip() == "2"

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import POINTMASS
 
-from evalkit.delay import Delay
+from evalkit.execution.delay import Delay
 from evalkit.execution import Execution
-from evalkit.executors import chosen
+from evalkit.execution.strategies import chosen
 from evalkit.observation import Needs
 from evalkit.suite import load_suite
-from evalkit.wire import Channel
-from evalkit.worker import Worker
+from evalkit.worker.wire import Channel
+from evalkit.worker.loop import Worker
 
 EPISODE = {"suite": "pointmass", "split": "far", "task": "up", "scene": 0, "seed": 3, "repeat": 0}
 

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from evalkit.checkpoint import find_checkpoint
+from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
@@ -33,7 +33,7 @@ from evalkit.policies.xiaomi_robotics_0.loading import Loaded, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policy import Request
 from evalkit.suite import load_suite
-from evalkit.weights import locate
+from evalkit.policies.weights import locate
 
 SETTINGS = settings()
 STD = 0.25  # of every action dimension that the tiny checkpoint uses

@@ -15,7 +15,7 @@ from observations import observations
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from evalkit.checkpoint import Checkpoint, find_checkpoint
+from evalkit.policies.checkpoint import Checkpoint, find_checkpoint
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
@@ -25,7 +25,7 @@ from evalkit.policies.xiaomi_robotics_0.loading import Loaded, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policy import Request
 from evalkit.suite import Suite, load_suite
-from evalkit.weights import locate
+from evalkit.policies.weights import locate
 
 libero = settings()["libero"]
 

@@ -23,7 +23,7 @@ from transforms3d.quaternions import mat2quat, quat2mat
 
 from evalkit.observation import Observation
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
-from evalkit.rotations import axis_angle
+from evalkit.policies.rotations import axis_angle
 
 ROBOT = {
     "libero": "libero_all",

@@ -1,4 +1,4 @@
-"""A policy in another process or on another machine, asked over the openpi protocol (:mod:`evalkit.openpi`).
+"""A policy in another process or on another machine, asked over the openpi protocol (:mod:`evalkit.serving.protocol`).
 
 An evalkit server (``evalkit serve``) says what it needs and takes the whole request: a run through it is the run that
 its policy would have in this process, bit for bit. Any other openpi server takes an observation in a layout of its own,
@@ -22,11 +22,12 @@ from pydantic import Field, field_validator, model_validator
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError
 from evalkit.observation import Needs, Observation
-from evalkit.openpi import ACTIONS, EXTENSIONS, PROMPT, Offer, jsonable, message_of, pack, unpack
-from evalkit.openpi_client import Link
+from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, Offer, jsonable, message_of, pack, unpack
+from evalkit.serving.client import Link
 from evalkit.policy import Request, Spec
-from evalkit.rotations import axis_angle
-from evalkit.suite import Section, Suite
+from evalkit.policies.rotations import axis_angle
+from evalkit.suite import Suite
+from evalkit.documents import Section
 
 API_KEY = "EVALKIT_REMOTE_API_KEY"
 _AXIS_ANGLE = re.compile(r"^axis_angle\((.+)\)$")

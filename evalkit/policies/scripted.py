@@ -10,7 +10,8 @@ from pydantic import Field
 from evalkit.errors import unknown
 from evalkit.observation import Needs
 from evalkit.policy import Request, Spec
-from evalkit.suite import Section, Suite
+from evalkit.suite import Suite
+from evalkit.documents import Section
 
 
 class Look(Section):

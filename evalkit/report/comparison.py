@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.compare import Comparison, Line
+from evalkit.analysis.compare import Comparison, Line
 from evalkit.report.tables import percent
 
 _COLOURS = {"PASS": "green", "REGRESSION": "red", "INCONCLUSIVE": "yellow"}

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.gate import Judgement, Outlook
-from evalkit.planning import expectations
+from evalkit.experiments.gate import Judgement, Outlook
+from evalkit.stats.power import expectations
 from evalkit.report.comparison import allowed_notes, show_notes, show_verdict
 
 _HEADER = ("", "difference", "95 % confidence", "scenes", "of", "evidence of worse", "of not worse", "verdict")

@@ -29,7 +29,7 @@ def plot_sweep(table: pd.DataFrame, title: str, out: Path, most: float = 1.0) ->
     """Success against delay, a line per execution with its 95 % intervals, the synchronous run as a band.
 
     Args:
-        table: what :func:`evalkit.sweep.table_of` returns.
+        table: what :func:`evalkit.experiments.sweep.table_of` returns.
         title: what was run.
         out: the folder for ``sweep.png`` and ``sweep.svg``.
         most: the measure's largest value: 1 for rates, which are shown in percent.
@@ -83,7 +83,7 @@ def plot_timeline(timeline: Mapping[str, Any], steps: int, title: str, out: Path
     """When each inference was asked and arrived (grey), and which one drove each step (colour); held steps below.
 
     Args:
-        timeline: a record's (:meth:`evalkit.trace.Trace.timeline`).
+        timeline: a record's (:meth:`evalkit.worker.trace.Trace.timeline`).
         steps: control steps of the episode.
         title: which episode.
         out: the pictures' path without its ending: ``.png`` and ``.svg`` are added.

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.published import LEGEND, Cell, Column, Comparison, Line
+from evalkit.analysis.published import LEGEND, Cell, Column, Comparison, Line
 from evalkit.report.tables import escaped
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.aggregate import summarize
+from evalkit.analysis.summary import summarize
 from evalkit.report.tables import percent
 
 if TYPE_CHECKING:

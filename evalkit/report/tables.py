@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.aggregate import Summary, rows_frame
-from evalkit.delay import Delay
-from evalkit.rows import RATE, Row
+from evalkit.analysis.summary import Summary, rows_frame
+from evalkit.execution.delay import Delay
+from evalkit.analysis.rows import RATE, Row
 
 if TYPE_CHECKING:
-    from evalkit.published import Comparison
+    from evalkit.analysis.published import Comparison
 
 Format = Literal["md", "csv", "json", "latex"]
 

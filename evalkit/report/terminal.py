@@ -8,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.aggregate import Summary
+from evalkit.analysis.summary import Summary
 from evalkit.report.tables import effective, execution_line, interval, label, notes, number, repeats, title
-from evalkit.rows import Row
+from evalkit.analysis.rows import Row
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
 _NUMBERS = 40  # cells of the other columns

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evalkit.errors import UsageError
-from evalkit.journal import Record
+from evalkit.records.journal import Record
 
 _WIDTH = 100  # cells of the picture: one a step, or several steps a cell
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

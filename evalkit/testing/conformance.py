@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from evalkit.assets import assets_folder
-from evalkit.environment import Environment
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
 from evalkit.observation import Needs
-from evalkit.resources import package_folder
-from evalkit.sources import checkouts
+from evalkit.locations import package_folder
+from evalkit.setup.sources import checkouts
 from evalkit.suite import Suite, load_suite
-from evalkit.wire import pack, unpack
+from evalkit.worker.wire import pack, unpack
 
 
 class AdapterConformance:

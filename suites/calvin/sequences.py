@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.adapter import Setup, SimulatorError
-from evalkit.resources import home_folder
+from evalkit.locations import home_folder
 
 from .upstream import Checkouts, sequence_rules
 

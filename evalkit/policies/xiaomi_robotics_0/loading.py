@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem
-from evalkit.weights import Located
+from evalkit.policies.weights import Located
 
 EXTRA = "pip install torch 'transformers>=4.57.1,<4.58' pillow transforms3d"
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]

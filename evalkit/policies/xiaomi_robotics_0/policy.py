@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field, model_validator
 
-from evalkit.checkpoint import Named
+from evalkit.policies.checkpoint import Named
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, unknown
 from evalkit.observation import Observation
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
@@ -17,7 +17,7 @@ from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, m
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, Setting, settings
 from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
-from evalkit.weights import Located, locate
+from evalkit.policies.weights import Located, locate
 
 _BATCH = 8  # rows of a batch-invariant pass where nothing else is asked for
 

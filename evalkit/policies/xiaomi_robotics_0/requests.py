@@ -17,7 +17,7 @@ import numpy as np
 
 from evalkit.execution import Prefix
 from evalkit.observation import Needs, Observation
-from evalkit.rotations import axis_angle
+from evalkit.policies.rotations import axis_angle
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,0 +1,104 @@
+"""How the commands speak: progress, tables, one line for an error, and the exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evalkit.analysis.summary import Summary
+    from evalkit.runner.progress import LiveProgress, PlainProgress
+
+FAILED = 2  # usage, infrastructure, not comparable
+INTERRUPTED = 130
+
+
+def report(summary: Summary, as_json: bool) -> None:
+    """Prints a run's table, or its JSON document."""
+    from evalkit.report import terminal
+
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), indent=1))
+        return
+    out = console(stderr=False)
+    terminal.show(summary, out)
+    out.print(f"\nrun: {summary.folder}", highlight=False, markup=False, soft_wrap=True)
+    videos = len(list(summary.folder.glob("videos/**/*.mp4")))
+    if videos:
+        where = f"videos: {summary.folder / 'videos'} ({videos})"
+        out.print(where, highlight=False, markup=False, soft_wrap=True)
+
+
+def progress_for(title: str) -> LiveProgress | PlainProgress:
+    """A live display on a terminal, plain lines elsewhere."""
+    from evalkit.runner.progress import LiveProgress, PlainProgress
+
+    errors = console(stderr=True)
+    return LiveProgress(errors, title) if errors.is_terminal else PlainProgress(errors, title)
+
+
+def console(stderr: bool) -> Console:
+    """People's output goes to standard error where standard output is for programs."""
+    from evalkit.report import terminal
+
+    return terminal.console(stderr)
+
+
+@contextlib.contextmanager
+def explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
+    """Turns an EvalkitError into one line on standard error and exit code 2."""
+    from evalkit.errors import EvalkitError
+
+    try:
+        yield
+    except EvalkitError as error:
+        print(f"evalkit: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        hint = f"; continue with --resume --out {progress.folder}" if progress and progress.folder else ""
+        print(f"evalkit: interrupted{hint}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # whoever read our output has gone; what was run is on disk
+        _discard_output()
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"evalkit: {where}{error.strerror or error}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception:  # a defect of ours: 1 would mean a verdict
+        traceback.print_exc()
+        raise typer.Exit(FAILED) from None
+
+
+@contextlib.contextmanager
+def nothing_on_standard_output(wanted: bool) -> Iterator[None]:
+    """Sends what a policy, its libraries or their processes print to standard error instead, where ``wanted``."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _discard_output() -> None:
+    """Points standard output at nothing, so that flushing it at the end does not fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

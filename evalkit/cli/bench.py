@@ -1,0 +1,102 @@
+"""The command about speed: bench. It parses and prints, nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalkit.cli._common import console, explained, nothing_on_standard_output, progress_for
+from evalkit.cli._options import AsJson, CheckpointFile
+
+if TYPE_CHECKING:
+    from evalkit.experiments.bench import Throughput
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(bench)
+
+
+def bench(
+    suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="A suite's name, or its folder.")] = "metaworld",
+    checkpoint: Annotated[
+        str,
+        typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`. Random actions, all cameras, if absent."),
+    ] = "random:chunk=10,cameras=all",
+    checkpoints: CheckpointFile = None,
+    split: Annotated[str | None, typer.Option(metavar="S", help="The split; the first if absent.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="T", help="A task; the split's first if absent. Repeatable.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(metavar="N", min=2, help="Scenes per task.")] = 6,
+    horizon: Annotated[
+        int | None, typer.Option(metavar="S", min=1, help="Control steps executed of each chunk. All of it if absent.")
+    ] = None,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=1, help="Simulator processes. Repeatable; one, and one per core, if absent."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the latencies of single requests, for `--delay trace:FILE`."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure throughput on this machine, per part: reset, physics, looking, the policy.
+
+    Examples:
+        evalkit bench metaworld
+
+        evalkit bench libero --checkpoint my-checkpoint --workers 1 --workers 8 --trace latencies.json
+    """
+    from evalkit.experiments.bench import bench as measured
+    from evalkit.runner.run import RunOptions
+
+    with explained():
+        options = RunOptions(
+            suite,
+            checkpoint=checkpoint,
+            checkpoints=checkpoints,
+            splits=[split] if split else (),
+            tasks=task or (),
+            episodes=episodes,
+            horizon=horizon,
+        )
+        with nothing_on_standard_output(as_json):
+            found = measured(options, workers or (), lambda count: progress_for(f"{suite}, {count} workers"), trace)
+        if as_json:
+            document = {"suite": suite, "checkpoint": checkpoint, "rows": [one.to_dict() for one in found]}
+            typer.echo(json.dumps(document, indent=1))
+        else:
+            _show(found)
+        if trace:
+            typer.echo(f"latencies: {trace} (evalkit run ... --delay trace:{trace})", err=True)
+
+
+def _show(found: list[Throughput]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for one in found:
+        table.add_column(f"{one.workers} worker{'s' if one.workers > 1 else ''}", justify="right")
+    rows = {
+        "episodes": [str(one.episodes) for one in found],
+        "episodes an hour": [f"{one.episodes_per_hour:.0f}" for one in found],
+        "control steps a second": [f"{one.steps_per_s:.0f}" for one in found],
+        "setting a scene (ms an episode)": [f"{one.reset_ms:.1f}" for one in found],
+        "physics (ms a control step)": [f"{one.physics_ms:.2f}" for one in found],
+        "looking (ms an inference)": [f"{one.look_ms:.2f}" for one in found],
+        "waiting for the reply (ms an inference)": [f"{one.wait_ms:.2f}" for one in found],
+        "of which the policy (ms a call)": [f"{one.policy_ms:.2f}" for one in found],
+        "requests a call": [f"{one.batch:.2f}" for one in found],
+        "building the simulator (s, once a worker)": [f"{one.build_s:.2f}" for one in found],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    out = console(stderr=False)
+    out.print(table)
+    out.print("without each worker's first episode, which builds the simulator", style="dim")

@@ -1,0 +1,62 @@
+"""The command that makes runs of others' results: import. It parses and prints, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit.cli._common import explained, report
+from evalkit.cli._options import AsJson
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("import")(import_)
+
+
+def import_(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="xiaomi-logs, vla-eval or lerobot.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The logs or results of one evaluation.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run's folder, a new one.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The checkpoint's name. The released one (xiaomi-logs) if absent."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="S", help="The split, where neither files nor folder say it (CALVIN).")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Take what is there of an evaluation that is not whole.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run of what another harness wrote, and print its table.
+
+    The run has every episode that the files have, and a manifest that says where it comes from and what is unknown of
+    it; every other command works on it. Files that contradict themselves or each other, or are cut off, are refused,
+    and then nothing is written. See docs/importing.md.
+
+    FORMAT is
+
+    xiaomi-logs: the folder of one evaluation by Xiaomi-Robotics-0's scripts (LIBERO: the folder over libero_goal, ...);
+
+    vla-eval: a result file of vla-eval, or the folder with those of one evaluation;
+
+    lerobot: the eval_info.json of a lerobot-eval.
+
+    Examples:
+        evalkit import xiaomi-logs eval_libero/eval_logs --out results/runs/xiaomi-libero
+
+        evalkit import xiaomi-logs eval_calvin/eval_logs/calvin_abc --out results/runs/xiaomi-calvin-abc
+
+        evalkit import lerobot outputs/eval/my-policy --checkpoint my-policy --out results/runs/my-policy
+    """
+    from evalkit.analysis.summary import summarize
+    from evalkit.importers import import_run
+    from evalkit.importers.result import Asked
+
+    with explained():
+        folder = import_run(form, path, out, Asked(checkpoint, split, partial))
+        report(summarize(folder), as_json)

@@ -1,0 +1,111 @@
+"""What `evalkit list` shows: the suites, the checkpoints and the runs, as plain rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalkit.policies.checkpoint import load_checkpoints
+from evalkit.setup.environment import Environment
+from evalkit.errors import EvalkitError
+from evalkit.records.journal import read_journal
+from evalkit.records.manifest import FILE, read_manifest
+from evalkit.locations import suite_folders
+from evalkit.suite import load_suite
+
+
+def suites() -> list[dict[str, Any]]:
+    """Every suite: its splits with their number of tasks, and whether its environment is built."""
+    rows = []
+    for name in suite_folders():
+        suite = load_suite(name)
+        rows.append(
+            {
+                "suite": name,
+                "title": suite.title,
+                "summary": suite.summary,
+                "splits": {split: len(section.tasks) for split, section in suite.splits.items()},
+                "ready": Environment.of(suite, name).ready,
+            }
+        )
+    return rows
+
+
+def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
+    """Every checkpoint of checkpoints.yaml, and of the user's own file."""
+    return [
+        {
+            "checkpoint": name,
+            "summary": entry.summary,
+            "suites": entry.suites,
+            "source": entry.source,
+            "published": entry.published.model_dump() if entry.published else None,
+        }
+        for name, entry in load_checkpoints(more).items()
+    ]
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run under a folder, oldest first."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob(f"*/{FILE}"), key=lambda p: p.stat().st_mtime):
+        try:
+            manifest = read_manifest(path.parent)
+            records = read_journal(path.parent).values() if (path.parent / "journal.jsonl").exists() else []
+        except EvalkitError as error:
+            rows.append({"run": str(path.parent), "problem": str(error)})
+            continue
+        rows.append(
+            {
+                "run": str(path.parent),
+                "suite": manifest.fingerprint["suite"],
+                "checkpoint": manifest.checkpoint["id"],
+                "episodes": sum(r.error is None for r in records),
+                "planned": manifest.plan.size,
+                "created": manifest.created,
+            }
+        )
+    return rows
+
+
+def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
+    """Prints rows of one kind for people."""
+    if not rows:
+        console.print(f"[bold]{kind}[/bold]: none")
+        return
+    table = Table(title=kind, title_style="bold", title_justify="left", box=None, pad_edge=False)
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("title", "source")))
+    for column in columns:
+        first = column == columns[0]  # to be copied, so in one piece
+        table.add_column(column, style="bold" if first else "", overflow="fold", no_wrap=first and kind != "runs")
+    for row in rows:
+        table.add_row(*(_scores(row) if column == "published" else _cell(row.get(column)) for column in columns))
+    console.print(table)
+    console.print()
+
+
+def _scores(row: dict[str, Any]) -> str:
+    """The authors' figures, the suite's own where there is one."""
+    published = row["published"]
+    if not published:
+        return ""
+    scores = {name: score for name, score in published["scores"].items() if "/" not in name} or published["scores"]
+    rates = published["metric"] == "success rate"
+    return ", ".join(
+        f"{name.rpartition('/')[2]} {score * 100:.1f} %" if rates else f"{name.rpartition('/')[2]} {score:.2f}"
+        for name, score in scores.items()
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return escape(", ".join(f"{k} ({v})" for k, v in value.items()))
+    if isinstance(value, list):
+        return escape(", ".join(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no: evalkit setup"
+    return "any" if value is None else escape(str(value))

@@ -1,0 +1,157 @@
+"""The command about how many episodes it takes: plan. It parses and prints, nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalkit.cli._common import console, explained
+from evalkit.cli._options import AsJson
+
+if TYPE_CHECKING:
+    from evalkit.stats.power import Question
+    from evalkit.analysis.sensitivity import Resolution
+    from evalkit.suite import Suite
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(plan)
+
+
+def plan(
+    suite: Annotated[
+        str | None, typer.Argument(metavar="[SUITE]", help="What can this suite's number of episodes show?")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="P", help="The baseline's success rate. With SUITE 0.95 if absent.")
+    ] = None,
+    drop: Annotated[float | None, typer.Option(metavar="D", help="The drop to be seen: 0.03 is 3 points.")] = None,
+    power: Annotated[float, typer.Option(metavar="P", help="How often it is to be seen.")] = 0.8,
+    alpha: Annotated[float, typer.Option(metavar="A", help="How often one may be seen that is not there.")] = 0.05,
+    correlation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C",
+            help="How alike outcomes on a scene are: independent, correlated, or 0 to 0.99. Both named ones if absent.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many episodes it takes to see a drop, or what a suite's number of episodes can and cannot show.
+
+    Examples:
+        evalkit plan --rate 0.97 --drop 0.03
+
+        evalkit plan libero --rate 0.95
+    """
+    from evalkit.errors import UsageError
+    from evalkit.stats.power import Question, checked, correlation_of
+    from evalkit.stats.simulation import CORRELATIONS
+    from evalkit.suite import load_suite
+
+    with explained():
+        if suite is None:
+            if rate is None or drop is None:
+                raise UsageError("say what is to be seen: --rate P --drop D, or name a SUITE")
+            chosen = CORRELATIONS if correlation is None else {correlation: correlation_of(correlation)}
+            asked = {name: Question(rate, drop, alpha, power, value) for name, value in chosen.items()}
+            _needed(asked, as_json)
+        else:
+            if correlation is not None:
+                raise UsageError("--correlation: with SUITE, both independent and correlated are shown")
+            rate = 0.95 if rate is None else rate
+            checked(rate=rate, alpha=alpha, power=power)
+            if drop is not None:
+                Question(rate, drop, alpha, power)
+            _shown_by(load_suite(suite), rate, drop, alpha, power, as_json)
+
+
+def _needed(asked: dict[str, Question], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from evalkit.stats.power import episodes_unpaired, mcnemar_power, pairs_needed, sequential_needed, threshold_alarms
+
+    question = next(iter(asked.values()))
+    unpaired = episodes_unpaired(question)
+    alarms = {n: threshold_alarms(question.rate, n, 0.02) for n in (50, 500, 2000)}
+    paired = {name: (pairs_needed(one), mcnemar_power(500, one), sequential_needed(one)) for name, one in asked.items()}
+    if as_json:
+        given = {"rate": question.rate, "drop": question.drop, "alpha": question.alpha, "power": question.power}
+        ways = {
+            name: {"pairs": needed, "power_at_500": seen, "sequential": test and asdict(test)}
+            for name, (needed, seen, test) in paired.items()
+        }
+        threshold = [{"episodes": n, "points": 2, "false_alarms": share} for n, share in alarms.items()]
+        typer.echo(json.dumps({**given, "unpaired": unpaired, "paired": ways, "threshold": threshold}, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
+    table.title = (
+        f"{question.rate:.1%} to {question.rate - question.drop:.1%}, seen with {question.power:.0%} power "
+        f"by a one-sided test at {question.alpha:.1%}"
+    )
+    for column in ("", "episodes", "power at 500", "on average", "where nothing changed"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("other scenes: unpaired, of each", str(unpaired))
+    for name, (needed, seen, _) in paired.items():
+        table.add_row(f"same scenes: McNemar's exact test, {name}", str(needed or f"over {10**7}"), _share(seen))
+    for name, (_, _, test) in paired.items():
+        numbers = ["too many to simulate"]
+        if test:
+            most = f"at most {test.cap}" if test.cap else "none is enough"
+            numbers = [most, "", f"{test.mean:.0f}", f"{test.healthy:.0f}"]
+        table.add_row(f"same scenes: sequential, {name}", *numbers)
+    out = console(stderr=False)
+    out.print(table)
+    shares = ", ".join(f"{_share(share)} at {n} episodes" for n, share in alarms.items())
+    out.print(
+        f'\n"Fail if it falls by more than 2 points" fails a checkpoint that has not changed: {shares}.',
+        highlight=False,
+    )
+
+
+def _shown_by(suite: Suite, rate: float, drop: float | None, alpha: float, power: float, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from evalkit.analysis.sensitivity import resolutions
+
+    rows = resolutions(suite, rate, drop, alpha, power)
+    if as_json:
+        given = {"suite": suite.name, "rate": rate, "drop": drop, "alpha": alpha, "power": power}
+        typer.echo(json.dumps({**given, "rows": [asdict(row) for row in rows]}, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
+    table.title = f"{suite.title}: what its episodes show at a rate of {rate:.1%}, one-sided {alpha:.1%}"
+    names = ["scenes", "95 % interval", "drop seen: unpaired", "paired", "correlated", '"more than 2 points"']
+    for column in ("", *names, *([f"sees {drop * 100:.3g} points"] if drop else [])):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*_cells(row, len(suite.splits[row.split].tasks) if row.split else 0))
+    out = console(stderr=False)
+    out.print(table)
+    lines = [f"Drops are the smallest seen with {power:.0%} power, in points; correlated: where scenes differ."]
+    lines.append('"More than 2 points": how often failing at such a fall fails a checkpoint that has not changed.')
+    if any(row.episodes > row.scenes for row in rows):
+        lines.append("Repeats of a scene are not counted: they add nothing where they cannot differ.")
+    if suite.chain:
+        lines.append(f"Rates are of chains. The average length's interval is ±{suite.chain} times a rate's at most.")
+    out.print("\n" + "\n".join(lines), style="dim", highlight=False)
+
+
+def _cells(row: Resolution, tasks: int) -> list[str]:
+    name = row.split or "all of its headline"
+    task = f"  one of {tasks} tasks" if row.task else name
+    scenes = f"{row.scenes}" + (f" of {row.episodes}" if row.episodes > row.scenes else "")
+    drops = ["none" if d is None else f"{d * 100:.1f}" for d in (row.unpaired, row.paired, row.correlated)]
+    cells = [task, scenes, f"±{row.half_width * 100:.1f}", *drops, _share(row.alarms)]
+    return [*cells, *([] if row.power is None else [_share(row.power)])]
+
+
+def _share(value: float) -> str:
+    return "< 1%" if 0 < value < 0.01 else f"{value:.0%}"

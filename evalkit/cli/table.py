@@ -1,0 +1,77 @@
+"""The command that prints tables. It parses and prints, nothing else."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit.cli._common import console, explained
+
+
+class FormatChoice(str, Enum):
+    """How `table` prints."""
+
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(table)
+
+
+def table(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Add the rows that papers print, and mark where a run departs from its own."),
+    ] = False,
+    leaderboards: Annotated[
+        bool, typer.Option("--leaderboards", help="Add the rows of public leaderboards too. Implies --published.")
+    ] = False,
+    form: Annotated[FormatChoice | None, typer.Option("--format", help="Print for other programs and papers.")] = None,
+) -> None:
+    """Print success rates with 95 % intervals, per task and split, and the suite's headline.
+
+    With --published, then the suite's table as papers print it: what was measured, then what is published.
+
+    Examples:
+        evalkit table results/runs/my-run
+
+        evalkit table results/runs/my-run --published --format latex
+    """
+    from evalkit.analysis.summary import summarize
+    from evalkit.report import tables, terminal
+
+    with explained():
+        summaries = [summarize(run, motion=False) for run in runs]
+        against = None
+        if published or leaderboards:
+            from evalkit.analysis.published import comparisons
+
+            against = comparisons(summaries, leaderboards)
+            _say_what_is_not_published([str(s.manifest.fingerprint["suite"]) for s in summaries])
+        if form is not None:
+            typer.echo(tables.render(summaries, form.value, against))
+            return
+        out = console(stderr=False)
+        for summary in summaries:
+            terminal.show(summary, out)
+        if against:
+            from evalkit.report.published import render
+
+            for comparison in against:
+                out.print(render(comparison))
+
+
+def _say_what_is_not_published(suites: list[str]) -> None:
+    from evalkit.analysis.published import published_tables
+
+    for suite in dict.fromkeys(suites):
+        if not published_tables(suite):
+            console(stderr=True).print(f"{suite}: evalkit knows no published rows", highlight=False, markup=False)

@@ -1,1 +1,0 @@
-"""Where episodes run: local worker processes."""

@@ -1,0 +1,148 @@
+"""Success against inference delay: the same episodes under several executions and delays, compared pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.analysis.summary import summarize
+from evalkit.policies.checkpoint import find_checkpoint
+from evalkit.stats.contrasts import paired_verdicts
+from evalkit.execution.delay import Delay
+from evalkit.errors import UsageError
+from evalkit.execution.strategies import EXECUTORS, chosen
+from evalkit.records.manifest import FILE
+from evalkit.analysis.pairs import Side, paired, side
+from evalkit.policy import Policy
+from evalkit.runner.recorder import Progress
+from evalkit.runner.run import Contestant, RunOptions, contest, default_folder
+from evalkit.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINE = "sync"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: an execution under a delay, in a folder of its own."""
+
+    execution: str
+    delay: str
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.execution if self.execution == BASELINE else f"{self.execution}, delay {self.delay}"
+
+
+def sweep(
+    options: RunOptions,
+    executions: Sequence[str],
+    delays: Sequence[str],
+    progress: Callable[[str], Progress],
+) -> tuple[Path, pd.DataFrame]:
+    """Plays every execution under every delay, and the synchronous run that they are compared with.
+
+    All of it is checked before the first episode. Runs that are there already are continued where ``options.resume``.
+
+    Args:
+        options: what to run; its execution and delay have no say. The horizon is the same for all: H / 2 where None.
+        executions: names of asynchronous executions.
+        delays: as :meth:`evalkit.execution.delay.Delay.parse` reads them.
+        progress: makes what is told how a run goes, from the run's title.
+
+    Returns:
+        The folder, and the table of :func:`table_of`.
+
+    Raises:
+        EvalkitError: see :mod:`evalkit.errors`.
+    """
+    suite = load_suite(options.suite)
+    name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
+    checkpoint = find_checkpoint(name, options.checkpoints).having(options.settings)
+    for execution in executions:
+        if execution not in EXECUTORS or execution == BASELINE:
+            known = ", ".join(e for e in EXECUTORS if e != BASELINE)
+            raise UsageError(f"--execution {execution}: a sweep compares {known} with {BASELINE}")
+    policy = checkpoint.build(suite)
+    try:
+        out = options.out or default_folder(suite, f"{checkpoint.id}-sweep")
+        horizon = max(1, policy.spec.chunk // 2) if options.horizon is None else options.horizon
+        cells = list(_cells(out, executions, delays))
+        _check(suite, policy, cells, horizon)
+        contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
+        for cell in cells:
+            one = replace(
+                options,
+                execution=cell.execution,
+                delay=None if cell.execution == BASELINE else cell.delay,
+                horizon=horizon,
+                out=cell.folder,
+                resume=options.resume and (cell.folder / FILE).is_file(),
+            )
+            with progress(cell.title) as shown:  # type: ignore[attr-defined]  # every display is a context manager
+                contest(suite, contestant, one, shown)
+    finally:
+        policy.close()
+    return out, table_of(cells)
+
+
+def table_of(cells: Sequence[Cell]) -> pd.DataFrame:
+    """One row per cell: its measures, and the difference to the synchronous run on the episodes that both have.
+
+    Columns: execution, delay, the headline with its interval, n; ``difference``, ``difference_low``,
+    ``difference_high`` and ``pairs``; then the means over episodes of what the execution did, and ``seconds``, the mean
+    virtual time to success.
+    """
+    import pandas as pd
+
+    sides = {cell: side(cell.folder) for cell in cells}
+    base = next(one for cell, one in sides.items() if cell.execution == BASELINE)
+    rows = []
+    for cell, one in sides.items():
+        summary = summarize(cell.folder)
+        head = summary.headline
+        row: dict[str, Any] = {"execution": cell.execution, "delay": cell.delay}
+        row |= {"metric": head.metric, "value": head.value, "low": head.low, "high": head.high, "n": head.n}
+        row |= _difference(base, one) | dict(summary.motion)
+        rows.append({**row, "errors": summary.errors, "run": cell.folder.name})
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
+def _cells(out: Path, executions: Sequence[str], delays: Sequence[str]) -> Iterator[Cell]:
+    yield Cell(BASELINE, "0", out / BASELINE)
+    for execution in executions:
+        for delay in delays:
+            label = "".join(c if c.isalnum() or c in "._-" else "-" for c in delay.rpartition("/")[2])
+            yield Cell(execution, delay, out / f"{execution}-{label}")
+
+
+def _check(suite: Suite, policy: Policy, cells: Sequence[Cell], horizon: int) -> None:
+    """Refuses a sweep of which a part could not run."""
+    for cell in cells:
+        if cell.execution in ("prefix", "rtc") and cell.execution not in policy.spec.continues:
+            raise UsageError(f"--execution {cell.execution}: this checkpoint takes no account of the running chunk so")
+        try:
+            delay = Delay() if cell.execution == BASELINE else Delay.parse(cell.delay)
+        except ValueError as error:
+            raise UsageError(f"--delay: {error}") from error
+        chosen(cell.execution, policy.spec.chunk, suite.control_hz, horizon, delay)
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise UsageError("--delay, --execution: name each once")
+
+
+def _difference(base: Side, other: Side) -> dict[str, Any]:
+    """The paired difference in success with its interval (Bonett and Price 2012)."""
+    pairs = paired(base, other)
+    if pairs.empty:
+        return {"difference": None, "difference_low": None, "difference_high": None, "pairs": 0}
+    solved = pairs.assign(**{name: (pairs[name] == 1).astype(float) for name in ("score_a", "score_b")})
+    found = paired_verdicts(solved)
+    interval = {"difference_low": found.low, "difference_high": found.high}
+    return {"difference": found.difference, **interval, "pairs": found.n}

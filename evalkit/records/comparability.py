@@ -1,0 +1,76 @@
+"""Whether two runs may be held against each other, and where not, which field stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from evalkit.errors import NotComparable, UsageError
+from evalkit.records.manifest import Manifest
+from evalkit.documents import differences, short
+from evalkit.suite import protocol
+
+Difference = tuple[str, Any, Any]  # dotted field, the first run's value, the second's
+
+
+def check_comparable(first: Manifest, second: Manifest, allow: Sequence[str] = ()) -> list[str]:
+    """Refuses two runs whose difference could come from something other than their checkpoints.
+
+    What counts is the fingerprint (suite, protocol, simulator versions, assets, sources) and, of the execution, its
+    name and its delay; the horizon is a checkpoint's own affair. Rendering (``gl``) counts where both policies look.
+
+    Args:
+        first: one run.
+        second: the other.
+        allow: fields that may differ: a field as the refusal names it, or what it begins with (``versions``).
+
+    Returns:
+        What differs and was allowed, one line each.
+
+    Raises:
+        NotComparable: a field differs that is not allowed to; the message names all of them.
+        UsageError: ``allow`` names a field that does not differ, or the suite.
+    """
+    found = list(_differences(first, second))
+    suites = first.fingerprint["suite"], second.fingerprint["suite"]
+    if suites[0] != suites[1]:
+        raise NotComparable(
+            f"not comparable: suite is {short(suites[0])} in one run and {short(suites[1])} in the other"
+        )
+    for field in allow:
+        if not any(_covers(field, name) for name, _, _ in found):
+            known = ", ".join(name for name, _, _ in found) or "nothing"
+            raise UsageError(f"--allow {field}: it does not differ (what differs: {known})")
+    refused = [d for d in found if not any(_covers(field, d[0]) for field in allow)]
+    if refused:
+        field, a, b = refused[0]
+        more = f" (and {', '.join(name for name, _, _ in refused[1:])})" if len(refused) > 1 else ""
+        raise NotComparable(
+            f"not comparable: {field} is {short(a)} in one run and {short(b)} in the other{more}; "
+            f"--allow {field} compares them nevertheless, and says so"
+        )
+    return [f"{field}: {short(a)} and {short(b)}" for field, a, b in found]
+
+
+def _differences(first: Manifest, second: Manifest) -> Iterator[Difference]:
+    blind = not (_looks(first) and _looks(second))
+    ours, theirs = ({k: v for k, v in m.fingerprint.items() if not (blind and k == "gl")} for m in (first, second))
+    if ours.get("protocol") != theirs.get("protocol"):
+        inside = list(differences(protocol(first.suite), protocol(second.suite), "protocol"))
+        yield from inside or [("protocol", ours.get("protocol"), theirs.get("protocol"))]
+    mine, yours = ({k: v for k, v in part.items() if k != "protocol"} for part in (ours, theirs))
+    if mine.get("versions") is None or yours.get("versions") is None:  # an imported run's: unknown is not equal
+        first_has, second_has = (part.pop("versions", None) or "unknown" for part in (mine, yours))
+        yield "versions", first_has, second_has
+    yield from differences(mine, yours)
+    for name in ("name", "delay"):
+        yield from differences(first.execution.get(name), second.execution.get(name), f"execution.{name}")
+
+
+def _looks(manifest: Manifest) -> bool:
+    """Whether the run's policy looks through a camera; so unless the manifest says otherwise."""
+    return bool(manifest.checkpoint.get("needs", {}).get("cameras", True))
+
+
+def _covers(allowed: str, field: str) -> bool:
+    return field == allowed or field.startswith((f"{allowed}.", f"{allowed}["))

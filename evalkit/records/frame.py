@@ -1,0 +1,204 @@
+"""A run's journal as a frame: one row per episode, which every number is made from.
+
+There are two ways to the same frame. :func:`episodes_frame` takes records. :func:`read_frame` takes the file, and reads
+it in DuckDB: a million episodes in seconds. Whatever is not plainly in order there (damage, a torn line, a verdict that
+contradicts another) is left to :func:`evalkit.records.journal.read_journal`, which knows every rule and names the line.
+The other way round, DuckDB passes over blank lines and over unknown fields inside ``episode``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.records.journal import FILE, Record, chain_length, check_parts, read_journal
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+_NAMES = ("suite", "split", "task")
+_NUMBERS = ("scene", "seed", "repeat", "steps", "inferences")
+_COLUMNS = (*_NAMES, "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error", "parts")
+_EXTRAS = ("metrics", "motion")
+_EPISODE = {**dict.fromkeys(_NAMES, "VARCHAR"), **dict.fromkeys(("scene", "seed", "repeat"), "UBIGINT")}
+_RECORD = {
+    "id": "VARCHAR",
+    "episode": f"STRUCT({', '.join(f'{name} {kind}' for name, kind in _EPISODE.items())})",
+    "steps": "BIGINT",
+    "inferences": "BIGINT",
+    "digest": "VARCHAR",
+    **dict.fromkeys(("success", "error", "parts", *_EXTRAS), "JSON"),  # as text: nothing is cast
+}
+
+
+def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
+
+    Names and digests are categories; steps and inferences are NaN where they are unknown. A suite's own metric ``x`` is
+    column ``metric.x``, and what its execution did is under ``motion.``. Of a chain, ``parts`` has its sub-tasks with
+    their verdicts and ``solved`` how many of them were solved in a row.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            **vars(r.episode),
+            "success": r.success,
+            "steps": r.steps,
+            "inferences": r.inferences,
+            "digest": r.digest,
+            "error": r.error["kind"] if r.error else None,
+            "parts": r.parts,
+            "metrics": r.metrics,
+            "motion": r.motion,
+        }
+        for r in records
+    ]
+    return _finished(pd.DataFrame(rows, columns=[*_COLUMNS, *_EXTRAS], dtype=object))
+
+
+def read_frame(folder: Path, extras: bool = True) -> pd.DataFrame:
+    """The frame of the run in ``folder``, as :func:`episodes_frame` makes it of its records.
+
+    Args:
+        folder: the run's.
+        extras: whether to have the columns under ``metric.`` and ``motion.``, which take as long as all the others.
+
+    Raises:
+        UsageError: as :func:`evalkit.records.journal.read_journal` does.
+    """
+    frame = _read_quickly(folder / FILE, extras)
+    return episodes_frame(read_journal(folder).values()) if frame is None else frame
+
+
+def _finished(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its types, with ``solved``, and with a column for each number in ``metrics`` and ``motion``."""
+    import pandas as pd
+
+    for name in _NUMBERS:
+        frame[name] = frame[name].astype("float64" if frame[name].isna().any() else "int64")
+    for name in (*_NAMES, "digest"):
+        codes, values = pd.factorize(frame[name])
+        frame[name] = pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object))
+    missing = frame["error"].notna()
+    frame["error"] = frame["error"].astype(object).where(missing, None)
+    frame["success"] = frame["success"].astype(object if missing.any() else bool)
+    if "solved" not in frame:
+        frame["solved"] = pd.Series([chain_length(parts) for parts in frame["parts"]], index=frame.index, dtype="int64")
+    for prefix, extra in zip(("metric", "motion"), _EXTRAS, strict=True):
+        if extra in frame:
+            found = list(frame.pop(extra))
+            for name in dict.fromkeys(name for numbers in found for name in numbers):
+                column = [numbers.get(name) for numbers in found]
+                frame[f"{prefix}.{name}"] = pd.Series(column, index=frame.index, dtype="float64")
+    return frame
+
+
+def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
+    """The frame, or None where a line is not plainly a record or two of them contradict one another."""
+    import duckdb
+
+    if not path.is_file() or path.stat().st_size == 0 or set("*?[") & set(str(path)):  # the name would be a pattern
+        return None
+    try:
+        with ThreadPoolExecutor(1) as beside, _database() as database:
+            whole = beside.submit(_has_whole_lines, path)
+            frame = _loaded(database, path, extras)
+            return frame if whole.result() else None
+    except (duckdb.Error, ValueError, TypeError, KeyError):
+        return None
+
+
+def _database() -> duckdb.DuckDBPyConnection:
+    """One in memory, which fetches nothing from anywhere."""
+    import duckdb
+
+    return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+
+
+def _has_whole_lines(path: Path) -> bool:
+    """Whether every line has the fields of a record and no others."""
+    keys = ["id", *(field.name for field in fields(Record))]
+    asked = "SELECT bool_and(json_keys(json) = $keys) FROM read_ndjson_objects($path)"
+    with _database() as database:
+        return database.execute(asked, {"keys": keys, "path": str(path)}).fetchone() == (True,)
+
+
+def _loaded(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> pd.DataFrame | None:
+    """The frame, or None where a record is not plain or two of them contradict one another."""
+    record = {name: kind for name, kind in _RECORD.items() if extras or name not in _EXTRAS}
+    types = ", ".join(f"{name}: '{kind}'" for name, kind in record.items())
+    own = ", ".join(name for name in record if name not in ("id", "episode", "success"))
+    episode = ", ".join(f"episode.{name} AS {name}" for name in _EPISODE)
+    there = "".join(f" AND {name} LIKE '{{%'" for name in _EXTRAS if extras)
+    database.execute(
+        f"""
+        CREATE TABLE line AS
+        SELECT {own}, {episode}, success = 'true' AS success,
+            coalesce(success IN ('true', 'false'), error LIKE '{{"%') AND (success IS NULL) = (error IS NOT NULL)
+            AND parts LIKE '[%'{there}
+            AND id = concat(episode.suite, '/', episode.split, '/', episode.task, '/', episode.scene,
+                            '/s', episode.seed, '/r', episode.repeat) AS plain
+        FROM read_ndjson($path, columns = {{{types}}})
+        """,
+        {"path": str(path)},
+    )
+    if database.execute("SELECT bool_and(coalesce(plain, false)) FROM line").fetchone() != (True,):
+        return None
+    frame = _finished(_fetched(database, extras))
+    if not frame.duplicated(list(_EPISODE)).any():
+        return frame
+    return _finished(_fetched(database, extras)) if _keep_the_last(database) else None
+
+
+def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
+    """Of every episode keeps its last record, in the place of the first; says False where two verdicts differ."""
+    episode = ", ".join(_EPISODE)
+    database.execute(
+        f"""
+        CREATE TABLE again AS
+        SELECT {episode}, min(rowid) AS first, max(rowid) AS last, count(DISTINCT (success, parts))
+            FILTER (success IS NOT NULL) AS verdicts
+        FROM line GROUP BY {episode} HAVING count(*) > 1
+        """
+    )
+    if database.execute("SELECT max(verdicts) > 1 FROM again").fetchone() != (False,):
+        return False
+    database.execute(
+        f"""
+        CREATE TABLE kept AS
+        SELECT line.* FROM line LEFT JOIN again USING ({episode})
+        WHERE last IS NULL OR last = line.rowid ORDER BY coalesce(first, line.rowid);
+        DROP TABLE line;
+        ALTER TABLE kept RENAME TO line
+        """
+    )
+    return True
+
+
+def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
+    """Table ``line`` as a frame of what records have. Texts that occur again and again are read once."""
+    import numpy as np
+    import pandas as pd
+
+    names = {name: name for name in (*_COLUMNS, *(_EXTRAS if extras else ()))}
+    for name in (*_NAMES, "parts"):
+        database.execute(f"CREATE OR REPLACE TYPE {name}_text AS ENUM (SELECT DISTINCT {name}::VARCHAR FROM line)")
+        names[name] = f"{name}::VARCHAR::{name}_text AS {name}"
+    frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM line").df()
+    parts = [check_parts(json.loads(text)) for text in frame["parts"].cat.categories]
+    codes = frame["parts"].cat.codes.to_numpy()
+    frame["parts"] = pd.Series([parts[code] for code in codes], index=frame.index, dtype=object)
+    frame["solved"] = np.array([chain_length(chain) for chain in parts], dtype="int64")[codes]
+    frame["error"] = frame["error"].map(lambda text: json.loads(text)["kind"], na_action="ignore")
+    frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), None)
+    for name in _EXTRAS if extras else ():
+        codes, texts = frame[name].factorize()
+        read = [json.loads(text) for text in texts]
+        frame[name] = [read[code] for code in codes]
+    return frame

@@ -1,0 +1,173 @@
+"""The journal: one JSON line per finished episode, appended and never rewritten.
+
+Everything in a record depends on the episode and the run's identity alone, except the ``host`` part (who ran it, how
+long it took, how many attempts), which two runs of the same thing may differ in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evalkit.episode import Episode
+from evalkit.errors import UsageError
+
+FILE = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one episode.
+
+    Attributes:
+        episode: which one.
+        success: the suite's verdict; None where the episode ended in an error.
+        steps: control steps executed, waiting steps apart; None where unknown, as in imported runs.
+        inferences: how often the policy was asked; None where unknown.
+        clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says; None where
+            unknown.
+        metrics: further numbers of the suite, by name.
+        motion: how the chunks were executed, in numbers (:meth:`evalkit.worker.trace.Trace.motion`).
+        timeline: of an asynchronous execution, its asks and which of them drove what (:meth:`~.Trace.timeline`).
+        parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved]; the name is None
+            where it is unknown.
+        digest: SHA-256 over all executed actions and the final physics state; None where unknown.
+        error: why there is no verdict: {"kind", "message"}; None where there is one.
+        host: attempts, worker, wall-clock seconds, time of day: not part of the outcome.
+    """
+
+    episode: Episode
+    success: bool | None
+    steps: int | None = 0
+    inferences: int | None = 0
+    clipped_steps: int | None = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    parts: list[list[Any]] = field(default_factory=list)
+    motion: dict[str, float] = field(default_factory=dict)
+    timeline: dict[str, Any] | None = None
+    digest: str | None = None
+    error: dict[str, str] | None = None
+    host: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line, keys in the order of the fields."""
+        return json.dumps({"id": self.episode.id, **asdict(self)}, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """The inverse of :meth:`to_json`; raises ValueError, KeyError or TypeError for anything else."""
+        fields = json.loads(line)
+        if not isinstance(fields, dict) or not isinstance(fields["episode"], dict):
+            raise ValueError("it is not a mapping")
+        if not isinstance(fields["success"], bool | None) or not isinstance(fields["error"], dict | None):
+            raise ValueError("success must be true, false or null, and error a mapping or null")
+        if (fields["success"] is None) == (fields["error"] is None):
+            raise ValueError("it must have either a verdict or an error")
+        check_parts(fields.get("parts", []))
+        if not all(isinstance(fields.get(name, 0), int | None) for name in ("steps", "inferences")):
+            raise ValueError("steps and inferences must be whole numbers")
+        if not all(isinstance(fields.get(name, {}), dict) for name in ("metrics", "motion")):
+            raise ValueError("metrics and motion must be mappings")
+        identity = fields.pop("id")
+        record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
+        if record.episode.id != identity:
+            raise ValueError(f"id {identity!r} is not that of its episode")
+        return record
+
+    def outcome(self) -> dict[str, Any]:
+        """The record without its ``host`` part: equal for equal episodes of equal runs."""
+        fields = asdict(self)
+        del fields["host"]
+        return fields
+
+
+class Journal:
+    """A run's journal, open for appending by one process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens (or begins) the journal in ``folder`` and drops a torn last line.
+
+        Raises:
+            UsageError: a line other than the last is not a record.
+        """
+        self.path = folder / FILE
+        self._file = self.path.open("ab+")
+        whole = _whole_lines(self.path)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+        self.records = read_journal(folder)
+
+    def append(self, record: Record) -> None:
+        """Adds one record with a single write, so that a killed process leaves at most one torn line."""
+        self._file.write(record.to_json().encode() + b"\n")
+        self._file.flush()
+        self.records[record.episode] = record
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_journal(folder: Path) -> dict[Episode, Record]:
+    """A run's records by episode, in the order first written; a later record of an episode replaces an earlier one.
+
+    So an episode that ended in an error may be tried again. A torn last line is passed over; it is the trace of a
+    killed process. Raises UsageError that names the file and the line for any other damage, and where two verdicts on
+    one episode differ.
+    """
+    path = folder / FILE
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    records: dict[Episode, Record] = {}
+    verdicts: dict[Episode, tuple[int, Any]] = {}
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = Record.from_json(line.decode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: line {number} is not an episode record ({error})") from error
+        records[record.episode] = record
+        if record.success is not None:
+            verdict = (record.success, record.parts)
+            before, earlier = verdicts.setdefault(record.episode, (number, verdict))
+            if verdict != earlier:
+                raise UsageError(
+                    f"{path}: line {number} contradicts line {before}: two verdicts on episode {record.episode.id}; "
+                    "remove the line that is not this run's"
+                )
+    return records
+
+
+def check_parts(parts: Any) -> list[list[Any]]:
+    """A chain's sub-tasks as a record has them. Raises ValueError or TypeError where they are anything else."""
+    for name, solved in parts:
+        if not isinstance(name, str | None) or not isinstance(solved, bool):
+            raise ValueError("parts must be pairs of a name (or null) and true or false")
+    return list(parts)
+
+
+def chain_length(parts: list[list[Any]]) -> int:
+    """The length of a chain: the sub-tasks solved before the first that was not."""
+    return next((place for place, (_, solved) in enumerate(parts) if not solved), len(parts))
+
+
+def canonical(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What two journals of the same run must agree on, bit for bit: the outcomes, ordered by episode."""
+    return [r.outcome() for r in sorted(records, key=lambda r: r.episode)]
+
+
+def _whole_lines(path: Path) -> int:
+    """How many bytes of the file are whole lines."""
+    return path.read_bytes().rfind(b"\n") + 1

@@ -1,0 +1,104 @@
+"""What works on this machine, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from evalkit.setup.assets import assets_folder
+from evalkit.runner.process import WorkerConfig, WorkerProcess
+from evalkit.setup.environment import Environment
+from evalkit.errors import EnvironmentProblem
+from evalkit.execution import Execution
+from evalkit.observation import Needs
+from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
+from evalkit.locations import home_folder
+from evalkit.setup.sources import checkouts
+from evalkit.suite import Suite, load_suite
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, whether it is well, what was seen, and (where it is not well) what to do."""
+
+    what: str
+    ok: bool
+    seen: str
+
+
+def examine(name: str) -> list[Check]:
+    """Looks a suite through, with and without images. Raises UsageError for a suite that does not exist."""
+    suite = load_suite(name)
+    environment = Environment.of(suite, name)
+    if not environment.ready:
+        return [Check("environment", False, f"not built: run `evalkit setup {name}`")]
+    where = environment.folder or "evalkit's own environment"
+    checks = [Check("environment", True, str(where))]
+    try:
+        checks += _ask(suite, environment, film=None)
+    except EnvironmentProblem as error:
+        return [*checks, Check("simulator", False, str(error))]
+    if suite.film is not None:
+        try:
+            known = {check.seen for check in checks}
+            checks += [c for c in _ask(suite, environment, film=suite.film.camera) if c.ok or c.seen not in known]
+        except EnvironmentProblem as error:
+            checks.append(Check("images", False, str(error)))
+    return checks
+
+
+def machine_checks() -> list[Check]:
+    """What is the same for every suite."""
+    return [
+        Check("python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.platform()}"),
+        Check("home", True, f"{home_folder()} (EVALKIT_HOME)"),
+        _models(),
+    ]
+
+
+def _models() -> Check:
+    """Whether checkpoints with weights can be loaded, and on what."""
+    missing = missing_libraries()
+    if missing:
+        return Check("models", False, f"{missing} (for checkpoints with weights; the others need nothing)")
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU in float32"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    flash = "flash-attn" if find_spec("flash_attn") else "no flash-attn: sdpa"
+    return Check("models", True, f"{versions}, {device}, {flash}")
+
+
+def _ask(suite: Suite, environment: Environment, film: str | None) -> list[Check]:
+    """What a worker finds, without (``film`` None) or with images."""
+    tasks = [(split, task) for split, section in suite.splits.items() for task in section.tasks]
+    with tempfile.TemporaryDirectory() as logs:
+        config = WorkerConfig(
+            suite=suite,
+            environment=environment,
+            needs=Needs(),
+            execution=Execution("sync", 1),
+            film=film,
+            assets=assets_folder(suite),
+            sources=checkouts(suite),
+            logs=Path(logs),
+        )
+        worker = WorkerProcess(config, 0)
+        try:
+            ready = worker.greet()
+            found = worker.probe(tasks)
+        finally:
+            worker.kill()
+    what = "images" if film else "simulator"
+    problems = [Check(what, False, problem) for problem in found["problems"]]
+    if film:
+        gl = found["facts"].get("gl", {})
+        return problems or [Check(what, True, ", ".join(f"{k} {v}" for k, v in gl.items()) or "rendered")]
+    versions = ", ".join(f"{name} {version}" for name, version in ready["versions"].items())
+    remarks = [Check("comparable", True, f"no: {reason}") for reason in found["incomparable"]]
+    return [*(problems or [Check(what, True, f"Python {ready['python']}, {versions}")]), *remarks]

@@ -1,0 +1,99 @@
+"""Where a run's results go as they come: the journal first, then the display and the videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from evalkit.episode import Episode
+from evalkit.records.folder import LOGS
+from evalkit.records.journal import Journal, Record
+from evalkit.records.manifest import now
+from evalkit.suite import Suite
+from evalkit.runner.video import VideoWriter, video_path
+
+Video = Literal["none", "failures", "all"]
+
+
+class Progress(Protocol):
+    """Told how a run goes, for people to see."""
+
+    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
+        """The run's folder, how many episodes it has in all, and those that are there already."""
+
+    def record(self, record: Record) -> None:
+        """One more."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+
+class Recorder:
+    """Writes results where they belong: the journal first, then the display and the videos."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        progress: Progress,
+        video: Video,
+        out: Path,
+        suite: Suite,
+        hear: Callable[[Record], None] | None = None,
+    ) -> None:
+        self._journal = journal
+        self._progress = progress
+        self._video = video
+        self._out = out
+        self._suite = suite
+        self._hear = hear
+        self._writers: dict[Episode, VideoWriter] = {}
+
+    def finished(self, record: Record) -> None:
+        """See :class:`evalkit.runner.scheduler.Watcher`. An episode played again for its video alone is not recorded twice."""
+        before = self._journal.records.get(record.episode)
+        if before is not None and before.error is None:
+            if record.outcome() != before.outcome():
+                self._progress.note(f"{record.episode.id}: ended otherwise when it was played again for its video")
+            return
+        self._journal.append(record)
+        self._progress.record(record)
+        if self._hear:
+            self._hear(record)
+
+    def wants_film(self, record: Record) -> bool:
+        """Whether the episode is to have a video and has none."""
+        wanted = self._video == "all" or (self._video == "failures" and record.success is False)
+        return wanted and not self._path(record).exists()
+
+    def filmed(self, record: Record, image: np.ndarray) -> None:
+        """See :class:`evalkit.runner.scheduler.Watcher`."""
+        if record.episode not in self._writers:
+            assert self._suite.film is not None
+            self._writers[record.episode] = VideoWriter(self._path(record), self._suite.film.fps)
+        self._writers[record.episode].add(image)
+
+    def film_lost(self, record: Record, why: str) -> None:
+        """See :class:`evalkit.runner.scheduler.Watcher`."""
+        if record.episode in self._writers:
+            self._writers.pop(record.episode).close(keep=False)
+        self._progress.note(f"{record.episode.id}: no video ({why}); --resume tries again")
+
+    def remarked(self, text: str) -> None:
+        """See :class:`evalkit.runner.scheduler.Watcher`. Kept in the run's folder, and shown."""
+        with (self._out / LOGS / "policy.log").open("a", encoding="utf-8") as log:
+            log.write(f"{now()} {text}\n")
+        self._progress.note(text)
+
+    def film_ended(self, record: Record, digest: str) -> None:
+        """See :class:`evalkit.runner.scheduler.Watcher`."""
+        self._writers.pop(record.episode).close()
+        if digest != record.digest:
+            self._progress.note(
+                f"{record.episode.id}: the replay for its video ended elsewhere: not deterministic here"
+            )
+
+    def _path(self, record: Record) -> Path:
+        return video_path(self._out, record.episode, record.success)

@@ -1,0 +1,46 @@
+"""Files that a suite needs and its packages do not carry: where they are, and how they are got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.locations import given_folder, home_folder, remember_folder
+from evalkit.suite import Suite
+
+
+def assets_folder(suite: Suite) -> Path | None:
+    """Where the suite's assets are: its environment variable, else what ``evalkit setup`` recorded, else None."""
+    if suite.assets is None:
+        return None
+    return given_folder(suite.name, "assets", suite.assets.variable)
+
+
+def set_assets(suite: Suite, folder: Path) -> None:
+    """Records where the suite's assets are. Raises UsageError where the suite takes none or the folder is none."""
+    if suite.assets is None:
+        raise UsageError(f"--assets: {suite.name} carries its own assets")
+    if folder == Path():
+        raise UsageError("--assets: name the folder that holds them (got nothing, or the current folder)")
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise UsageError(f"--assets {folder}: no such folder")
+    remember_folder(suite.name, "assets", folder)
+
+
+def download_assets(suite: Suite, say: Callable[[str], None]) -> Path:
+    """Fetches the suite's assets from the Hugging Face hub. Raises EnvironmentProblem where that fails."""
+    assert suite.assets is not None
+    target = home_folder() / "assets" / suite.name
+    say(f"downloading assets from huggingface.co/{suite.assets.hub} to {target}")
+    try:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(suite.assets.hub, repo_type="dataset", local_dir=target)
+    except Exception as error:  # the hub raises many kinds, from several libraries
+        raise EnvironmentProblem(
+            f"{suite.name}: its assets could not be downloaded ({type(error).__name__}); give a local copy with "
+            f"`evalkit setup {suite.name} --assets DIR` or {suite.assets.variable}"
+        ) from error
+    return target / suite.assets.folder

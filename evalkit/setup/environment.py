@@ -1,0 +1,162 @@
+"""A suite's own Python environment: built from its pinned closure, found again, and handed to worker processes."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit.errors import EnvironmentProblem
+from evalkit.locations import home_folder, suite_folder
+from evalkit.suite import Suite
+
+_READY = "evalkit-ready.json"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a suite's workers run.
+
+    Attributes:
+        suite: the suite's name.
+        source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
+        folder: the virtual environment, or None where the suite has no requirements and runs in evalkit's own.
+        asked: what the suite was called on the command line: its name or its folder.
+        other_python: the Python it needs, e.g. ``"3.11"``, where evalkit's own is not one that it can be built with.
+    """
+
+    suite: str
+    source: Path
+    folder: Path | None
+    asked: str
+    other_python: str | None = None
+
+    @classmethod
+    def of(cls, suite: Suite, name: str) -> Environment:
+        """The environment of a suite that was named (or given as a folder) on the command line."""
+        source = suite_folder(name)
+        if not (source / "requirements.txt").is_file():
+            return cls(suite.name, source, None, name)
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+        fitting = suite.environment.python or [running]
+        version = running if running in fitting else max(fitting, key=lambda v: int(v.split(".")[1]))
+        closure = hashlib.sha256((source / "requirements.txt").read_bytes()).hexdigest()[:12]
+        folder = home_folder() / "envs" / f"{suite.name}-py{version}-{closure}"
+        return cls(suite.name, source, folder, name, None if version == running else version)
+
+    @property
+    def python(self) -> Path:
+        """The interpreter."""
+        return self.folder / "bin" / "python" if self.folder else Path(sys.executable)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was built to the end."""
+        return self.folder is None or ((self.folder / _READY).is_file() and self.python.exists())
+
+    def require(self) -> None:
+        """Raises EnvironmentProblem that says how to build it, unless it is ready."""
+        if not self.ready:
+            raise EnvironmentProblem(f"the environment of {self.suite} is not built: run `evalkit setup {self.asked}`")
+
+    def build(self, say: Callable[[str], None]) -> bool:
+        """Builds it if it is not ready; says what it does. Returns whether anything was built.
+
+        A build that was cut off is thrown away and begun again; two builds at once wait for each other.
+
+        Raises:
+            EnvironmentProblem: there is no Python to build it with, or pip failed; the message has its last line and
+                where the whole log is.
+        """
+        if self.folder is None or self.ready:
+            return False
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentProblem(f"{self.folder.parent} cannot be made ({error}); set EVALKIT_HOME") from error
+        with _locked(self._beside(".lock")):
+            if self.ready:
+                return False
+            interpreter = self._interpreter()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            say(f"creating {self.folder}")
+            command = [interpreter, "-m", "venv", "--symlinks", str(self.folder)]
+            result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
+            if result.returncode:
+                why = (result.stderr or result.stdout).strip().splitlines() or [f"venv ended with {result.returncode}"]
+                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be made: {why[-1]}")
+            say(f"installing the pinned closure of {self.suite} (nothing beyond it)")
+            self._install(self.source / "requirements.txt")
+            ready = {"suite": self.suite, "python": interpreter}
+            (self.folder / _READY).write_text(json.dumps(ready) + "\n")
+        return True
+
+    def _interpreter(self) -> str:
+        """The Python to build with: evalkit's own, or another one on the search path that says it is the right one."""
+        if self.other_python is None:
+            return sys.executable
+        for name in (f"python{self.other_python}", "python3", "python"):
+            found = shutil.which(name)
+            if found is None:
+                continue
+            question = [found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+            answer = subprocess.run(question, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
+            if answer.stdout.strip() == self.other_python:
+                return found
+        raise EnvironmentProblem(
+            f"the simulator of {self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
+            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.asked}` again"
+        )
+
+    def _install(self, requirements: Path) -> None:
+        assert self.folder is not None
+        log = self._beside(".log")
+        command = [str(self.python), "-I", "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
+        elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")  # would put the packages somewhere else
+        variables = {k: v for k, v in _neutral().items() if k not in elsewhere}
+        with log.open("wb") as output:
+            result = subprocess.run(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
+            )
+        if result.returncode:
+            errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("ERROR")]
+            why = errors[-1] if errors else f"pip ended with {result.returncode}"
+            raise EnvironmentProblem(f"{self.suite}: {why} (whole log: {log})")
+
+    def _beside(self, suffix: str) -> Path:
+        assert self.folder is not None
+        return self.folder.parent / f"{self.folder.name}{suffix}"
+
+    def variables(self, suite: Suite, renders: bool) -> dict[str, str]:
+        """The environment variables a worker starts with: the caller's, one thread, and the GL backend.
+
+        A worker that renders uses ``$MUJOCO_GL``, else EGL on Linux; one that does not needs no GL library at all.
+        """
+        variables = _neutral()
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+        variables |= dict.fromkeys(threads, "1")
+        if suite.environment.gl == "mujoco":
+            default = "egl" if sys.platform == "linux" else "glfw"
+            variables["MUJOCO_GL"] = os.environ.get("MUJOCO_GL", default) if renders else "disabled"
+        return variables
+
+
+def _neutral() -> dict[str, str]:
+    """The caller's environment variables without those that bend another Python."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,147 @@
+"""Upstream code that a suite runs and no package registry has: checkouts at a fixed commit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.locations import given_folder, home_folder, remember_folder
+from evalkit.suite import Repository, Suite
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A repository's files on this machine.
+
+    Attributes:
+        folder: its root.
+        commit: the commit it is at; None where it is not a git checkout, or there is no git to ask.
+        changed: whether files in it differ from that commit.
+    """
+
+    folder: Path
+    commit: str | None
+    changed: bool
+
+
+def checkouts(suite: Suite) -> dict[str, Checkout]:
+    """The suite's checkouts by name; empty for a suite that needs none.
+
+    They are looked for where the suite's environment variable says, else where ``evalkit setup --source`` said, else
+    where ``evalkit setup`` fetches them to.
+
+    Raises:
+        EnvironmentProblem: one is not there, or is at another commit; the message says what to do.
+    """
+    if suite.sources is None:
+        return {}
+    given = given_folder(suite.name, "source", suite.sources.variable)
+    found = {}
+    for name, repository in suite.sources.repositories.items():
+        folder = _search(given, name, repository) if given else _fetched(name, repository)
+        if folder is None or not (folder / repository.marker).is_file():
+            where = f"is not in {given}" if given else "is not here"
+            raise EnvironmentProblem(
+                f"{suite.name}: the checkout of {name} {where}: run `evalkit setup {suite.name}`, or give a local copy "
+                f"with `evalkit setup {suite.name} --source DIR` or {suite.sources.variable}"
+            )
+        found[name] = _checked(name, repository, folder)
+    return found
+
+
+def use_source(suite: Suite, folder: Path) -> None:
+    """Records a folder with the suite's checkouts. Raises UsageError or EnvironmentProblem where it lacks one."""
+    if suite.sources is None:
+        raise UsageError(f"--source: {suite.name} is installed from its package registry and takes no checkout")
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise UsageError(f"--source {folder}: no such folder")
+    for name, repository in suite.sources.repositories.items():
+        found = _search(folder, name, repository)
+        if found is None:
+            raise UsageError(
+                f"--source {folder}: no checkout of {name} there ({name}/{repository.marker}): "
+                f"git clone {repository.url} {folder / name}"
+            )
+        _checked(name, repository, found)
+    remember_folder(suite.name, "source", folder)
+
+
+def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
+    """Fetches with git what no variable or ``--source`` provides and is not there yet.
+
+    Raises:
+        EnvironmentProblem: there is no git, or the fetch failed.
+    """
+    if suite.sources is None or given_folder(suite.name, "source", suite.sources.variable):
+        return
+    for name, repository in suite.sources.repositories.items():
+        target = _fetched(name, repository)
+        if (target / repository.marker).is_file():
+            continue
+        say(f"fetching {repository.url} at {repository.commit[:12]}")
+        draft = target.with_name(f"{target.name}.{os.getpid()}")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            for command in (["init", "-q"], ["fetch", "-q", "--depth", "1", repository.url, repository.commit]):
+                _git(draft, *command)
+            _git(draft, "checkout", "-q", "FETCH_HEAD")
+            shutil.rmtree(target, ignore_errors=True)
+            draft.replace(target)
+        except (OSError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+            raise EnvironmentProblem(
+                f"{suite.name}: {repository.url} could not be fetched ({said[-1] if said else error}); give a local "
+                f"copy with `evalkit setup {suite.name} --source DIR` or {suite.sources.variable}"
+            ) from error
+
+
+def described(found: Mapping[str, Checkout]) -> tuple[dict[str, str], list[str]]:
+    """For the manifest: commits by name, and why results made with these checkouts are not comparable."""
+    commits = {name: (c.commit or "unknown") + ("+changes" if c.changed else "") for name, c in found.items()}
+    unknown = [f"{name} is not a git checkout: its commit is unknown" for name, c in found.items() if c.commit is None]
+    changed = [f"{name} has local changes" for name, c in found.items() if c.changed]
+    return commits, unknown + changed
+
+
+def _search(folder: Path, name: str, repository: Repository) -> Path | None:
+    places = [folder, folder / name, *sorted(folder.glob(f"*/{name}"))]
+    return next((place for place in places if (place / repository.marker).is_file()), None)
+
+
+def _fetched(name: str, repository: Repository) -> Path:
+    return home_folder() / "sources" / f"{name}-{repository.commit[:12]}"
+
+
+def _checked(name: str, repository: Repository, folder: Path) -> Checkout:
+    """What is at ``folder``. Raises EnvironmentProblem where that is another commit than the suite's."""
+    try:
+        root = _git(folder, "rev-parse", "--show-toplevel")
+        if Path(root).resolve() != folder.resolve():  # a copy inside some other repository
+            return Checkout(folder, None, False)
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = bool(_git(folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules"))
+    except (OSError, subprocess.CalledProcessError):
+        return Checkout(folder, None, False)
+    if commit != repository.commit:
+        raise EnvironmentProblem(
+            f"{folder} is {name} at commit {commit[:12]}, and the suite is made for {repository.commit[:12]}: "
+            f"git -C {folder} checkout {repository.commit}"
+        )
+    return Checkout(folder, commit, changed)
+
+
+def _git(folder: Path, *command: str) -> str:
+    """What git prints. ``safe.directory``: a checkout may belong to another user, as in a container."""
+    whole = ["git", "-c", "safe.directory=*", "-C", str(folder), *command]
+    variables = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    return subprocess.run(
+        whole, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=variables
+    ).stdout.strip()
