@@ -27,10 +27,10 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom
 
 from evalkit.report.plots import plot_power
-from evalkit.stats.sequential import Levels, decide
+from evalkit.stats.sequential import ErrorRates, decide
 from evalkit.stats.simulation import CORRELATIONS, differences, discordant
 
-LEVELS = Levels()
+LEVELS = ErrorRates()
 RATES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
 TASKS, SCENES, CAPS = 10, 50, (500, 100)
 APART = 0.14

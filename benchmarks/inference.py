@@ -28,11 +28,11 @@ import torch
 
 from evalkit.errors import EvalkitError
 from evalkit.observation import Observation
+from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.testing import build_tiny_vla
-from evalkit.policies.weights import locate
 
 INSTRUCTIONS = ("pick up the milk", "put both moka pots on the stove", "open the middle drawer of the cabinet")
 
@@ -73,7 +73,7 @@ def measure(folder: Path, attention: Attention, batches: list[int], repeats: int
             middle, late = statistics.median(took), sorted(took)[int(len(took) * 0.9)]
             off = max(float(np.abs(a - b).max()) for a, b in zip(alone, inference.chunks(asked), strict=False))
             rows.append(
-                f"| {loaded.facts['attention']} | {loaded.facts['dtype']} | {size} | {'yes' if fixed else 'no'} "
+                f"| {loaded.metadata['attention']} | {loaded.metadata['dtype']} | {size} | {'yes' if fixed else 'no'} "
                 f"| {middle * 1e3:.1f} | {late * 1e3:.1f} | {size / middle:.1f} | {off:.1g} |"
             )
     return rows
@@ -83,7 +83,7 @@ def trace(folder: Path, attention: Attention, dtype: Any, device: str) -> dict[s
     """Latencies of single requests in ms, as ``evalkit run --delay trace:FILE`` reads them."""
     loaded = load(locate(str(folder), None, True, folder.name), attention, dtype, "auto")
     took = passes(Inference(loaded, "libero_all"), requests(1), 100)
-    return {"latency_ms": [round(seconds * 1000, 3) for seconds in took], "device": device, **loaded.facts}
+    return {"latency_ms": [round(seconds * 1000, 3) for seconds in took], "device": device, **loaded.metadata}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit import journal, manifest
+from evalkit.records import journal, manifest
 from evalkit.records.manifest import Manifest, Plan, PlannedTask
 from evalkit.suite import Suite, load_suite
 
@@ -52,8 +52,8 @@ def main() -> None:
 def phases(folder: Path) -> None:
     """Times the parts of making a table."""
     timed("importing", lambda: __import__("evalkit.analysis.summary", fromlist=["summarize"]))
-    from evalkit.analysis.summary import measures, read_frame
     from evalkit.analysis.rows import rows_of
+    from evalkit.analysis.summary import measures, read_frame
 
     made = timed("the manifest", lambda: manifest.read_manifest(folder))
     frame = timed("journal to frame", lambda: read_frame(folder, extras=False))
@@ -97,8 +97,8 @@ def lines(suite: Suite, plan: Plan, errors: float) -> Iterator[str]:
     digest = ""
     for number, episode in enumerate(plan.episodes(suite.name)):
         failed = chance.random() < errors
-        parts = [] if failed or not suite.chain else chain(chance, episode.scene, suite.chain)
-        success = None if failed else all(ok for _, ok in parts) if suite.chain else chance.random() < 0.8
+        subtasks = [] if failed or not suite.chain else chain(chance, episode.scene, suite.chain)
+        success = None if failed else all(ok for _, ok in subtasks) if suite.chain else chance.random() < 0.8
         if episode.repeat % 3 != 2:
             digest = hashlib.sha256(str(number).encode()).hexdigest()
         fields = {
@@ -109,8 +109,8 @@ def lines(suite: Suite, plan: Plan, errors: float) -> Iterator[str]:
             "inferences": chance.randint(2, 50),
             "clipped_steps": 0,
             "metrics": {},
-            "parts": parts,
-            "motion": {} if failed else motion(chance),
+            "subtasks": subtasks,
+            "execution_stats": {} if failed else execution_stats(chance),
             "timeline": None,
             "digest": None if failed else digest,
             "error": {"kind": "crash", "message": "the simulator ended"} if failed else None,
@@ -132,16 +132,16 @@ def chain(chance: random.Random, scene: int, length: int) -> list[tuple[str, boo
     return [(name, place < solved) for place, name in enumerate(names[: solved + 1])]
 
 
-def motion(chance: random.Random) -> dict[str, float]:
+def execution_stats(chance: random.Random) -> dict[str, float]:
     """What :meth:`evalkit.worker.trace.Trace.motion` finds."""
     return {
-        "held": 0,
-        "age": 3.3,
-        "oldest": 9,
+        "idle_steps": 0,
+        "action_age_mean": 3.3,
+        "action_age_max": 9,
         "switches": 12,
-        "jump_position": round(chance.random(), 6),
-        "jump_gripper": round(chance.random(), 6),
-        "flips": chance.randint(0, 9),
+        "chunk_jump_position": round(chance.random(), 6),
+        "chunk_jump_gripper": round(chance.random(), 6),
+        "gripper_reversals": chance.randint(0, 9),
     }
 
 

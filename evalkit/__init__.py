@@ -12,7 +12,7 @@ package costs nothing and a worker needs none of the host's libraries.
     Episode, Record           what was played, and what came of it
     Policy, Request, Spec     what a policy implements (evalkit.policy)
     Adapter, Setup, Outcome   what a simulator implements (evalkit.adapter)
-    Needs, Observation        what a policy is shown
+    ObservationSpec, Observation   the inputs of a policy
     EvalkitError              base of every error that is explained in one line (evalkit.errors)
 """
 
@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalkit.adapter import Adapter, Outcome, Setup
+    from evalkit.analysis.rows import Row
     from evalkit.analysis.summary import Summary, read_episodes, summarize, table
-    from evalkit.experiments.evaluate import evaluate
     from evalkit.episode import Episode
     from evalkit.errors import EvalkitError
-    from evalkit.records.journal import Record
-    from evalkit.observation import Needs, Observation
+    from evalkit.experiments.evaluate import evaluate
+    from evalkit.observation import Observation, ObservationSpec
     from evalkit.policy import Policy, Request, Spec
+    from evalkit.records.journal import Record
     from evalkit.runner.progress import Silent
-    from evalkit.analysis.rows import Row
     from evalkit.runner.run import RunOptions, play
     from evalkit.suite import Suite, load_suite
 
@@ -39,8 +39,8 @@ __all__ = [
     "Adapter",
     "Episode",
     "EvalkitError",
-    "Needs",
     "Observation",
+    "ObservationSpec",
     "Outcome",
     "Policy",
     "Record",
@@ -60,24 +60,24 @@ __all__ = [
     "table",
 ]
 
-_ROOMS = {
+_LAZY_EXPORTS = {
     "adapter": ("Adapter", "Outcome", "Setup"),
-    "rows": ("Row",),
-    "aggregate": ("Summary", "read_episodes", "summarize", "table"),
-    "api": ("evaluate",),
+    "analysis.rows": ("Row",),
+    "analysis.summary": ("Summary", "read_episodes", "summarize", "table"),
     "episode": ("Episode",),
     "errors": ("EvalkitError",),
-    "journal": ("Record",),
-    "observation": ("Needs", "Observation"),
+    "experiments.evaluate": ("evaluate",),
+    "observation": ("Observation", "ObservationSpec"),
     "policy": ("Policy", "Request", "Spec"),
-    "progress": ("Silent",),
-    "run": ("RunOptions", "play"),
+    "records.journal": ("Record",),
+    "runner.progress": ("Silent",),
+    "runner.run": ("RunOptions", "play"),
     "suite": ("Suite", "load_suite"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for room, names in _ROOMS.items():
+    for module, names in _LAZY_EXPORTS.items():
         if name in names:
-            return getattr(importlib.import_module(f"evalkit.{room}"), name)
+            return getattr(importlib.import_module(f"evalkit.{module}"), name)
     raise AttributeError(f"module 'evalkit' has no attribute {name!r}")

@@ -28,7 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 
 class ActionError(ValueError):
@@ -74,22 +74,22 @@ class Setup:
     """
 
     suite: Mapping[str, Any]
-    needs: Needs = field(default_factory=Needs)
-    film: str | None = None
+    observation_spec: ObservationSpec = field(default_factory=ObservationSpec)
+    video_camera: str | None = None
     assets: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def renders(self) -> bool:
         """True where any image will be asked for."""
-        return bool(self.needs.cameras) or self.film is not None
+        return bool(self.observation_spec.cameras) or self.video_camera is not None
 
     @property
     def action_space(self) -> ActionSpace:
         """The suite's action space."""
         action = self.suite["action"]
         bounds = float(action["low"]), float(action["high"])
-        return ActionSpace(int(action["size"]), *bounds, bounded=action["beyond"] != "execute")
+        return ActionSpace(int(action["size"]), *bounds, bounded=action["out_of_bounds"] != "execute")
 
     def split(self, name: str) -> Mapping[str, Any]:
         """One split's section of ``suite.yaml``."""
@@ -113,7 +113,7 @@ class Outcome:
 
     success: bool
     metrics: Mapping[str, float] = field(default_factory=dict)
-    parts: Sequence[tuple[str, bool]] = ()
+    subtasks: Sequence[tuple[str, bool]] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Probe:
         incomparable: why results made here must not be held against published ones; empty where they may.
     """
 
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     problems: Sequence[str] = ()
     incomparable: Sequence[str] = ()
 
@@ -157,13 +157,13 @@ class Adapter(Protocol):
             ActionError: the action's shape, range or finiteness is wrong; nothing was executed.
         """
 
-    def look(self, needs: Needs) -> Observation:
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
         """The cameras and state vectors of this instant that ``needs`` names, and no others. Changes no state.
 
         The expert's plan is the worker's to add, from ``demonstrate``.
         """
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         """The verdict on the episode as it stands."""
 
     def state(self) -> np.ndarray:
@@ -174,10 +174,10 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
-class Demonstrates(Protocol):
+class OraclePlanner(Protocol):
     """An adapter that also has a scripted expert, which is what the ``oracle`` checkpoints ask for."""
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """What the expert would do for the next ``steps`` control steps from here, as (steps, A) float32.
 
         Planned with privileged state, in closed loop, on a saved simulator state that is restored bit for bit.
@@ -191,10 +191,10 @@ class Demonstrates(Protocol):
 
 
 @runtime_checkable
-class Chains(Protocol):
+class SubtaskChain(Protocol):
     """An adapter whose episodes are chains of sub-tasks, each with an instruction of its own."""
 
-    def turned(self) -> bool:
+    def subtask_done(self) -> bool:
         """Whether the last step solved a sub-task and the next one begins here.
 
         What is left of the running chunk is then thrown away and the policy asked at once, so ``look`` must work after
@@ -203,8 +203,8 @@ class Chains(Protocol):
 
 
 @runtime_checkable
-class Films(Protocol):
+class FrameRenderer(Protocol):
     """An adapter whose episodes can be made into videos."""
 
-    def film(self, camera: str) -> np.ndarray:
+    def render_frame(self, camera: str) -> np.ndarray:
         """One (H, W, 3) uint8 RGB frame of this instant, for people to watch. Changes no state."""

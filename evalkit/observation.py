@@ -10,27 +10,27 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Needs:
+class ObservationSpec:
     """What a policy looks at. Nothing else is rendered, computed or sent.
 
     Attributes:
         cameras: names of the suite's cameras to render at each look.
         state: names of the suite's state vectors to read at each look.
-        expert: how many steps of the suite's scripted expert to plan at each look; 0 for every policy but an oracle.
+        oracle_steps: how many steps of the suite's scripted expert to plan at each look; 0 for every policy but an oracle.
     """
 
     cameras: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
-    expert: int = 0
+    oracle_steps: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        return {"cameras": list(self.cameras), "state": list(self.state), "expert": self.expert}
+        return {"cameras": list(self.cameras), "state": list(self.state), "oracle_steps": self.oracle_steps}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Needs:
+    def from_dict(cls, fields: Mapping[str, Any]) -> ObservationSpec:
         """The inverse of :meth:`to_dict`."""
-        return cls(tuple(fields["cameras"]), tuple(fields["state"]), int(fields["expert"]))
+        return cls(tuple(fields["cameras"]), tuple(fields["state"]), int(fields["oracle_steps"]))
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Observation:
         images: camera name → (H, W, 3) uint8 RGB, oriented as the suite's ``suite.yaml`` says (LIBERO's are upside
             down, and turning them is the policy's business).
         state: vector name → (N,) float64; names, units and frames are in the suite's ``suite.yaml``.
-        expert: (T, A) float32, what the scripted expert would do from here, or None where no policy asked for it.
+        oracle_plan: (T, A) float32, what the scripted expert would do from here, or None where no policy asked for it.
     """
 
     instruction: str
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
     state: Mapping[str, np.ndarray] = field(default_factory=dict)
-    expert: np.ndarray | None = None
+    oracle_plan: np.ndarray | None = None
 
     def to_message(self) -> dict[str, Any]:
         """The fields as a wire message (arrays stay arrays)."""
@@ -56,10 +56,10 @@ class Observation:
             "instruction": self.instruction,
             "images": dict(self.images),
             "state": dict(self.state),
-            "expert": self.expert,
+            "oracle_plan": self.oracle_plan,
         }
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Observation:
         """The inverse of :meth:`to_message`."""
-        return cls(message["instruction"], message["images"], message["state"], message["expert"])
+        return cls(message["instruction"], message["images"], message["state"], message["oracle_plan"])

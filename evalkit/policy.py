@@ -24,7 +24,7 @@ import numpy as np
 
 from evalkit.episode import Episode
 from evalkit.execution import Prefix
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Spec:
         continues: kinds of prefix that it takes into account (:class:`evalkit.execution.Prefix`).
     """
 
-    needs: Needs
-    chunk: int
-    facts: dict[str, Any]
+    observation_spec: ObservationSpec
+    chunk_size: int
+    metadata: dict[str, Any]
     batch_invariant: bool = True
-    continues: tuple[str, ...] = ()
+    supported_prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class Remarks(Protocol):
+class PolicyWarnings(Protocol):
     """A policy that has things to say while a run goes on, such as that its batches had to become smaller."""
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """One line for each thing that has happened since the last call; asked after every ``act``."""

@@ -24,22 +24,22 @@ class Action(Section):
     size: int = Field(gt=0)
     low: float
     high: float
-    beyond: Literal["clip", "refuse", "execute"] = Field(
+    out_of_bounds: Literal["clip", "refuse", "execute"] = Field(
         description="what the protocol does with an action outside the bounds; ``execute``: nothing, as upstream"
     )
-    meaning: list[str]
+    description: list[str]
     groups: dict[str, list[int]] = Field({}, description="which numbers belong together: position, rotation, gripper")
-    rest: list[float] | None = Field(None, description="holding still; zeros where absent")
-    keep: list[int] = Field([], description="numbers that stay as last commanded while holding still: grippers")
+    idle_action: list[float] | None = Field(None, description="holding still; zeros where absent")
+    hold_last: list[int] = Field([], description="numbers that stay as last commanded while holding still: grippers")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Action:
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
-        for name, indices in {**self.groups, "keep": self.keep}.items():
+        for name, indices in {**self.groups, "hold_last": self.hold_last}.items():
             if any(not 0 <= index < self.size for index in indices):
                 raise ValueError(f"{name}: must name numbers 0 to {self.size - 1} of an action")
-        if self.rest is not None and len(self.rest) != self.size:
+        if self.idle_action is not None and len(self.idle_action) != self.size:
             raise ValueError(f"rest: must have {self.size} numbers")
         return self
 
@@ -48,7 +48,7 @@ class State(Section):
     """One named state vector."""
 
     size: int = Field(gt=0)
-    meaning: str
+    description: str
 
 
 class Camera(Section):
@@ -56,10 +56,10 @@ class Camera(Section):
 
     height: int = Field(gt=0)
     width: int = Field(gt=0)
-    meaning: str = ""
+    description: str = ""
 
 
-class Film(Section):
+class VideoSpec(Section):
     """What a video of an episode shows."""
 
     camera: str
@@ -87,7 +87,7 @@ class Split(BaseModel):
         None, description="fixed scenes a task, for all or by task; the suite's number where absent"
     )
     control_hz: float | None = Field(None, gt=0, description="the suite's where absent")
-    keep: list[int] | None = Field(None, description="as in the action space, over what stands there")
+    hold_last: list[int] | None = Field(None, description="as in the action space, over what stands there")
     repeats: PositiveInt = Field(1, description="attempts at each scene that the protocol runs")
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ class Suite(BaseModel):
     action: Action
     state: dict[str, State] = {}
     cameras: dict[str, Camera] = {}
-    film: Film | None = None
+    video: VideoSpec | None = None
     headline: Headline
     splits: dict[Name, Split]
     default: Default
@@ -163,7 +163,7 @@ class Suite(BaseModel):
     chain: int | None = Field(
         None, gt=0, description="sub-tasks in a row that an episode asks for; its measure is then how many are solved"
     )
-    expert: list[str] = Field([], description="splits whose tasks the scripted expert knows")
+    oracle: list[str] = Field([], description="splits whose tasks the scripted expert knows")
 
     @model_validator(mode="after")
     def _names_exist(self) -> Suite:
@@ -171,11 +171,11 @@ class Suite(BaseModel):
             for name in names or []:
                 if name not in self.splits:
                     raise ValueError(f"{field}: no split {name!r}")
-        for name in self.expert:
+        for name in self.oracle:
             if name not in self.splits:
-                raise ValueError(f"expert: no split {name!r}")
-        if self.film and self.film.camera not in self.cameras:
-            raise ValueError(f"film.camera: no camera {self.film.camera!r}")
+                raise ValueError(f"oracle: no split {name!r}")
+        if self.video and self.video.camera not in self.cameras:
+            raise ValueError(f"film.camera: no camera {self.video.camera!r}")
         most = max(self.scenes_of(split, task) for split, section in self.splits.items() for task in section.tasks)
         if self.episodes > most:
             raise ValueError(f"episodes: {self.episodes} is more than the {most} scenes")
@@ -239,12 +239,23 @@ class Suite(BaseModel):
 
 def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a suite's plain data that could change an outcome: without titles, explanations and defaults."""
-    described = {"title", "summary", "source", "sources", "default", "film", "expert", "headline", "episodes", "scenes"}
+    described = {
+        "title",
+        "summary",
+        "source",
+        "sources",
+        "default",
+        "video_camera",
+        "oracle",
+        "headline",
+        "episodes",
+        "scenes",
+    }
 
     def without_meanings(value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {k: without_meanings(v) for k, v in value.items() if k != "meaning"}
+        return {k: without_meanings(v) for k, v in value.items() if k != "description"}
 
     return {k: without_meanings(v) for k, v in suite.items() if k not in described}
 

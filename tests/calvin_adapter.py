@@ -17,14 +17,14 @@ import numpy as np
 def follow(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
     """One chain by the scripted expert, with noise; one action at a time."""
     from evalkit.episode import Episode
-    from evalkit.observation import Needs
+    from evalkit.observation import ObservationSpec
 
     noise = np.random.default_rng(0)
     adapter.reset(Episode("calvin", "abcd_d", "chain", question["scene"], 0))
     actions, told, over = [], [], False
     while not over:
-        told.append(adapter.look(Needs()).instruction)
-        plan = adapter.demonstrate(1)[0]
+        told.append(adapter.observe(ObservationSpec()).instruction)
+        plan = adapter.plan_oracle(1)[0]
         plan[:6] += question["noise"] * noise.normal(size=6).astype(np.float32)
         over = adapter.step(plan, observe=False)
         actions.append(plan)
@@ -32,7 +32,7 @@ def follow(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
     return {
         "actions": np.stack(actions),
         "told": told,
-        "parts": list(adapter.judge().parts),
+        "subtasks": list(adapter.outcome().subtasks),
         "end": end["robot_obs"].tobytes() + end["scene_obs"].tobytes(),
     }
 
@@ -41,14 +41,14 @@ def cost(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
     """CPU seconds per control step, looking every so many steps."""
     from evalkit.episode import Episode
 
-    needs = adapter._setup.needs
+    observation_spec = adapter._setup.observation_spec
     adapter.reset(Episode("calvin", "abcd_d", "chain", 0, 0))
     action = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
-    adapter.look(needs)
+    adapter.observe(observation_spec)
     began = time.process_time()
     for step in range(question["steps"]):
         if step % question["every"] == 0:
-            adapter.look(needs)
+            adapter.observe(observation_spec)
         adapter.step(action, observe=False)
     return {"seconds": (time.process_time() - began) / question["steps"]}
 
@@ -57,11 +57,11 @@ def growth(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
     """Resident memory (MiB) after the first episodes and after more of them."""
     from evalkit.episode import Episode
 
-    needs = adapter._setup.needs
+    observation_spec = adapter._setup.observation_spec
     sizes = []
     for number in range(question["episodes"]):
         adapter.reset(Episode("calvin", "abcd_d", "chain", number, 0))
-        adapter.look(needs)
+        adapter.observe(observation_spec)
         adapter.step(np.zeros(7, np.float32), observe=False)
         sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
     return {"sizes": sizes}
@@ -91,10 +91,10 @@ def main() -> None:
     bootstrap._make_evalkit_importable()
 
     from evalkit.adapter import Setup
-    from evalkit.observation import Needs
+    from evalkit.observation import ObservationSpec
     from evalkit.worker.loop import load_adapter_module
 
-    setup = Setup(question["suite"], Needs(*question["needs"], 0), None, None, question["sources"])
+    setup = Setup(question["suite"], ObservationSpec(*question["observation_spec"], 0), None, None, question["sources"])
     adapter = load_adapter_module(Path(question["folder"])).build(setup)
     found = {"follow": follow, "cost": cost, "growth": growth, "outside": outside}[question["kind"]](adapter, question)
     adapter.close()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.errors import EnvironmentProblem
 from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
-from evalkit.errors import EnvironmentProblem
 from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
 

@@ -48,10 +48,15 @@ def record(episode: Episode, came: bool | int | None, chain: int | None = None, 
     """The record of an episode; repeats differ, unless they are given one ``digest``."""
     if came is None:
         return Record(episode, None, error={"kind": "crash", "message": "gone"})
-    parts: list[list[Any]] = []
+    subtasks: list[list[Any]] = []
     if chain:
-        parts = [[f"subtask {place}", place < int(came)] for place in range(min(int(came) + 1, chain))]
+        subtasks = [[f"subtask {place}", place < int(came)] for place in range(min(int(came) + 1, chain))]
     success = int(came) == chain if chain else bool(came)
-    motion = {"held": 0, "age": 1.5, **({"flips": 2} if episode.scene % 2 else {})}
-    made = {"steps": 10 + episode.scene, "inferences": 2, "metrics": {"distance": 0.25}, "motion": motion}
-    return Record(episode, success, parts=parts, digest=digest or episode.id, **made)
+    execution_stats = {"idle_steps": 0, "action_age_mean": 1.5, **({"gripper_reversals": 2} if episode.scene % 2 else {})}
+    made = {
+        "steps": 10 + episode.scene,
+        "inferences": 2,
+        "metrics": {"distance": 0.25},
+        "execution_stats": execution_stats,
+    }
+    return Record(episode, success, subtasks=subtasks, digest=digest or episode.id, **made)

@@ -76,7 +76,14 @@ def seen_with_exact_requests(
         seen.append(observation)
         return np.random.default_rng(len(seen)).uniform(-reach, reach, (chunk, 7)).astype(np.float32)
 
-    evalkit.evaluate(policy, episodes=1, chunk=chunk, cameras=chosen.needs.cameras, state=chosen.needs.state, **where)
+    evalkit.evaluate(
+        policy,
+        episodes=1,
+        chunk=chunk,
+        cameras=chosen.observation_spec.cameras,
+        state=chosen.observation_spec.state,
+        **where,
+    )
     for observation in seen:
         request = chosen.request(observation, robot_type)
         prompt, images, state, seed = expected(setting, observation)

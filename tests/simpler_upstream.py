@@ -25,7 +25,7 @@ from suite.grid import scene_of
 
 from evalkit.adapter import Setup
 from evalkit.episode import Episode
-from evalkit.observation import Needs
+from evalkit.observation import ObservationSpec
 
 
 def digest(array: np.ndarray) -> str:
@@ -81,25 +81,27 @@ def upstream(setup: Setup, episode: Episode, actions: np.ndarray, every: int) ->
     return found
 
 
-def ours(adapter: Any, needs: Needs, episode: Episode, actions: np.ndarray, every: int) -> list[list[Any]]:
+def ours(
+    adapter: Any, observation_spec: ObservationSpec, episode: Episode, actions: np.ndarray, every: int
+) -> list[list[Any]]:
     """The same of the suite's adapter, looked at only every so often."""
     adapter.reset(episode)
     found, over = [], False
     for step in range(len(actions) + 1):
         image = pose = None
         if step % every == 0:
-            seen = adapter.look(needs)
-            image = digest(seen.images[needs.cameras[0]])
+            seen = adapter.observe(observation_spec)
+            image = digest(seen.images[observation_spec.cameras[0]])
             pose = digest(np.concatenate([seen.state["eef_pose"], seen.state["gripper_openness"]]))
         state = digest(adapter._simulation.env.get_state())
-        found.append([state, adapter.judge().success, adapter._simulation.instruction(), image, pose])
+        found.append([state, adapter.outcome().success, adapter._simulation.instruction(), image, pose])
         if over or step == len(actions):
             return found
         over = adapter.step(actions[step], observe=False)
     return found
 
 
-def moved(adapter: Any, needs: Needs, episode: Episode) -> list[list[float]]:
+def moved(adapter: Any, observation_spec: ObservationSpec, episode: Episode) -> list[list[float]]:
     """For each direction and each axis of rotation: how far along it the hand went in six steps, and how far off it.
 
     Lengths in m; rotations in rad, about the axes of the base.
@@ -110,12 +112,12 @@ def moved(adapter: Any, needs: Needs, episode: Episode) -> list[list[float]]:
     found = []
     for axis in range(6):
         adapter.reset(episode)
-        before = adapter.look(needs).state["eef_pose"]
+        before = adapter.observe(observation_spec).state["eef_pose"]
         action = np.zeros(7, np.float32)
         action[axis] = -0.02 if axis == 2 else 0.02 if axis < 3 else 0.05
         for _ in range(6):
             adapter.step(action, observe=False)
-        after = adapter.look(needs).state["eef_pose"]
+        after = adapter.observe(observation_spec).state["eef_pose"]
         if axis < 3:
             change = after[:3] - before[:3]
         else:
@@ -126,29 +128,34 @@ def moved(adapter: Any, needs: Needs, episode: Episode) -> list[list[float]]:
     return found
 
 
-def fingers(adapter: Any, needs: Needs, episode: Episode) -> list[float]:
+def fingers(adapter: Any, observation_spec: ObservationSpec, episode: Episode) -> list[float]:
     """The gripper's openness at first, after eight steps of +1 and after eight of -1."""
     adapter.reset(episode)
-    widths = [adapter.look(needs).state["gripper_openness"][0]]
+    widths = [adapter.observe(observation_spec).state["gripper_openness"][0]]
     for sign in (1, -1):
         for _ in range(8):
             adapter.step(np.float32([0, 0, 0, 0, 0, 0, sign]), observe=False)
-        widths.append(adapter.look(needs).state["gripper_openness"][0])
+        widths.append(adapter.observe(observation_spec).state["gripper_openness"][0])
     return [float(width) for width in widths]
 
 
 def main() -> None:
     camera = question["camera"]
-    needs = Needs((camera,) if question["what"] == "compare" else (), ("eef_pose", "gripper_openness"))
-    setup = Setup(question["suite"], needs, sources=question["sources"])
+    observation_spec = ObservationSpec(
+        (camera,) if question["what"] == "compare" else (), ("eef_pose", "gripper_openness")
+    )
+    setup = Setup(question["suite"], observation_spec, sources=question["sources"])
     adapter = build(setup)
     episode = Episode("simpler", question["split"], question["task"], question["scene"], 2022)
     if question["what"] == "compare":
         actions = gentle(question["scene"], question["steps"])
-        here = ours(adapter, needs, episode, actions, question["every"])
+        here = ours(adapter, observation_spec, episode, actions, question["every"])
         answer: Any = [here, upstream(setup, episode, actions, question["every"])]
     else:
-        answer = {"moved": moved(adapter, needs, episode), "fingers": fingers(adapter, needs, episode)}
+        answer = {
+            "moved": moved(adapter, observation_spec, episode),
+            "fingers": fingers(adapter, observation_spec, episode),
+        }
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

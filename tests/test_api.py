@@ -27,14 +27,14 @@ def test_a_function_is_evaluated(pointmass: str, tmp_path: Path) -> None:
         splits=["near"],
         episodes=2,
         name="step-1000",
-        facts={"step": 1000},
+        metadata={"step": 1000},
         out=tmp_path / "run",
     )
     assert summary.finished == summary.planned > 0 and not summary.errors
     checkpoint = read_manifest(summary.folder).checkpoint
     assert checkpoint["id"] == "step-1000" and checkpoint["parameters"] == {"step": 1000}
     assert checkpoint["policy"].endswith(":towards_the_goal") and checkpoint["chunk"] == 1
-    assert checkpoint["needs"]["cameras"] == ["above"]
+    assert checkpoint["observation_spec"]["cameras"] == ["above"]
 
 
 def test_a_function_sees_what_it_names_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ class Batched:
     """A policy with the whole interface."""
 
     def __init__(self) -> None:
-        self.spec = evalkit.Spec(evalkit.Needs(state=("position",)), 2, {"made": "here"})
+        self.spec = evalkit.Spec(evalkit.ObservationSpec(state=("position",)), 2, {"made": "here"})
         self.closed = False
 
     def act(self, requests: Sequence[evalkit.Request]) -> list[np.ndarray]:
@@ -76,7 +76,7 @@ def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_
     policy = Batched()
     summary = evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run")
     assert summary.finished == summary.planned and not policy.closed
-    assert read_manifest(summary.folder).checkpoint["facts"] == {"made": "here"}
+    assert read_manifest(summary.folder).checkpoint["metadata"] == {"made": "here"}
     with pytest.raises(RunExists):
         evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run")
     again = evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run", resume=True)
@@ -91,9 +91,9 @@ def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_
         ({"episodes": 1.5}, "episodes: must be a whole number"),
         ({"workers": -1}, "workers: must be a whole number"),
         ({"workers": 0}, "workers: must be a whole number"),
-        ({"facts": {"a": np.float32(1)}}, "facts: must be JSON values"),
-        ({"facts": {"a": float("nan")}}, "facts: must be JSON values"),
-        ({"facts": {"a": {1}}}, "facts: must be JSON values"),
+        ({"metadata": {"a": np.float32(1)}}, "facts: must be JSON values"),
+        ({"metadata": {"a": float("nan")}}, "facts: must be JSON values"),
+        ({"metadata": {"a": {1}}}, "facts: must be JSON values"),
         ({"video": "yes"}, "video: 'yes' is none of none, failures, all"),
         ({"name": "../x"}, "must have no slash"),
         ({"splits": "neer"}, "unknown split 'neer'"),

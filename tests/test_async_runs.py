@@ -94,7 +94,7 @@ def test_inference_overlaps_with_physics_in_real_time(pointmass: str, tmp_path: 
     monkeypatch.setenv("POINTMASS_DELAY", "0.01")
 
     class Slow:
-        spec = evalkit.Spec(evalkit.Needs(), 10, {})
+        spec = evalkit.Spec(evalkit.ObservationSpec(), 10, {})
 
         def act(self, requests: Sequence[evalkit.Request]) -> list[np.ndarray]:
             time.sleep(0.05)

@@ -10,8 +10,8 @@ from test_compare import kept, run
 from test_gate import evalkit
 
 from evalkit.analysis.summary import summarize
-from evalkit.experiments.baselines import accept, accepted_baselines, find_baseline
 from evalkit.errors import RunExists, UsageError
+from evalkit.experiments.baselines import accept, accepted_baselines, find_baseline
 from evalkit.records.journal import canonical, read_journal
 
 

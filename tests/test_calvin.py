@@ -17,13 +17,13 @@ from conftest import kill_and_resume, need
 from observations import seen_with_exact_requests
 
 from evalkit.analysis.summary import summarize
-from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.locations import package_folder
 from evalkit.records.journal import canonical, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
-from evalkit.locations import package_folder
 from evalkit.runner.run import RunOptions, play
+from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
@@ -115,11 +115,11 @@ def in_the_environment(kind: str, cameras: tuple[str, ...] = (), **question: Any
     environment = Environment.of(suite, "calvin")
     whole = {
         "kind": kind,
-        "needs": (cameras, tuple(suite.state) if cameras else ()),
+        "observation_spec": (cameras, tuple(suite.state) if cameras else ()),
         "suite": suite.to_message(),
         "sources": {name: str(checkout.folder) for name, checkout in checkouts(suite).items()},
         "folder": str(environment.source),
-        "bootstrap": str(package_folder() / "_bootstrap.py"),
+        "bootstrap": str(package_folder() / "worker" / "_bootstrap.py"),
     }
     return _answered("calvin_adapter.py", {**whole, **question})
 
@@ -148,9 +148,9 @@ def upstreams(modules: Any, sequence: Any, actions: np.ndarray, cameras: bool) -
 def test_images_and_states_are_upstreams_bit_for_bit(modules: Any, chains: list[Any]) -> None:
     """Looked at after every step, upstream's environment rendering in each; random actions."""
     suite = load_suite("calvin")
-    needs: Any = {"cameras": tuple(suite.cameras), "state": tuple(suite.state)}
+    observation_spec: Any = {"cameras": tuple(suite.cameras), "state": tuple(suite.state)}
     for scene in (0, 5):
-        ours = TestCalvin()._play([(CHAIN, scene, 7)], **needs, look_every=1)[0]["looks"]
+        ours = TestCalvin()._play([(CHAIN, scene, 7)], **observation_spec, look_every=1)[0]["looks"]
         generator = np.random.default_rng(7)
         actions = np.stack([generator.uniform(-1, 1, 7).astype(np.float32) for _ in range(TestCalvin.steps)])
         actions[:, 6] = np.where(actions[:, 6] > 0, 1, -1)
@@ -165,10 +165,10 @@ def test_chains_end_as_in_upstreams_own_loop(modules: Any, chains: list[Any]) ->
     for scene, noise in ((2, 0.0), (0, 0.0), (1, 0.6)):
         ours = in_the_environment("follow", scene=scene, noise=noise)
         theirs = upstreams(modules, chains[scene], ours["actions"], cameras=False)
-        solved = [verdict for _, verdict in ours["parts"]]
+        solved = [verdict for _, verdict in ours["subtasks"]]
         assert theirs["solved"] == sum(solved) and theirs["steps"] == len(ours["actions"])
         assert theirs["end"] == ours["end"] and theirs["told"] == ours["told"]
-        assert [name for name, _ in ours["parts"]] == list(chains[scene][1][: len(solved)])
+        assert [name for name, _ in ours["subtasks"]] == list(chains[scene][1][: len(solved)])
 
 
 def test_the_oracle_completes_chains_and_its_plans_are_what_it_does(tmp_path: Path) -> None:
@@ -176,12 +176,12 @@ def test_the_oracle_completes_chains_and_its_plans_are_what_it_does(tmp_path: Pa
     records = played(tmp_path / "10", checkpoint="oracle", episodes=3)
     single = played(tmp_path / "1", checkpoint="oracle:chunk=1", episodes=3)
     assert [r["digest"] for r in records] == [r["digest"] for r in single]
-    assert [r["parts"] for r in records] == [r["parts"] for r in single]
+    assert [r["subtasks"] for r in records] == [r["subtasks"] for r in single]
     assert summarize(tmp_path / "10").headline.value >= 4
     seeing = played(tmp_path / "seeing", checkpoint="oracle:cameras=all", episodes=1)
     assert seeing == records[:1], "planning in a copy of a process that renders, and that switches lamps"
     for record in records:
-        assert record["steps"] / 10 < record["inferences"] <= record["steps"] / 10 + len(record["parts"])
+        assert record["steps"] / 10 < record["inferences"] <= record["steps"] / 10 + len(record["subtasks"])
 
 
 def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,12 @@ from statsmodels.stats.proportion import proportion_confint
 from evalkit.analysis.summary import episodes_frame, summarize
 from evalkit.episode import Episode
 from evalkit.execution import Execution
+from evalkit.execution.strategies import build_executor
 from evalkit.records.journal import Record, canonical, read_journal
-from evalkit.stats.metrics import average_length, mean_of, solved_in_a_row
-from evalkit.runner.progress import Silent
 from evalkit.report.tables import render
+from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
+from evalkit.stats.metrics import average_length, mean_of, solved_in_a_row
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 
@@ -40,7 +41,7 @@ def frame(lengths: list[int], chain: int = 5) -> pd.DataFrame:
         return [[f"t{i}", i < length] for i in range(min(length + 1, chain))]
 
     return episodes_frame(
-        Record(Episode("s", "a", "chain", scene, 0), length == chain, digest=str(scene), parts=parts(length))
+        Record(Episode("s", "a", "chain", scene, 0), length == chain, digest=str(scene), subtasks=parts(length))
         for scene, length in enumerate(lengths)
     )
 
@@ -54,14 +55,14 @@ def test_the_chunk_is_thrown_away_where_a_sub_task_begins(tmp_path: Path) -> Non
 
 
 def test_a_restart_counts_the_horizon_anew() -> None:
-    executor = Execution("sync", 4).executor()
+    executor = build_executor(Execution("sync", 4))
     chunks = [np.arange(4.0)[:, None] + 10 * i for i in range(3)]
     acted, asked = [], []
     for step in range(10):
         if step == 6:
             executor.restart(6)
-        if executor.asks(step):
-            executor.ask(step)
+        if executor.wants_inference(step):
+            executor.start_inference(step)
             asked.append(step)
             executor.receive(chunks[len(asked) - 1])
         move = executor.act(step)
@@ -73,21 +74,21 @@ def test_a_restart_counts_the_horizon_anew() -> None:
 
 def test_records_say_which_sub_tasks_were_solved(tmp_path: Path) -> None:
     records = run(tmp_path / "run", checkpoint="hold")
-    assert all(not r["success"] and [solved for _, solved in r["parts"]] == [False] for r in records)
-    assert {r["parts"][0][0] for r in records} <= {"left", "middle", "right"}
+    assert all(not r["success"] and [solved for _, solved in r["subtasks"]] == [False] for r in records)
+    assert {r["subtasks"][0][0] for r in records} <= {"left", "middle", "right"}
     assert run(tmp_path / "three", checkpoint="random", workers=3) == run(tmp_path / "one", checkpoint="random")
 
 
 def test_a_runs_table_has_lengths_and_rates_of_sub_tasks(tmp_path: Path) -> None:
     records = run(tmp_path / "run", checkpoint="random:chunk=20")
     summary = summarize(tmp_path / "run")
-    solved = [sum(ok for _, ok in r["parts"]) for r in records]
+    solved = [sum(ok for _, ok in r["subtasks"]) for r in records]
     rows = {(r.task or r.metric): r for r in summary.rows if r.split}
     assert summary.headline.metric == "average length of here" and summary.complete
     assert summary.headline.value == pytest.approx(sum(solved) / 6) == rows["average length"].value
     for count in (1, 2, 3):
         assert rows[f"{count} in a row"].value == pytest.approx(sum(s >= count for s in solved) / 6)
-    attempts = [part for r in records for part in r["parts"]]
+    attempts = [part for r in records for part in r["subtasks"]]
     for name in {name for name, _ in attempts}:
         mine = [ok for of, ok in attempts if of == name]
         assert (rows[name].value, rows[name].n) == (pytest.approx(sum(mine) / len(mine)), len(mine))
@@ -108,7 +109,7 @@ def test_average_length_is_the_sum_of_the_chain_rates_with_its_interval() -> Non
     lengths = [5] * 70 + [3] * 20 + [0] * 10
     made = frame(lengths)
     length = average_length(made, 5)
-    assert length.value == pytest.approx(np.mean(lengths)) and (length.n, length.most) == (100, 5)
+    assert length.value == pytest.approx(np.mean(lengths)) and (length.n, length.max_value) == (100, 5)
     assert sum(solved_in_a_row(made, k).value or 0 for k in range(1, 6)) == pytest.approx(length.value)
     wald = 1.96 * np.std(lengths) / 10
     assert (length.high or 0) - (length.low or 0) == pytest.approx(2 * wald, rel=0.1)

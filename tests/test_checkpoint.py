@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import yaml
 
-from evalkit.policies.checkpoint import Checkpoint, Entry, find_checkpoint, load_checkpoints
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError
 from evalkit.observation import Observation
+from evalkit.policies.checkpoint import Checkpoint, Entry, find_checkpoint, load_checkpoints
 from evalkit.policy import Request
 from evalkit.suite import load_suite
 
 
 def request_at(step: int, scene: int = 0, plan: np.ndarray | None = None) -> Request:
-    return Request(Episode("pointmass", "near", "left", scene, 3), step, Observation("go left", expert=plan))
+    return Request(Episode("pointmass", "near", "left", scene, 3), step, Observation("go left", oracle_plan=plan))
 
 
 @pytest.mark.parametrize("name", sorted(load_checkpoints()))
@@ -28,7 +28,7 @@ def test_every_checkpoint_says_what_it_is(name: str) -> None:
 def test_parameters_can_be_set_where_a_checkpoint_is_named(pointmass: str) -> None:
     checkpoint = find_checkpoint("oracle-noisy:noise=0.25,chunk=5")
     assert checkpoint.parameters == {"noise": 0.25, "chunk": 5}
-    assert checkpoint.build(load_suite(pointmass)).spec.chunk == 5
+    assert checkpoint.build(load_suite(pointmass)).spec.chunk_size == 5
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_the_oracle_returns_the_plan_and_hold_holds(pointmass: str) -> None:
 
 def test_only_a_policy_that_looks_asks_for_cameras(pointmass: str) -> None:
     suite = load_suite(pointmass)
-    assert find_checkpoint("random").build(suite).spec.needs.cameras == ()
-    assert find_checkpoint("random:cameras=all").build(suite).spec.needs.cameras == ("above",)
+    assert find_checkpoint("random").build(suite).spec.observation_spec.cameras == ()
+    assert find_checkpoint("random:cameras=all").build(suite).spec.observation_spec.cameras == ("above",)
 
 
 # Files of one's own
@@ -156,7 +156,7 @@ def own_file(tmp_path: Path, **fields: object) -> Path:
 
 def test_a_users_file_adds_checkpoints(tmp_path: Path, pointmass: str) -> None:
     own = own_file(tmp_path, parameters={"chunk": 3})
-    assert find_checkpoint("mine", own).build(load_suite(pointmass)).spec.chunk == 3
+    assert find_checkpoint("mine", own).build(load_suite(pointmass)).spec.chunk_size == 3
     assert find_checkpoint("oracle", own).id == "oracle"
 
 
@@ -202,7 +202,7 @@ def test_the_six_released_checkpoints_are_there_with_what_was_published() -> Non
 
 def test_settings_over_a_name(pointmass: str) -> None:
     checkpoint = find_checkpoint("random:chunk=4").having({"chunk": 6})
-    assert checkpoint.build(load_suite(pointmass)).spec.chunk == 6
+    assert checkpoint.build(load_suite(pointmass)).spec.chunk_size == 6
     with pytest.raises(UsageError, match="--max-batch: checkpoint 'random' has no such parameter"):
         find_checkpoint("random").having({"max_batch": 4})
 

@@ -89,7 +89,7 @@ def play_own(pointmass: str, folder: Path, methods: str) -> subprocess.Completed
         f"import os\nfrom evalkit.policies.scripted import Hold, Look\nclass Own(Hold):\n{methods}"
     )
     (folder / "own.yaml").write_text("checkpoints: {own: {summary: s, policy: 'own:Own'}}")
-    named = ["--checkpoints", str(folder / "own.yaml"), "--checkpoint", "own", "--episodes", "1", "--workers", "1"]
+    named = ["--checkpoint-file", str(folder / "own.yaml"), "--checkpoint", "own", "--episodes", "1", "--workers", "1"]
     out = ["--out", str(folder / "run"), "--json"]
     return evalkit("run", pointmass, *named, *out, env={"PYTHONPATH": str(folder)})
 
@@ -192,8 +192,8 @@ def test_bad_input_gets_one_clear_line(pointmass: str, tmp_path: Path, arguments
 
 
 def test_a_broken_checkpoints_file_names_the_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evalkit.policies.checkpoint import load_checkpoints
     from evalkit.errors import UsageError
+    from evalkit.policies.checkpoint import load_checkpoints
 
     (tmp_path / "checkpoints.yaml").write_text("checkpoints: {oracle: {summary: x, polcy: y}}\n")
     monkeypatch.setattr("evalkit.policies.checkpoint.data_folder", lambda: tmp_path)

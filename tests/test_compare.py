@@ -12,9 +12,9 @@ from conftest import POINTMASS, RELAY
 from scipy import stats
 from typer.testing import CliRunner
 
+from evalkit.analysis.compare import compare
 from evalkit.analysis.summary import summarize
 from evalkit.cli import app
-from evalkit.analysis.compare import compare
 from evalkit.errors import NotComparable, UsageError
 from evalkit.records.journal import read_journal
 from evalkit.runner.progress import Silent
@@ -67,7 +67,7 @@ def test_runs_are_compared_episode_by_episode(runs: Path) -> None:
     won = {e.id for e in good if bad[e].success and not good[e].success}
     assert {f.episode for f in found.flips if f.b < f.a} == lost
     assert {f.episode for f in found.flips if f.b > f.a} == won
-    assert lost and found.paired and found.left_out == 0
+    assert lost and found.paired and found.unmatched == 0
     head = found.headline.contrast
     assert (head.n, head.only_a, head.only_b) == (80, len(lost), len(won))
     assert head.p == pytest.approx(stats.binomtest(len(won), len(won) + len(lost)).pvalue)
@@ -88,7 +88,7 @@ def test_a_run_equals_itself(runs: Path) -> None:
 def test_what_is_too_small_to_tell_is_inconclusive(runs: Path, tmp_path: Path) -> None:
     few = kept(runs / "good", tmp_path / "few", lambda r: r.episode.scene == 0)
     found = compare(few, runs / "good")
-    assert found.verdict == "INCONCLUSIVE" and found.headline.contrast.n == 4 and found.left_out == 76
+    assert found.verdict == "INCONCLUSIVE" and found.headline.contrast.n == 4 and found.unmatched == 76
 
 
 def test_runs_without_a_common_episode_are_compared_unpaired(runs: Path, tmp_path: Path) -> None:

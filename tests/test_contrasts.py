@@ -11,9 +11,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from evalkit.stats.contrasts import (
     bonett_price,
     holm,
+    macro_average,
     paired_lengths,
     paired_verdicts,
-    together,
     unpaired_lengths,
     unpaired_verdicts,
 )
@@ -94,10 +94,10 @@ def test_parts_of_one_size_are_their_whole_and_others_weigh_alike() -> None:
     small = paired_verdicts(pairs([1] * 10, [0] * 5 + [1] * 5))
     large = paired_verdicts(pairs([1] * 90, [1] * 90))
     whole = paired_verdicts(pairs([1] * 100, [0] * 5 + [1] * 95))
-    mean = together([small, large], whole)
+    mean = macro_average([small, large], whole)
     assert mean.difference == pytest.approx(-0.25) and mean.n_effective == pytest.approx(4 / (1 / 10 + 1 / 90))
     assert mean.low < -0.25 < mean.high and mean.p == whole.p
-    assert together([small, small], whole) is whole
+    assert macro_average([small, small], whole) is whole
 
 
 def test_many_tests_are_held_to_one_level() -> None:

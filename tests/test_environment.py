@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.setup.assets import assets_folder, set_assets
-from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.locations import suite_folders
+from evalkit.setup.assets import assets_folder, set_assets
+from evalkit.setup.environment import Environment
 from evalkit.suite import load_suite
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.execution.delay import Delay
 from evalkit.errors import UsageError
 from evalkit.execution import Execution, Move, Prefix
-from evalkit.execution.strategies import EXECUTORS, chosen
+from evalkit.execution.delay import Delay
+from evalkit.execution.resolve import resolve_execution
+from evalkit.execution.strategies import EXECUTORS, build_executor
 
 HZ = 10.0
 
@@ -36,21 +37,21 @@ class Played:
 
 def play(execution: Execution, length: int, turns: Sequence[int] = (), chunk: int = 10, key: str = "e") -> Played:
     """The worker's loop over ``length`` steps; sub-tasks begin at ``turns``."""
-    executor, seen, pending = execution.executor(key, HZ), Played(), -1
+    executor, seen, pending = build_executor(execution, key, HZ), Played(), -1
     for step in range(length):
         if step in turns:
             executor.restart(step)
             if pending >= 0:
                 seen.dropped.add(pending)
             pending = -1
-        expected = executor.asks(step)
+        expected = executor.wants_inference(step)
         for _ in range(2):
-            if executor.due(step):
+            if executor.reply_due(step):
                 executor.receive(np.stack([np.full(chunk, pending), np.arange(chunk)], axis=1).astype(np.float32))
                 seen.arrivals[pending], pending = step, -1
-            if executor.asks(step) and step not in seen.prefixes:
+            if executor.wants_inference(step) and step not in seen.prefixes:
                 assert expected, "it was not said ahead of time that the policy would be asked"
-                seen.prefixes[step] = executor.ask(step)
+                seen.prefixes[step] = executor.start_inference(step)
                 seen.asks.append(step)
                 pending = step
         seen.moves.append(executor.act(step))
@@ -63,14 +64,14 @@ def cases(draw: st.DrawFn, names: Sequence[str] = tuple(EXECUTORS)) -> tuple[Exe
     name = draw(st.sampled_from(names))
     chunk = draw(st.integers(1, 16))
     if name == "sync":
-        execution = chosen(name, chunk, HZ, draw(st.integers(1, chunk)))
+        execution = resolve_execution(name, chunk, HZ, draw(st.integers(1, chunk)))
     elif name == "hold":
-        execution = chosen(name, chunk, HZ, draw(st.integers(1, chunk)), Delay(draw(st.integers(0, 20))))
+        execution = resolve_execution(name, chunk, HZ, draw(st.integers(1, chunk)), Delay(draw(st.integers(0, 20))))
     else:
         d = draw(st.integers(0, chunk // 2))
         s = draw(st.integers(max(d, 1), max(chunk - d, 1)))
         c = draw(st.integers(d, max(d, min(s, chunk - s)))) if name == "prefix" else None
-        execution = chosen(name, chunk, HZ, s, Delay(d), c)
+        execution = resolve_execution(name, chunk, HZ, s, Delay(d), c)
     length = draw(st.integers(1, 60))
     turns = sorted(draw(st.sets(st.integers(1, 59), max_size=4)))
     return execution, length, [t for t in turns if t < length], chunk
@@ -89,7 +90,7 @@ def test_every_step_is_driven_by_a_chunk_that_had_arrived_and_is_not_too_old(cas
             assert waiting or (began > 0 and step < began + d), "it held still although it had a chunk"
             continue
         asked, index = source
-        assert asked == move.asked and played.arrivals[asked] <= step, "the chunk had not arrived"
+        assert asked == move.source_step and played.arrivals[asked] <= step, "the chunk had not arrived"
         assert asked >= began, "the chunk is for an earlier sub-task"
         assert index == (step - played.arrivals[asked] if execution.name == "hold" else step - asked)
         assert index < chunk and step - asked < s + (d if execution.name != "prefix" else execution.prefix or 0) + (
@@ -156,13 +157,13 @@ def test_real_time_chunking_is_given_all_that_is_left_and_how_much_is_frozen(cas
 def test_without_delay_what_should_equal_synchronous_execution_does(chunk: int, data: st.DataObject) -> None:
     s = data.draw(st.integers(1, chunk))
     turns = sorted(data.draw(st.sets(st.integers(1, 39), max_size=3)))
-    sync = play(chosen("sync", chunk, HZ, s), 40, turns, chunk)
+    sync = play(resolve_execution("sync", chunk, HZ, s), 40, turns, chunk)
     for name in ("hold", "naive", "prefix", "rtc"):
-        other = play(chosen(name, chunk, HZ, s, Delay(0)), 40, turns, chunk)
+        other = play(resolve_execution(name, chunk, HZ, s, Delay(0)), 40, turns, chunk)
         assert other.sources == sync.sources and other.asks == sync.asks, name
     if s == chunk:  # nothing overlaps
         for name in ("ensemble", "queue"):
-            assert play(chosen(name, chunk, HZ, s, Delay(0)), 40, turns, chunk).sources == sync.sources, name
+            assert play(resolve_execution(name, chunk, HZ, s, Delay(0)), 40, turns, chunk).sources == sync.sources, name
 
 
 @settings(max_examples=200, deadline=None)
@@ -180,12 +181,12 @@ def test_delays_that_are_drawn_leave_every_step_with_one_action_from_a_chunk_tha
     )
     played = play(drawn, length, turns, chunk)
     again = play(drawn, length, turns, chunk)
-    assert [m.asked for m in played.moves] == [m.asked for m in again.moves] and len(played.moves) == length
+    assert [m.source_step for m in played.moves] == [m.source_step for m in again.moves] and len(played.moves) == length
     for step, move in enumerate(played.moves):
-        assert (move.action is None) == (move.asked is None)
-        if move.asked is not None:
-            assert played.arrivals[move.asked] <= step
-            assert move.asked >= max([0, *(t for t in turns if t <= step)])
+        assert (move.action is None) == (move.source_step is None)
+        if move.source_step is not None:
+            assert played.arrivals[move.source_step] <= step
+            assert move.source_step >= max([0, *(t for t in turns if t <= step)])
     for before, after in zip(played.asks, played.asks[1:], strict=False):
         assert after in turns or played.arrivals[before] <= after, "two inferences at a time"
 
@@ -195,27 +196,27 @@ def values(played: Played) -> list[float]:
 
 
 def test_an_ensemble_weighs_old_against_new_as_act_does() -> None:
-    executor = chosen("ensemble", 4, HZ, 1, Delay(0), parameters={"decay": 0.5}).executor()
+    executor = build_executor(resolve_execution("ensemble", 4, HZ, 1, Delay(0), parameters={"decay": 0.5}))
     for step in range(3):
-        executor.ask(step)
+        executor.start_inference(step)
         executor.receive(np.full((4, 1), 10.0**step, np.float32))
         move = executor.act(step)
         chunks = 10.0 ** np.arange(step + 1)
         weights = np.exp(-0.5 * np.arange(step + 1))
-        assert move.action is not None and move.asked == step
+        assert move.action is not None and move.source_step == step
         assert move.action[0] == pytest.approx((weights * chunks).sum() / weights.sum())
 
 
 def test_an_ensemble_forgets_chunks_that_have_ended() -> None:
-    played = play(chosen("ensemble", 3, HZ, 1, Delay(0)), 8, chunk=3)
+    played = play(resolve_execution("ensemble", 3, HZ, 1, Delay(0)), 8, chunk=3)
     assert values(played)[7] == pytest.approx(np.average([2, 1, 0], weights=np.exp(-0.01 * np.arange(3))))
 
 
 def test_a_queue_drops_the_past_and_blends_the_overlap() -> None:
-    executor = chosen("queue", 6, HZ, 3, Delay(1)).executor()
-    executor.ask(0)
+    executor = build_executor(resolve_execution("queue", 6, HZ, 3, Delay(1)))
+    executor.start_inference(0)
     executor.receive(np.zeros((6, 1), np.float32))
-    executor.ask(3)
+    executor.start_inference(3)
     executor.receive(np.ones((6, 1), np.float32))  # arrives at step 4: its first action is past
     moves = [executor.act(step).action for step in range(4, 9)]
     assert [float(m[0]) for m in moves if m is not None] == pytest.approx([0.7, 0.7, 1, 1, 1])
@@ -248,26 +249,26 @@ def test_a_late_reply_is_an_underrun_and_the_robot_holds() -> None:
 )
 def test_what_cannot_work_is_refused_with_the_inequality(name: str, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        chosen(name, 10, HZ, **options)
+        resolve_execution(name, 10, HZ, **options)
 
 
 @pytest.mark.parametrize("name", list(EXECUTORS))
 @pytest.mark.parametrize("chunk", [1, 2, 7, 10])
 def test_defaults_work_wherever_anything_does(name: str, chunk: int) -> None:
     for d in range(1 if name == "sync" else chunk // 2 + 1):
-        assert chosen(name, chunk, HZ, delay=Delay(d)).horizon >= 1
+        assert resolve_execution(name, chunk, HZ, delay=Delay(d)).horizon >= 1
 
 
 @pytest.mark.parametrize("name", list(EXECUTORS))
 def test_an_execution_is_data(name: str) -> None:
     delay = Delay() if name == "sync" else Delay.parse("normal:80:15ms")
-    made = chosen(name, 10, HZ, delay=delay)
+    made = resolve_execution(name, 10, HZ, delay=delay)
     assert Execution.from_dict(made.to_dict()) == made
 
 
 def test_a_chunk_shorter_than_the_horizon_is_refused() -> None:
-    executor = Execution("sync", 4).executor()
-    executor.ask(0)
+    executor = build_executor(Execution("sync", 4))
+    executor.start_inference(0)
     with pytest.raises(ValueError, match="horizon of 4"):
         executor.receive(np.zeros((3, 1), np.float32))
     with pytest.raises(ValueError, match="unknown execution"):

@@ -14,14 +14,14 @@ from made_up import made_up, record, write
 from pandas.testing import assert_frame_equal
 
 import evalkit
-from evalkit import frame as frames
+from evalkit.analysis.rows import rows_of
 from evalkit.analysis.summary import summarize
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
+from evalkit.records import frame as frames
 from evalkit.records.frame import episodes_frame, read_frame
 from evalkit.records.journal import FILE, Record, read_journal
 from evalkit.records.manifest import read_manifest
-from evalkit.analysis.rows import rows_of
 
 
 def mixed(folder: Path, suite: str, seed: int) -> Path:
@@ -56,7 +56,7 @@ def test_the_quick_way_gives_the_same_frame_and_rows(tmp_path: Path, suite: str,
     assert_frame_equal(read_frame(run, extras=False), slow[[c for c in slow if "." not in c]])
 
 
-GOOD = Record(Episode("s", "a", "t", 1, 0), True, parts=[["x", True]], digest="d")
+GOOD = Record(Episode("s", "a", "t", 1, 0), True, subtasks=[["x", True]], digest="d")
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ GOOD = Record(Episode("s", "a", "t", 1, 0), True, parts=[["x", True]], digest="d
         {"success": None},
         {"error": "gone"},
         {"error": {"kind": "crash", "message": "gone"}},
-        {"parts": [["x", 1]]},
-        {"parts": [["x"]]},
-        {"parts": None},
+        {"subtasks": [["x", 1]]},
+        {"subtasks": [["x"]]},
+        {"subtasks": None},
         {"metrics": None},
         {"steps": "x"},
-        {"motion": [1]},
+        {"execution_stats": [1]},
         {"more": 1},
         {"id": "s/a/t/2/s0/r0"},
         {"episode": {"suite": "s", "split": "a", "task": "t", "scene": -1, "seed": 0, "repeat": 0}},
@@ -87,7 +87,7 @@ def test_what_is_no_record_is_refused_by_line(tmp_path: Path, change: dict[str, 
 
 
 def test_two_verdicts_that_differ_are_refused_by_line(tmp_path: Path) -> None:
-    write(tmp_path, [GOOD, replace(GOOD, success=False, parts=[["x", False]])])
+    write(tmp_path, [GOOD, replace(GOOD, success=False, subtasks=[["x", False]])])
     with pytest.raises(UsageError, match=r"journal\.jsonl: line 2 contradicts line 1: .* episode s/a/t/1/s0/r0"):
         read_frame(tmp_path)
     error = replace(GOOD, success=None, error={"kind": "crash", "message": "gone"})
@@ -97,7 +97,7 @@ def test_two_verdicts_that_differ_are_refused_by_line(tmp_path: Path) -> None:
 
 
 def test_errors_that_were_tried_again_and_equal_verdicts_are_fine(tmp_path: Path) -> None:
-    error = replace(GOOD, success=None, parts=[], error={"kind": "crash", "message": "gone"})
+    error = replace(GOOD, success=None, subtasks=[], error={"kind": "crash", "message": "gone"})
     write(tmp_path, [error, error, GOOD, GOOD])
     assert read_frame(tmp_path)["success"].tolist() == [True]
 
@@ -138,4 +138,4 @@ def test_frames_from_python(tmp_path: Path) -> None:
     means = episodes.groupby(["suite", "task"])["success"].mean()
     for row in rows[rows["task"].notna()].itertuples():
         assert means[(row.suite, row.task)] == row.value
-    assert isinstance(episodes, pd.DataFrame) and {"metric.distance", "motion.age"} <= set(episodes.columns)
+    assert isinstance(episodes, pd.DataFrame) and {"metric.distance", "execution_stats.action_age_mean"} <= set(episodes.columns)

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from evalkit.cli import app
 from evalkit.episode import Episode
+from evalkit.experiments.gate_order import GateOrder, Unit, planned_order
 from evalkit.records.journal import Record, read_journal
-from evalkit.experiments.gate_order import Referee, Unit, planned_order
-from evalkit.stats.sequential import Levels, SplitTests
+from evalkit.stats.sequential import ErrorRates, SplitTests
 
 
 def evalkit(*arguments: str | Path) -> Any:
@@ -61,7 +61,7 @@ def test_a_worse_one_is_a_regression_and_found_early(baseline: Path, tmp_path: P
 
 
 def test_too_few_scenes_are_inconclusive(baseline: Path, tmp_path: Path) -> None:
-    code, found = gate(*LIVE, "oracle", "--baseline", baseline, "--cap", "6", "--out", tmp_path / "run")
+    code, found = gate(*LIVE, "oracle", "--baseline", baseline, "--max-scenes", "6", "--out", tmp_path / "run")
     assert code == 3 and found["verdict"] == "INCONCLUSIVE" and found["planned"] == 6
     assert "more scenes would tell" in found["reason"]
 
@@ -192,7 +192,7 @@ def test_errors_above_their_limit_are_no_verdict(tmp_path: Path, monkeypatch: py
     live = [*LIVE, "hold", "--baseline", base, "--margin", "0.7", "--beta", "0.01"]
     code, found = gate(*live, "--out", tmp_path / "run")
     assert code == 2 and "1 of 8 episodes ended in errors, more than 2 %: no verdict" in found["reason"]
-    code, found = gate(tmp_path / "run", "--baseline", base, "--max-errors", "0.2", "--margin", "0.7")
+    code, found = gate(tmp_path / "run", "--baseline", base, "--max-error-rate", "0.2", "--margin", "0.7")
     assert code in (0, 3) and found["errors"] == 1 and found["tests"][0]["scenes"] <= 7
 
 
@@ -203,7 +203,7 @@ def test_errors_above_their_limit_are_no_verdict(tmp_path: Path, monkeypatch: py
         (["--alpha", "1.5"], "--alpha must be between 0 and 0.5"),
         (["--beta", "nan"], "--beta must be between 0 and 0.5"),
         (["--margin", "1"], "--margin must be between 0 and 1"),
-        (["--max-errors", "1"], "--max-errors must be at least 0 and below 1"),
+        (["--max-error-rate", "1"], "--max-error-rate must be at least 0 and below 1"),
         (["--checkpoint", "oracle"], "--checkpoint: "),
         (["--video", "some"], "--video some: must be none, failures or all"),
     ],
@@ -229,10 +229,10 @@ EPISODES = [
 ]
 
 
-def referee(seed: int) -> Referee:
+def gate_order(seed: int) -> GateOrder:
     order = planned_order([Unit.of(e) for e in EPISODES], {"a": "a", "b": "b"}, seed, None)
-    levels = Levels(alpha=0.1, beta=0.1, margin=0.4)
-    return Referee(EPISODES, order, dict.fromkeys(map(Unit.of, EPISODES), 1.0), SplitTests(order, levels), None)
+    error_rates = ErrorRates(alpha=0.1, beta=0.1, margin=0.4)
+    return GateOrder(EPISODES, order, dict.fromkeys(map(Unit.of, EPISODES), 1.0), SplitTests(order, error_rates), None)
 
 
 @settings(deadline=None, max_examples=60)
@@ -244,13 +244,13 @@ def test_the_order_in_which_results_come_changes_nothing(
         Record(e, success, error={"kind": "crash", "message": ""} if success is None else None)
         for e, success in zip(EPISODES, ends, strict=True)
     ]
-    planned, mixed = referee(seed), referee(seed)
+    planned, mixed = gate_order(seed), gate_order(seed)
     by_episode = {r.episode: r for r in records}
     for episode in planned.order():
-        planned.hear(by_episode[episode])
+        planned.on_record(by_episode[episode])
     chance.shuffle(records)
     for record in records:
-        mixed.hear(record)
+        mixed.on_record(record)
     assert planned.verdict == mixed.verdict and planned.skipped == mixed.skipped
     for name, test in planned.tests.tests.items():
         assert test.differences == mixed.tests.tests[name].differences

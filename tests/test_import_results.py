@@ -16,7 +16,7 @@ from test_cli import evalkit, refused
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import RunExists, RunMismatch, UsageError
 from evalkit.importers import FORMATS, import_run
-from evalkit.importers.result import Asked
+from evalkit.importers.result import ImportOptions
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.report.tables import notes, title
@@ -26,7 +26,7 @@ GOAL = list(load_suite("libero").splits["goal"].tasks.items())
 
 
 def imported(form: str, path: Path, tmp_path: Path, **asked: Any) -> Summary:
-    return summarize(import_run(form, path, tmp_path / "run", Asked(**asked)))
+    return summarize(import_run(form, path, tmp_path / "run", ImportOptions(**asked)))
 
 
 def goal(folder: Path, **more: Any) -> Path:
@@ -43,7 +43,9 @@ def test_vla_evals_libero_results_become_a_run_that_says_what_it_lacks(tmp_path:
     assert manifest.checkpoint["id"] == "Pi05Server" and manifest.execution["horizon"] is None
     assert manifest.fingerprint["protocol"] == "unknown: vla-eval 0.8.0's own" and not manifest.pairable
     assert "horizon unknown" in title(summary)
-    assert {r.steps for r in read_journal(summary.folder).values()} == {10, 11} and summary.motion["seconds"] == 0.5
+    assert {r.steps for r in read_journal(summary.folder).values()} == {10, 11} and summary.execution_stats[
+        "seconds"
+    ] == 0.5
     assert any("results of vla-eval 0.8.0; unknown: scenes, protocol" in note for note in notes(summary))
     assert any("not comparable with published figures" in note for note in notes(summary))
 
@@ -145,10 +147,10 @@ def test_lerobots_results_become_a_run_that_says_what_it_lacks(tmp_path: Path) -
     summary = imported("lerobot", tmp_path / "eval", tmp_path, checkpoint="smolvla")
     assert (summary.headline.value, summary.headline.n) == (0.75, 20)
     assert summary.manifest.origin and set(summary.manifest.origin.files) == {"eval_info.json"}
-    assert not summary.manifest.pairable and summary.motion == {}
+    assert not summary.manifest.pairable and summary.execution_stats == {}
     groups = {("easy", 0): [True], ("easy", 1): [False], ("metaworld-assembly-v3", 0): [True]}
     import_logs.lerobot(tmp_path / "m.json", groups)
-    summary = summarize(import_run("lerobot", tmp_path / "m.json", tmp_path / "m", Asked("x")))
+    summary = summarize(import_run("lerobot", tmp_path / "m.json", tmp_path / "m", ImportOptions("x")))
     assert list(summary.manifest.plan.keys) == [
         ("easy", "button-press-v3"), ("easy", "button-press-topdown-v3"), ("hard", "assembly-v3"),
     ]  # fmt: skip
@@ -160,7 +162,7 @@ def test_episodes_beyond_the_scenes_are_repeats_and_count_once(tmp_path: Path) -
     assert (summary.rows[0].n, summary.rows[0].n_effective, summary.rows[0].value) == (100, 50, 0.75)
     import_logs.lerobot(tmp_path / "eval_info.json", {("libero_goal", 0): [True] * 60})
     with pytest.raises(UsageError, match="60 episodes are no whole number of rounds of its 50 scenes"):
-        import_run("lerobot", tmp_path / "eval_info.json", tmp_path / "other", Asked("x"))
+        import_run("lerobot", tmp_path / "eval_info.json", tmp_path / "other", ImportOptions("x"))
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evalkit.analysis.rows import Row
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import UsageError
 from evalkit.importers import import_run
-from evalkit.importers.result import Asked
+from evalkit.importers.result import ImportOptions
 from evalkit.importers.xiaomi import read
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import Plan, read_manifest
 from evalkit.report.tables import notes, number
-from evalkit.analysis.rows import Row
 from evalkit.suite import load_suite
 
 # published in percent, and as lengths: arXiv:2602.12684; by task, the summaries beside the logs
@@ -44,7 +44,7 @@ WIDOWX = {
 
 
 def imported(path: Path, tmp_path: Path, **asked: object) -> Summary:
-    return summarize(import_run("xiaomi-logs", path, tmp_path / "run", Asked(**asked)))  # type: ignore[arg-type]
+    return summarize(import_run("xiaomi-logs", path, tmp_path / "run", ImportOptions(**asked)))  # type: ignore[arg-type]
 
 
 def row(summary: Summary, split: str | None, task: str | None, metric: str = "success rate") -> Row:
@@ -123,14 +123,14 @@ def test_a_manifest_says_where_a_run_comes_from_and_what_it_lacks(tmp_path: Path
     assert origin is not None and origin.format == "xiaomi-logs"
     names = {"libero_object/0_eval.log", "libero_object/4_eval.log", "libero_object/merged_results.json"}
     assert set(origin.files) == names and all(len(digest) == 64 for digest in origin.files.values())
-    assert "scenes" in origin.lacks and manifest.fingerprint["versions"] is None
+    assert "scenes" in origin.missing_fields and manifest.fingerprint["versions"] is None
     assert manifest.execution["name"] == "sync" and manifest.execution["horizon"] == 10
     (about, whole) = notes(summary)[:2]
     assert "Xiaomi-Robotics-0" in about and "simulator versions" in about and "digests" in about
     assert whole == "not the protocol's whole: 2 of 40 tasks, 6 episodes where the protocol has 2000"
-    assert "inferences" not in summary.motion and "seconds" not in summary.motion
+    assert "inferences" not in summary.execution_stats and "seconds" not in summary.execution_stats
     assert all(r.steps is r.inferences is r.digest is None for r in read_journal(tmp_path / "run").values())
-    again = summarize(import_run("xiaomi-logs", logs, tmp_path / "again", Asked(checkpoint="mine")))
+    again = summarize(import_run("xiaomi-logs", logs, tmp_path / "again", ImportOptions(checkpoint="mine")))
     assert again.manifest.checkpoint["id"] == "mine" and [r.value for r in again.rows] == [
         r.value for r in summary.rows
     ]
@@ -157,7 +157,7 @@ def test_one_log_may_hold_all_tasks_of_a_suite(tmp_path: Path) -> None:
     (folder / "merged_results.json").unlink()
     with (folder / "0_eval.log").open("a") as log:
         log.write(more)
-    assert [len(task.outcomes) for task in read(folder, Asked()).tasks] == [2, 2]
+    assert [len(task.outcomes) for task in read(folder, ImportOptions()).tasks] == [2, 2]
 
 
 def test_calvins_chains_count_without_the_names_of_their_sub_tasks(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_calvins_chains_count_without_the_names_of_their_sub_tasks(tmp_path: Pat
     summary = imported(folder, tmp_path, split="abc_d")
     assert summary.headline.value == pytest.approx(22 / 6) and summary.manifest.plan.size == 6
     assert [row(summary, "abc_d", None, f"{k} in a row").value for k in (1, 4, 5)] == [5 / 6, 4 / 6, 3 / 6]
-    assert [len(r.parts) for r in read_journal(summary.folder).values()] == [5, 5, 1, 5, 4, 5]
+    assert [len(r.subtasks) for r in read_journal(summary.folder).values()] == [5, 5, 1, 5, 4, 5]
 
 
 def test_every_entry_of_a_list_is_the_scene_that_evalkits_plan_has_there(tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def whole_logs(folder: Path) -> dict[str, Path]:
     }
 
 
-def outcomes(path: Path, partial: bool) -> dict[tuple[str, int, int], object]:
-    found = read(path, Asked(partial=partial, split="abc_d", checkpoint="c"))
+def outcomes(path: Path, allow_partial: bool) -> dict[tuple[str, int, int], object]:
+    found = read(path, ImportOptions(allow_partial=allow_partial, split="abc_d", checkpoint="c"))
     return {(task.task, *place): outcome for task in found.tasks for place, outcome in task.outcomes.items()}
 
 
@@ -206,8 +206,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_log_cut_anywhere_is_refused_or_says_what_the_whole_says(
     kept: dict[str, Path], tmp_path: Path, kind: str, chance: st.DataObject
 ) -> None:
-    """And with --partial it has the same outcomes, less the missing ones. So it is where a line is lost."""
-    everything = outcomes(kept[kind], partial=False)
+    """And with --allow-partial it has the same outcomes, less the missing ones. So it is where a line is lost."""
+    everything = outcomes(kept[kind], allow_partial=False)
     damaged = tmp_path / "damaged"
     shutil.rmtree(damaged, ignore_errors=True)
     shutil.copytree(kept[kind], damaged)
@@ -219,13 +219,13 @@ def test_a_log_cut_anywhere_is_refused_or_says_what_the_whole_says(
         lines = content.splitlines(keepends=True)
         del lines[chance.draw(st.integers(0, len(lines) - 1))]
         log.write_bytes(b"".join(lines))
-    for partial in (False, True):
+    for allow_partial in (False, True):
         try:
-            found = outcomes(damaged, partial)
+            found = outcomes(damaged, allow_partial)
         except UsageError as error:
             assert str(damaged) in str(error) and "\n" not in str(error)
             continue
-        assert found == everything or partial
+        assert found == everything or allow_partial
         assert found.items() <= everything.items()
 
 
@@ -317,14 +317,14 @@ def test_mixed_suites_are_refused(kept: dict[str, Path], tmp_path: Path, others:
     for log in kept[others].glob("*.log"):
         shutil.copy(log, tmp_path / "logs" / f"x_{log.name}")
     with pytest.raises(UsageError, match="among those of libero: keep each suite's in a folder of its own"):
-        read(tmp_path / "logs", Asked())
+        read(tmp_path / "logs", ImportOptions())
     with pytest.raises(UsageError, match="logs of 3 runs: point at one of"):
-        read(kept["bridge"].parent, Asked())
+        read(kept["bridge"].parent, ImportOptions())
 
 
 def test_what_is_no_folder_of_logs_is_refused(kept: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty: there is no \*\.log in it"):
-        read(tmp_path / "empty", Asked())
+        read(tmp_path / "empty", ImportOptions())
     with pytest.raises(UsageError, match="must be the folder"):
-        read(kept["bridge"] / "0_eval.log", Asked())
+        read(kept["bridge"] / "0_eval.log", ImportOptions())

@@ -11,13 +11,13 @@ import yaml
 from conftest import kill_and_resume, need
 
 from evalkit.analysis.summary import summarize
-from evalkit.setup.assets import assets_folder
-from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
 from evalkit.records.journal import canonical, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 

@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as hnp
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
-from evalkit.observation import Needs, Observation
-from evalkit.serving.protocol import Offer, jsonable, keys_of, message_of, pack, request_of, unpack
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Request
+from evalkit.serving.protocol import ServerMetadata, jsonable, keys_of, message_of, pack, request_of, unpack
 
 DTYPES = ["?", "u1", "i1", "<u2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8", "S3", "<U2"]
 plain = st.recursive(
@@ -134,7 +134,7 @@ def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
 
 # The extension.
 
-NEEDS = Needs(("above",), ("position",), expert=3)
+NEEDS = ObservationSpec(("above",), ("position",), oracle_steps=3)
 OBSERVATION = Observation(
     "go left",
     {"above": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[::-1, ::-1]},
@@ -153,8 +153,8 @@ def test_a_request_survives_whole() -> None:
     assert back.prefix is not None and (back.prefix.actions == 0).all() and back.prefix.actions.shape == (4, 2)
     assert (back.prefix.committed, back.prefix.kind) == (3, "rtc") and back.prefix.actions.dtype == np.float32
     seen, sent = back.observation, REQUEST.observation
-    assert seen.instruction == sent.instruction and seen.expert is not None and sent.expert is not None
-    assert equal(seen.images["above"], sent.images["above"]) and equal(seen.expert, sent.expert)
+    assert seen.instruction == sent.instruction and seen.oracle_plan is not None and sent.oracle_plan is not None
+    assert equal(seen.images["above"], sent.images["above"]) and equal(seen.oracle_plan, sent.oracle_plan)
     assert equal(seen.state["position"], sent.state["position"])
 
 
@@ -172,7 +172,7 @@ def test_the_first_request_of_an_episode_says_so() -> None:
         ({"image/above": np.zeros((3, 2, 2), np.uint8)}, "must be uint8"),
         ({"state/position": np.zeros((1, 2))}, "must be 1-dimensional"),
         ({"state/position": [0.0, 1.0]}, "not list"),
-        ({"expert": np.zeros(2)}, "must be 2-dimensional"),
+        ({"oracle_plan": np.zeros(2)}, "must be 2-dimensional"),
         ({"prompt": 3}, "'prompt' must be text"),
         ({"evalkit": 3}, "must be a map"),
         ({"evalkit": {"episode": {"suite": "s"}, "step": 0}}, r"evalkit\.episode: .*missing"),
@@ -192,22 +192,22 @@ def test_a_message_that_is_no_request_is_refused_with_what_is_wrong(change: dict
 def test_a_missing_key_is_named_with_all_that_are_expected(key: str) -> None:
     fields = {k: v for k, v in message_of(REQUEST).items() if k != key}
     with pytest.raises(
-        ValueError, match=rf"has no '{key}'; this policy takes .*prompt: .*image/above: uint8 .*expert: "
+        ValueError, match=rf"has no '{key}'; this policy takes .*prompt: .*image/above: uint8 .*oracle_plan: "
     ):
         request_of(fields, NEEDS)
 
 
 def test_a_broken_offer_is_not_taken_for_a_server_without_the_extension() -> None:
-    good = {"suite": "s", "action_size": 2, "needs": NEEDS.to_dict(), "chunk": 10}
-    offer = Offer.found_in({"evalkit": good}, "ws://h:1")
-    assert offer is not None and offer.needs == NEEDS
-    assert Offer.found_in({"evalkit_": good}, "ws://h:1") is None
-    with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk: is missing"):
-        Offer.found_in({"evalkit": {k: v for k, v in good.items() if k != "chunk"}}, "ws://h:1")
+    good = {"suite": "s", "action_size": 2, "observation_spec": NEEDS.to_dict(), "chunk_size": 10}
+    offer = ServerMetadata.found_in({"evalkit": good}, "ws://h:1")
+    assert offer is not None and offer.observation_spec == NEEDS
+    assert ServerMetadata.found_in({"evalkit_": good}, "ws://h:1") is None
+    with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk_size: is missing"):
+        ServerMetadata.found_in({"evalkit": {k: v for k, v in good.items() if k != "chunk_size"}}, "ws://h:1")
     with pytest.raises(PolicyProblem, match=r"ws://h:1: it speaks version 2 .* use the same evalkit on both sides"):
-        Offer.found_in({"evalkit": {**good, "version": 2}}, "ws://h:1")
+        ServerMetadata.found_in({"evalkit": {**good, "version": 2}}, "ws://h:1")
     with pytest.raises(PolicyProblem, match="metadata: evalkit"):
-        Offer.found_in({"evalkit": "yes"}, "ws://h:1")
+        ServerMetadata.found_in({"evalkit": "yes"}, "ws://h:1")
 
 
 def test_metadata_is_written_as_json() -> None:

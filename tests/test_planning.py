@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
+from evalkit.analysis.sensitivity import sensitivities
 from evalkit.cli import app
 from evalkit.errors import UsageError
 from evalkit.stats.power import (
@@ -24,8 +25,7 @@ from evalkit.stats.power import (
     sequential_needed,
     threshold_alarms,
 )
-from evalkit.analysis.sensitivity import resolutions
-from evalkit.stats.sequential import Levels
+from evalkit.stats.sequential import ErrorRates
 from evalkit.stats.simulation import differences, discordant
 from evalkit.suite import load_suite
 
@@ -81,10 +81,10 @@ def test_the_sequential_test_ends_sooner_on_average_than_it_may() -> None:
 
 
 def test_a_suites_numbers_count_scenes_not_repeats() -> None:
-    rows = {(r.split, r.task is not None): r for r in resolutions(load_suite("simpler"), 0.7, drop=0.1)}
+    rows = {(r.split, r.task is not None): r for r in sensitivities(load_suite("simpler"), 0.7, drop=0.1)}
     assert (rows["widowx", True].episodes, rows["widowx", True].scenes) == (144, 24)
     assert rows["widowx", False].scenes == 96
-    libero = resolutions(load_suite("libero"), 0.95)
+    libero = sensitivities(load_suite("libero"), 0.95)
     assert libero[0].split is None and libero[0].scenes == 2000
     spatial = next(r for r in libero if r.split == "spatial" and r.task is None)
     assert spatial.scenes == 500 and spatial.half_width == half_width(0.95, 500) == pytest.approx(0.019, abs=5e-4)
@@ -93,14 +93,14 @@ def test_a_suites_numbers_count_scenes_not_repeats() -> None:
 
 def test_expectations_are_quick_repeatable_and_honest_about_size() -> None:
     began = time.process_time()
-    big = expectations(Levels(), 2000, 0.97)
+    big = expectations(ErrorRates(), 2000, 0.97)
     assert time.process_time() - began < 5
-    assert big == expectations(Levels(), 2000, 0.97)
-    few = expectations(Levels(), 24, 0.97)
+    assert big == expectations(ErrorRates(), 2000, 0.97)
+    few = expectations(ErrorRates(), 24, 0.97)
     assert few.passes == 0 and few.pairs == pytest.approx(24, abs=0.5)
     assert (big.detectable or 1) < 0.06 < (few.detectable or 1) and big.passes > 0.9
     assert "at most 1.00% of runs" in " ".join(big.sentences)
-    assert "sees no drop" in expectations(Levels(), 4, 0.97).sentences[0]
+    assert "sees no drop" in expectations(ErrorRates(), 4, 0.97).sentences[0]
 
 
 def plan(*arguments: str) -> tuple[int, str, str]:

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from made_up import made_up
 
-from evalkit.analysis.summary import summarize
-from evalkit.policies.checkpoint import load_checkpoints
-from evalkit.errors import UsageError
 from evalkit.analysis.published import comparisons, published_tables
-from evalkit.report.tables import render
+from evalkit.analysis.summary import summarize
+from evalkit.errors import UsageError
 from evalkit.locations import published_folder
+from evalkit.policies.checkpoint import load_checkpoints
+from evalkit.report.tables import render
 from evalkit.suite import load_suite
 
 SUITES = ["libero", "calvin", "simpler"]
@@ -93,14 +93,14 @@ def test_checkpoints_and_published_rows_tell_the_same() -> None:
 
 def test_a_figure_outside_the_interval_is_marked_and_one_inside_is_not(libero: Path) -> None:
     (comparison,) = comparisons([summarize(libero)])
-    assert [cell.excludes for cell in comparison.lines[0].cells] == [True, False, True, True, True]
+    assert [cell.outside_interval for cell in comparison.lines[0].cells] == [True, False, True, True, True]
     assert [cell.published for cell in comparison.lines[0].cells] == pytest.approx([0.988, 1, 0.988, 0.972, 0.987])
 
 
 def test_what_was_rounded_away_excludes_nothing(tmp_path: Path) -> None:
     run = made_up(tmp_path / "run", "libero", lambda e: True, checkpoint=LIBERO, splits=["object"])
     cells = comparisons([summarize(run)])[0].lines[0].cells
-    assert [cell.value for cell in cells] == [None, 1.0, None, None, None] and cells[1].excludes is False
+    assert [cell.value for cell in cells] == [None, 1.0, None, None, None] and cells[1].outside_interval is False
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_was_rounded_away_excludes_nothing(tmp_path: Path) -> None:
 def test_what_may_not_be_compared_is_not_marked(tmp_path: Path, manifest: dict[str, object], why: str) -> None:
     run = made_up(tmp_path / "run", "libero", lambda e: False, checkpoint=LIBERO, episodes=2, manifest=manifest)
     (comparison,) = comparisons([summarize(run)])
-    assert [cell.excludes for cell in comparison.lines[0].cells] == [None] * 5
+    assert [cell.outside_interval for cell in comparison.lines[0].cells] == [None] * 5
     assert why in comparison.notes[0] and why in render([summarize(run)], "md", [comparison])
 
 
@@ -137,12 +137,12 @@ def test_all_formats_have_what_was_measured_and_what_is_published(libero: Path) 
         assert all(part in text for part in ("EO-1", "arXiv:2602.12684, Table 1", "92.5", "91.3"))
         assert ("98.2\\*" if form == "md" else "98.2$^{*}$") in text
     document = json.loads(table(libero, "--published", "--format", "json").stdout)
-    assert {"rows", "published", "held_against"} == set(document) and len(document["published"]) == 12
-    held = {(h["split"], h["metric"]): h["excludes"] for h in document["held_against"]}
+    assert {"rows", "published", "comparisons"} == set(document) and len(document["published"]) == 12
+    held = {(h["split"], h["metric"]): h["outside_interval"] for h in document["comparisons"]}
     assert held[("object", "success rate")] is False and held[(None, "mean of four suites")] is True
     frame = pd.read_csv(StringIO(table(libero, "--published", "--format", "csv").stdout))
     assert len(frame) == len(document["rows"]) + 12 * 5
-    assert frame[frame["source"].isna()]["n"].sum() == 3 * 2000 and frame["excludes"].notna().sum() == 5
+    assert frame[frame["source"].isna()]["n"].sum() == 3 * 2000 and frame["outside_interval"].notna().sum() == 5
     assert "n_effective" in frame and "n_effective" in document["rows"][0]
 
 

@@ -72,7 +72,7 @@ def test_metaworld_to_a_table_the_same_however_it_is_run(tiny: Path, tmp_path: P
     assert [r["inferences"] for r in one] == [10, 10] and one[0]["digest"] != one[1]["digest"]
     assert summarize(tmp_path / "1").finished == 2
     manifest = read_manifest(tmp_path / "1").checkpoint
-    assert manifest["facts"]["robot_type"] == "metaworld" and len(manifest["facts"]["weights_sha256"]) == 64
+    assert manifest["metadata"]["robot_type"] == "metaworld" and len(manifest["metadata"]["weights_sha256"]) == 64
     fixed = {"settings": {"max_batch": 2, "batch_invariant": True}, **options}
     alone = played(tmp_path / "3", "metaworld", checkpoint=str(tiny), workers=1, **fixed)
     assert alone == played(tmp_path / "4", "metaworld", checkpoint=str(tiny), workers=2, **fixed)
@@ -113,10 +113,10 @@ def test_metaworld_through_a_server_is_the_same_run(tiny: Path, tmp_path: Path) 
     with serving(tiny, "metaworld") as url:
         there = played(tmp_path / "there", "metaworld", checkpoint=f"remote:url={url}", **options)
     assert here == there
-    facts = read_manifest(tmp_path / "there").checkpoint["facts"]
-    assert facts["lost"] == []
-    here = read_manifest(tmp_path / "here").checkpoint["facts"]
-    assert facts["server"]["facts"] == {name: fact for name, fact in here.items() if name != "where"}
+    metadata = read_manifest(tmp_path / "there").checkpoint["metadata"]
+    assert metadata["lost"] == []
+    here = read_manifest(tmp_path / "here").checkpoint["metadata"]
+    assert metadata["server"]["metadata"] == {name: fact for name, fact in here.items() if name != "where"}
 
 
 def test_a_model_that_returns_nan_ends_the_run(tiny: Path, tmp_path: Path) -> None:

@@ -19,18 +19,18 @@ from websockets.sync.server import Server as SyncServer
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as listen
 
-from evalkit.policies.checkpoint import Checkpoint, Entry, load_checkpoints
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
-from evalkit.records.journal import read_journal
-from evalkit.observation import Needs, Observation
-from evalkit.serving.protocol import pack, unpack
+from evalkit.observation import Observation, ObservationSpec
+from evalkit.policies.checkpoint import Checkpoint, Entry, load_checkpoints
 from evalkit.policies.remote import Remote, RemoteParameters, resized
+from evalkit.policies.rotations import axis_angle
 from evalkit.policies.scripted import Look, Random
 from evalkit.policy import Request, Spec
+from evalkit.records.journal import read_journal
 from evalkit.runner.progress import Silent
-from evalkit.policies.rotations import axis_angle
-from evalkit.runner.run import Contestant, RunOptions, contest
+from evalkit.runner.run import Candidate, RunOptions, run_candidate
+from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
 
@@ -129,8 +129,11 @@ def test_a_plain_server_gets_what_the_parameters_say(suite: Suite) -> None:
     with upstream(reply, {"reset_pose": [0, 1], "norm": np.zeros(99)}) as server:
         with remote(suite, server.url, **MAPPED, columns=2, flip=True, resize=16, prompt="task") as policy:
             (chunk,) = policy.act([asked])
-            assert policy.spec.needs == Needs(("above",), ("position",)) and not policy.spec.batch_invariant
-            assert policy.spec.facts == {
+            assert (
+                policy.spec.observation_spec == ObservationSpec(("above",), ("position",))
+                and not policy.spec.batch_invariant
+            )
+            assert policy.spec.metadata == {
                 "where": server.url,
                 "extension": False,
                 "lost": ["seed", "reset", "prefix"],
@@ -160,7 +163,9 @@ def test_libero_is_sent_as_openpis_own_client_sends_it() -> None:
         remote(libero, server.url, **{k: v for k, v in entry.items() if k != "url"}) as policy,
     ):
         assert policy.act([asked])[0].shape == (5, 7)
-        assert policy.spec.needs == Needs(("agentview", "wrist"), ("eef_pos", "eef_quat", "gripper_qpos"))
+        assert policy.spec.observation_spec == ObservationSpec(
+            ("agentview", "wrist"), ("eef_pos", "eef_quat", "gripper_qpos")
+        )
         (message,) = server.seen
     seen = asked.observation
     assert set(message) == {"observation/image", "observation/wrist_image", "observation/state", "prompt"}
@@ -173,7 +178,7 @@ def test_libero_is_sent_as_openpis_own_client_sends_it() -> None:
 def test_a_run_on_a_plain_server_is_a_run(suite: Suite, pointmass: str, tmp_path: Path) -> None:
     with upstream() as server, remote(suite, server.url, **MAPPED) as policy:
         options = RunOptions(pointmass, out=tmp_path / "run", workers=2, episodes=1)
-        contest(suite, Contestant("theirs", policy, {"id": "theirs"}), options, Silent())
+        run_candidate(suite, Candidate("theirs", policy, {"id": "theirs"}), options, Silent())
         assert len({id(m) for m in server.seen}) == len(server.seen) > 10 and len(server.headers) <= 2
     assert all(r.success is False and r.inferences for r in read_journal(tmp_path / "run").values())
 
@@ -207,7 +212,7 @@ def test_an_api_key_is_sent_and_stands_nowhere(suite: Suite, monkeypatch: pytest
         policy = checkpoint.build(suite)
         policy.close()
         assert server.headers[0]["Authorization"] == "Api-Key sesame"
-        shown = f"{checkpoint.identity()} {policy.spec.facts}"
+        shown = f"{checkpoint.identity()} {policy.spec.metadata}"
         assert server.url in shown and "sesame" not in shown and "secret" not in shown
 
 
@@ -306,7 +311,7 @@ def test_a_server_that_is_not_there_is_waited_for(suite: Suite) -> None:
     late = Server(Random(suite, Look()), identity=IDENTITY, port=port)
     threading.Timer(0.4, late.start).start()
     with remote(suite, f"127.0.0.1:{port}") as policy:
-        assert policy.spec.chunk == 10
+        assert policy.spec.chunk_size == 10
     late.stop()
 
 
@@ -338,7 +343,7 @@ def test_a_web_server_is_no_policy_server(suite: Suite, status: int, error: type
 def test_something_else_at_the_port_is_no_policy_server(suite: Suite, greeting: bytes, message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def greet() -> None:
+        def wait_ready() -> None:
             while True:
                 try:
                     connection, _ = listener.accept()
@@ -348,7 +353,7 @@ def test_something_else_at_the_port_is_no_policy_server(suite: Suite, greeting: 
                 connection.sendall(greeting)
                 connection.close()
 
-        thread = threading.Thread(target=greet, daemon=True)
+        thread = threading.Thread(target=wait_ready, daemon=True)
         thread.start()
         port = listener.getsockname()[1]
         with pytest.raises(EnvironmentProblem, match=message), remote(suite, f"127.0.0.1:{port}", connect_s=0.5):
@@ -460,7 +465,7 @@ class Stub:
 
     def __init__(self, suite: Suite, weights: str) -> None:
         self._random = Random(suite, Look(cameras="all"))
-        self.spec = Spec(self._random.spec.needs, 10, {"weights": weights})
+        self.spec = Spec(self._random.spec.observation_spec, 10, {"weights": weights})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return self._random.act(requests)
@@ -481,13 +486,13 @@ def test_a_server_that_comes_back_is_asked_again(suite: Suite) -> None:
     asked = [request(suite, scene) for scene in range(3)]
     with remote(suite, url) as policy:
         before = policy.act(asked)
-        assert policy.remarks() == []
+        assert policy.warnings() == []
         restarted(first, second)
         after = policy.act(asked)
-        remarks = policy.remarks()
+        warnings = policy.warnings()
     second.stop()
     assert np.array_equal(before, after)
-    assert len(remarks) == 3 and all("the connection was lost" in r and "made again" in r for r in remarks)
+    assert len(warnings) == 3 and all("the connection was lost" in r and "made again" in r for r in warnings)
 
 
 def test_another_policy_at_the_same_address_is_not_taken_for_the_first(suite: Suite) -> None:

@@ -18,18 +18,18 @@ import pytest
 from conftest import kill_and_resume
 
 from evalkit.analysis.summary import summarize
-from evalkit.policies.checkpoint import Checkpoint, Entry
+from evalkit.documents import Section
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, RunExists, RunMismatch, UsageError
+from evalkit.observation import ObservationSpec
+from evalkit.policies.checkpoint import Checkpoint, Entry
+from evalkit.policy import Request, Spec
 from evalkit.records.journal import Record, canonical, read_journal
 from evalkit.records.manifest import read_manifest
-from evalkit.observation import Needs
-from evalkit.policy import Request, Spec
-from evalkit.runner.progress import Silent
 from evalkit.report.tables import notes
+from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
 from evalkit.suite import Suite
-from evalkit.documents import Section
 
 
 def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_a_crash_that_does_not_repeat_leaves_no_trace(
 
 
 def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path, checkpoint="hold", tasks=["hangs"], episodes=3, patience_s=1.5, workers=2)
+    play(pointmass, tmp_path, checkpoint="hold", tasks=["hangs"], episodes=3, worker_timeout_s=1.5, workers=2)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
     assert records[1].error is not None and records[1].error["kind"] == "hang"
     assert "said nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
@@ -268,7 +268,7 @@ def test_an_oracle_without_an_expert_is_refused_before_anything_starts(
 def _load_without_expert(name: str) -> Suite:
     from evalkit.suite import load_suite
 
-    return load_suite(name).model_copy(update={"expert": ["near"]})
+    return load_suite(name).model_copy(update={"oracle": ["near"]})
 
 
 # Policies that misbehave.
@@ -285,7 +285,7 @@ class Misbehaving:
     seen: list[Sequence[Request]]
 
     def __init__(self, suite: Suite, parameters: Parameters) -> None:
-        self.spec = Spec(Needs(), chunk=10, facts={})
+        self.spec = Spec(ObservationSpec(), chunk_size=10, metadata={})
         self.closed = False
         type(self).seen = []
 
@@ -487,5 +487,5 @@ def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tm
 def test_the_journal_says_who_ran_what_apart_from_the_outcome(pointmass: str, tmp_path: Path) -> None:
     play(pointmass, tmp_path, splits=["near"], episodes=1)
     record: Record = next(iter(read_journal(tmp_path).values()))
-    assert set(record.host) == {"worker", "attempts", "wall_s", "reset_s", "look_s", "policy_s", "finished"}
+    assert set(record.host) == {"worker", "attempts", "wall_s", "reset_s", "observe_s", "policy_s", "finished"}
     assert record.metrics["distance"] < 0.05 and record.inferences == -(-record.steps // 10)

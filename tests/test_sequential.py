@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.stats.rounds import rounds, unpaired
-from evalkit.stats.sequential import PASS, REGRESSION, Levels, PairedTest, SplitTests, decide, interval
+from evalkit.stats.sequential import PASS, REGRESSION, ErrorRates, PairedTest, SplitTests, decide, interval
 
-LOOSE = Levels(alpha=0.3, beta=0.3, margin=0.25)
+LOOSE = ErrorRates(alpha=0.3, beta=0.3, margin=0.25)
 differences = st.lists(st.floats(-1, 1, allow_nan=False), max_size=60)
 
 
-def wealths(values: list[float], levels: Levels = LOOSE, every: int = 1) -> tuple[float, float]:
+def wealths(values: list[float], error_rates: ErrorRates = LOOSE, every: int = 1) -> tuple[float, float]:
     """Both e-values after all of the values, verdicts aside."""
-    test = PairedTest(Levels(1e-300, 1e-300, levels.margin))
+    test = PairedTest(ErrorRates(1e-300, 1e-300, error_rates.margin))
     for place, value in enumerate(values, 1):
         test.update(value, place % every == 0)
     return test.evidence.against_not_worse, test.evidence.against_worse
@@ -136,12 +136,12 @@ def test_what_is_no_difference_is_refused(bad: float) -> None:
 )
 def test_levels_that_mean_nothing_are_refused_by_name(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(fields))} must be between 0 and [^\n]*$"):
-        Levels(**fields)
+        ErrorRates(**fields)
 
 
 def test_splits_share_alpha_and_all_must_pass() -> None:
-    tests = SplitTests(["a", "b"], Levels())
-    assert [t.levels for t in tests.tests.values()] == [Levels(alpha=0.005)] * 2
+    tests = SplitTests(["a", "b"], ErrorRates())
+    assert [t.error_rates for t in tests.tests.values()] == [ErrorRates(alpha=0.005)] * 2
     for _ in range(100):
         tests.update("a", 0.0)
     assert tests.verdict is None and tests.undecided == ["b"] and tests.tests["a"].verdict == PASS

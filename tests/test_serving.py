@@ -22,15 +22,15 @@ from websockets.sync.client import ClientConnection, connect
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError
 from evalkit.execution import Prefix
-from evalkit.records.journal import canonical, read_journal
-from evalkit.records.manifest import read_manifest
-from evalkit.observation import Needs, Observation
-from evalkit.serving.protocol import pack, unpack
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.remote import Remote, RemoteParameters
 from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
 from evalkit.policy import Policy, Request, Spec
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
-from evalkit.runner.run import Contestant, RunOptions, contest
+from evalkit.runner.run import Candidate, RunOptions, run_candidate
+from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
 
@@ -40,8 +40,10 @@ IMAGE, STATE = np.zeros((24, 32, 3), np.uint8), np.zeros(2)
 class Stub:
     """Returns actions that say which request they answer, or raises; remembers every batch."""
 
-    def __init__(self, needs: Needs = Needs(("above",), ("position",)), delay: float = 0) -> None:
-        self.spec = Spec(needs, 3, {"weights": "none"})
+    def __init__(
+        self, observation_spec: ObservationSpec = ObservationSpec(("above",), ("position",)), delay: float = 0
+    ) -> None:
+        self.spec = Spec(observation_spec, 3, {"weights": "none"})
         self.seen: list[list[Request]] = []
         self.closed = False
         self._delay = delay
@@ -83,7 +85,7 @@ def ask(connection: ClientConnection, **fields: Any) -> Any:
 
 def play(suite: str, policy: Policy, out: Path, workers: int) -> list[dict[str, Any]]:
     options = RunOptions(suite, out=out, workers=workers)
-    contest(load_suite(suite), Contestant("policy", policy, {"id": "policy"}), options, Silent())
+    run_candidate(load_suite(suite), Candidate("policy", policy, {"id": "policy"}), options, Silent())
     return canonical(read_journal(out).values())
 
 
@@ -108,15 +110,15 @@ def test_a_served_policy_plays_the_same_run_bit_for_bit(pointmass: str, tmp_path
             there = play(pointmass, remote, tmp_path / str(workers), workers)
             remote.close()
             assert there == here and len(here) == 16
-    facts = read_manifest(tmp_path / "3").checkpoint["facts"]
-    server = {"suite": "pointmass", "facts": make(suite).spec.facts, "checkpoint": {"id": "it"}}
-    assert facts == {"where": url, "extension": True, "lost": [], "server": server}
+    metadata = read_manifest(tmp_path / "3").checkpoint["metadata"]
+    server = {"suite": "pointmass", "metadata": make(suite).spec.metadata, "checkpoint": {"id": "it"}}
+    assert metadata == {"where": url, "extension": True, "lost": [], "server": server}
 
 
 def test_a_remote_has_the_spec_of_what_is_served(pointmass: str) -> None:
-    with served(Stub(Needs(("above",), (), expert=4))) as url:
+    with served(Stub(ObservationSpec(("above",), (), oracle_steps=4))) as url:
         remote = Remote(load_suite(pointmass), RemoteParameters(url=url))
-        assert (remote.spec.needs, remote.spec.chunk) == (Needs(("above",), (), expert=4), 3)
+        assert (remote.spec.observation_spec, remote.spec.chunk_size) == (ObservationSpec(("above",), (), oracle_steps=4), 3)
         assert remote.spec.batch_invariant
         remote.close()
         remote.close()
@@ -141,7 +143,7 @@ def test_a_served_policy_that_breaks_its_word_is_one_line(pointmass: str) -> Non
     policy = Stub()
     observation = Observation("go", {"above": IMAGE}, {"position": STATE})
     asked = Request(Episode("pointmass", "near", "left", 2, 3), 0, observation)
-    policy.spec = Spec(policy.spec.needs, 4, {})
+    policy.spec = Spec(policy.spec.observation_spec, 4, {})
     with served(policy) as url:
         remote = Remote(load_suite(pointmass), RemoteParameters(url=url))
         with pytest.raises(PolicyProblem, match=r"its chunk is \(3, 2\), not \(4, 2\)"):
@@ -167,7 +169,7 @@ def test_a_plain_client_is_told_what_to_send_and_is_answered() -> None:
         assert (reply["actions"] == np.full((3, 2), 0.5, np.float32)).all() and reply["actions"].dtype == np.float32
         assert reply["server_timing"]["infer_ms"] > 0
     seen = policy.seen[0][0].observation
-    assert seen.instruction == "go left" and seen.state["position"].dtype == np.float64 and seen.expert is None
+    assert seen.instruction == "go left" and seen.state["position"].dtype == np.float64 and seen.oracle_plan is None
 
 
 def test_a_plain_clients_episodes_begin_with_its_connection_and_where_it_says_so() -> None:
@@ -223,7 +225,7 @@ def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
             bad = requests[0].observation.instruction == "bad" and how == "ragged"
             return [[[1.0], [1.0, 2.0]]] if bad else chunks
 
-        def remarks(self) -> list[str]:
+        def warnings(self) -> list[str]:
             if how == "remark" and not hasattr(self, "spoke"):
                 self.spoke = True
                 raise ValueError("lost for words")

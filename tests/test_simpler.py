@@ -17,13 +17,13 @@ from observations import seen_with_exact_requests
 
 from evalkit.adapter import Setup, SimulatorError
 from evalkit.analysis.summary import summarize
-from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
+from evalkit.locations import package_folder, suite_folders
 from evalkit.records.journal import canonical, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
-from evalkit.locations import package_folder, suite_folders
 from evalkit.runner.run import RunOptions, play
+from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
@@ -226,11 +226,11 @@ def test_no_vulkan_is_said_with_what_to_install(tmp_path: Path, monkeypatch: pyt
         played(tmp_path / "run", checkpoint="hold", tasks=["open_drawer"], episodes=1)
 
 
-def linked(source: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
+def linked(source: Path, target: Path, unmatched: tuple[str, ...] = ()) -> None:
     """A copy of a checkout, by links to its files, without those that end in one of the names left out."""
     for path in source.rglob("*"):
         inside = path.relative_to(source)
-        if path.is_file() and ".git" not in inside.parts and not str(inside).endswith(left_out or ("\0",)):
+        if path.is_file() and ".git" not in inside.subtasks and not str(inside).endswith(unmatched or ("\0",)):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             (target / inside).symlink_to(path)
 

@@ -77,15 +77,21 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
     [
         ({"seed": "seven"}, "suite.yaml: seed: "),
         ({"colour": {"a": 1}, "episodes": 99}, "episodes: 99 is more than the 20 scenes"),
-        ({"action": {"size": 2, "low": -1, "high": 1, "beyond": "wrap", "meaning": []}}, "action.beyond: "),
-        ({"film": {"camera": "side", "fps": 3}}, "no camera 'side'"),
+        ({"action": {"size": 2, "low": -1, "high": 1, "out_of_bounds": "wrap", "description": []}}, "action.out_of_bounds: "),
+        ({"video": {"camera": "side", "fps": 3}}, "no camera 'side'"),
         ({"headline": None}, "headline: is missing"),
-        ({"expert": ["middle"]}, "no split 'middle'"),
+        ({"oracle": ["middle"]}, "no split 'middle'"),
         ({"splits": 3}, "split 'near' is not in suite.yaml"),
         ({"seed": 2**70}, "seed: Input should be less than"),
         ({"name": "../../up"}, "name: String should match"),
-        ({"action": {"size": 2, "low": 1, "high": -1, "beyond": "clip", "meaning": []}}, "must be below high"),
-        ({"action": {"size": 2, "low": -1, "high": float("inf"), "beyond": "clip", "meaning": []}}, "finite number"),
+        (
+            {"action": {"size": 2, "low": 1, "high": -1, "out_of_bounds": "clip", "description": []}},
+            "must be below high",
+        ),
+        (
+            {"action": {"size": 2, "low": -1, "high": float("inf"), "out_of_bounds": "clip", "description": []}},
+            "finite number",
+        ),
         ({"splits": {"near": {"max_steps": 30}}}, "split 'far' is not in suite.yaml"),
     ],
 )

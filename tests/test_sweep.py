@@ -42,7 +42,9 @@ def test_a_sweep_is_runs_on_the_same_episodes_and_a_table_of_them(swept: tuple[P
         assert (row["value"], row["n"], row["pairs"]) == (summary.headline.value, 8, 8)
         assert set(read_journal(out / row["run"])) == set(read_journal(out / "sync"))
     assert rows[1]["value"] == rows[3]["value"] == rows[0]["value"] and rows[1]["difference"] == 0
-    assert rows[2]["held"] > 0 == rows[4]["held"] and rows[4]["age"] > rows[0]["age"]
+    assert (
+        rows[2]["idle_steps"] > 0 == rows[4]["idle_steps"] and rows[4]["action_age_mean"] > rows[0]["action_age_mean"]
+    )
     assert list(pd.read_csv(out / "sweep.csv")["run"]) == [r["run"] for r in rows]
 
 
@@ -89,10 +91,10 @@ def test_a_sweep_of_which_a_part_cannot_run_is_refused(tmp_path: Path, arguments
 
 def test_a_timeline_says_what_drove_each_step(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     record = next(iter(read_journal(swept[0] / "hold-3").values()))
-    shown = evalkit("timeline", str(swept[0] / "hold-3"), record.episode.id, "--picture", str(tmp_path / "line"))
+    shown = evalkit("timeline", str(swept[0] / "hold-3"), record.episode.id, "--plot", str(tmp_path / "line"))
     assert shown.returncode == 0, shown.stderr
     strip = "".join(line.split()[2] for line in shown.stdout.splitlines() if line.startswith("step"))
-    assert len(strip) == record.steps and strip.count(".") == record.motion["held"]
+    assert len(strip) == record.steps and strip.count(".") == record.execution_stats["idle_steps"]
     assert strip.startswith("AAAAA...BBBBB"[: record.steps])
     assert f"{record.steps} steps, {record.inferences} inferences" in shown.stdout
     assert (tmp_path / "line.png").stat().st_size > 5000 and (tmp_path / "line.svg").exists()

@@ -22,10 +22,11 @@ from scipy.spatial.transform import Rotation
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
+from evalkit.policies.checkpoint import find_checkpoint
+from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, soft_mask
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
@@ -33,7 +34,6 @@ from evalkit.policies.xiaomi_robotics_0.loading import Loaded, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policy import Request
 from evalkit.suite import load_suite
-from evalkit.policies.weights import locate
 
 SETTINGS = settings()
 STD = 0.25  # of every action dimension that the tiny checkpoint uses
@@ -295,7 +295,7 @@ def test_out_of_memory_in_a_guided_pass_halves_the_batch(
     monkeypatch.setattr(type(loaded.model), "dit_forward", limited)
     inference = Inference(loaded, "libero_all", max_batch=4)
     assert np.abs(np.array(inference.chunks(asked)) - np.array(single)).max() < 1e-4
-    assert inference.remarks == ["out of memory with 4 requests in a pass: went on with 2"]
+    assert inference.warnings == ["out of memory with 4 requests in a pass: went on with 2"]
 
 
 # Models that cannot
@@ -346,12 +346,12 @@ def test_a_flow_without_gradient_is_refused(
 
 
 def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: Loaded) -> None:
-    assert find_checkpoint(str(tiny)).build(load_suite("libero")).spec.continues == ("prefix", "rtc")
+    assert find_checkpoint(str(tiny)).build(load_suite("libero")).spec.supported_prefixes == ("prefix", "rtc")
     released = Path(shutil.copytree(tiny, tmp_path / "released"))
     config = json.loads((released / "config.json").read_text())
     (released / "config.json").write_text(json.dumps({**config, "action_prefix": False}))
     policy = find_checkpoint(str(released)).build(load_suite("libero"))
-    assert policy.spec.continues == ("rtc",)
+    assert policy.spec.supported_prefixes == ("rtc",)
     prefix = Prefix(np.zeros((2, 7), np.float32), 2, "prefix")
     request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0], prefix)
     with pytest.raises(PolicyProblem, match=r"cannot continue a prefix of kind prefix \(it can: rtc\)"):

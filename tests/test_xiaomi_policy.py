@@ -15,9 +15,10 @@ from observations import observations
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from evalkit.policies.checkpoint import Checkpoint, find_checkpoint
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
+from evalkit.policies.checkpoint import Checkpoint, find_checkpoint
+from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0 import loading as loading_room
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
@@ -25,7 +26,6 @@ from evalkit.policies.xiaomi_robotics_0.loading import Loaded, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policy import Request
 from evalkit.suite import Suite, load_suite
-from evalkit.policies.weights import locate
 
 libero = settings()["libero"]
 
@@ -63,32 +63,32 @@ def built(name: Path | str, suite: Suite, **settings: Any) -> XiaomiRobotics0:
 
 def test_a_directory_is_loaded_and_identified_by_its_content(tiny: Path, copy: Path, suite: Suite) -> None:
     policy = built(tiny, suite)
-    facts = policy.spec.facts
-    assert (policy.spec.chunk, policy.spec.needs) == (10, libero.needs)
-    assert facts["robot_type"] == "libero_all" and facts["attention"] == "sdpa" and facts["dtype"] == "float32"
-    assert facts["libraries"]["transformers"].startswith("4.57.") and facts["device"] == "cpu"
+    metadata = policy.spec.metadata
+    assert (policy.spec.chunk_size, policy.spec.observation_spec) == (10, libero.observation_spec)
+    assert metadata["robot_type"] == "libero_all" and metadata["attention"] == "sdpa" and metadata["dtype"] == "float32"
+    assert metadata["libraries"]["transformers"].startswith("4.57.") and metadata["device"] == "cpu"
     assert policy.spec.batch_invariant
-    same = built(copy, suite).spec.facts
+    same = built(copy, suite).spec.metadata
     (copy / "modeling_mibot.py").write_text((copy / "modeling_mibot.py").read_text() + "\n# changed\n")
-    other = built(copy, suite).spec.facts
+    other = built(copy, suite).spec.metadata
     for name in ("weights_sha256", "config_sha256"):
-        assert facts[name] == same[name] == other[name]
-    assert facts["code_sha256"] == same["code_sha256"] != other["code_sha256"]
+        assert metadata[name] == same[name] == other[name]
+    assert metadata["code_sha256"] == same["code_sha256"] != other["code_sha256"]
 
 
 def test_other_weights_have_another_hash(tiny: Path, tmp_path: Path, suite: Suite) -> None:
     from evalkit.testing import build_tiny_vla
 
-    other = built(build_tiny_vla(tmp_path / "other", seed=1), suite).spec.facts
-    assert other["weights_sha256"] != built(tiny, suite).spec.facts["weights_sha256"]
+    other = built(build_tiny_vla(tmp_path / "other", seed=1), suite).spec.metadata
+    assert other["weights_sha256"] != built(tiny, suite).spec.metadata["weights_sha256"]
 
 
 def test_where_a_checkpoint_lies_is_not_what_it_is(
     tiny: Path, copy: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def said(name: str) -> tuple[Any, dict[str, Any]]:
-        facts = find_checkpoint(name).build(suite).spec.facts
-        return find_checkpoint(name).identity(), {k: v for k, v in facts.items() if k != "where"}
+        metadata = find_checkpoint(name).build(suite).spec.metadata
+        return find_checkpoint(name).identity(), {k: v for k, v in metadata.items() if k != "where"}
 
     here = said(str(copy))
     (copy.parent / "link").symlink_to(copy)
@@ -114,14 +114,14 @@ def test_shards_in_a_folder_are_part_of_what_a_checkpoint_is(copy: Path) -> None
 def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
-    facts = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").facts
-    assert facts["attention"] == "sdpa" and list(facts["attention_passed_over"]) == ["flash_attention_2"]
+    metadata = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").metadata
+    assert metadata["attention"] == "sdpa" and list(metadata["attention_passed_over"]) == ["flash_attention_2"]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_and_dtype_can_be_chosen(tiny: Path, suite: Suite, attention: str) -> None:
     policy = built(tiny, suite, attention=attention, dtype="bfloat16")
-    assert (policy.spec.facts["attention"], policy.spec.facts["dtype"]) == (attention, "bfloat16")
+    assert (policy.spec.metadata["attention"], policy.spec.metadata["dtype"]) == (attention, "bfloat16")
     request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0])
     assert policy.act([request])[0].shape == (10, 7)
 
@@ -347,7 +347,7 @@ def test_out_of_memory_halves_the_batch_and_is_remarked(
     inference = Inference(loaded, "libero_all", max_batch=6)
     chunks = inference.chunks(asked)
     assert small_memory == [6, 3, 1, 1, 1, 3, 1, 1, 1]
-    assert inference.remarks[0] == "out of memory with 6 requests in a pass: went on with 3"
+    assert inference.warnings[0] == "out of memory with 6 requests in a pass: went on with 3"
     small_memory.clear()
     again = inference.chunks(asked)
     assert small_memory == [1] * 6, "the batch stays small"
@@ -364,8 +364,8 @@ def test_out_of_memory_in_an_invariant_batch_ends_the_run(
 def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
     loose = built(tiny, suite, max_batch=4).spec
     fixed = built(f"{tiny}:batch_invariant=true", suite).spec
-    assert not loose.batch_invariant and loose.facts["batch"] == {"most": 4, "fixed_shapes": False}
-    assert fixed.batch_invariant and fixed.facts["batch"] == {"most": 8, "fixed_shapes": True}
+    assert not loose.batch_invariant and loose.metadata["batch"] == {"most": 4, "fixed_shapes": False}
+    assert fixed.batch_invariant and fixed.metadata["batch"] == {"most": 8, "fixed_shapes": True}
 
 
 # Trust
@@ -400,7 +400,7 @@ def test_a_directory_in_a_file_must_say_that_its_code_may_run(tiny: Path, tmp_pa
     own.write_text(json.dumps({"checkpoints": {"mine": entry, "trusted": {**entry, "trust_remote_code": True}}}))
     with pytest.raises(UsageError, match="has code of its own: set trust_remote_code=true"):
         find_checkpoint("mine", own).build(suite)
-    assert find_checkpoint("trusted", own).build(suite).spec.chunk == 10
+    assert find_checkpoint("trusted", own).build(suite).spec.chunk_size == 10
 
 
 def test_a_pinned_snapshot_in_the_cache_needs_no_network(
@@ -412,8 +412,8 @@ def test_a_pinned_snapshot_in_the_cache_needs_no_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     policy = find_checkpoint(f"someone/some-vla:revision={commit},trust_remote_code=true").build(suite)
-    assert policy.spec.facts["source"] == "someone/some-vla" and policy.spec.facts["revision"] == commit
-    assert "weights_sha256" not in policy.spec.facts and len(policy.spec.facts["code_sha256"]) == 64
+    assert policy.spec.metadata["source"] == "someone/some-vla" and policy.spec.metadata["revision"] == commit
+    assert "weights_sha256" not in policy.spec.metadata and len(policy.spec.metadata["code_sha256"]) == 64
 
 
 def test_a_download_that_was_cut_off_is_not_taken_for_whole(
@@ -430,7 +430,7 @@ def test_a_download_that_was_cut_off_is_not_taken_for_whole(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     name = f"someone/some-vla:revision={'a' * 40},trust_remote_code=true"
-    assert find_checkpoint(name).build(suite).spec.chunk == 10 and asked == [True, False]
+    assert find_checkpoint(name).build(suite).spec.chunk_size == 10 and asked == [True, False]
 
 
 def test_a_checkpoint_knows_its_name() -> None:

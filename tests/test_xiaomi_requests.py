@@ -22,8 +22,8 @@ from transforms3d.euler import euler2axangle, mat2euler
 from transforms3d.quaternions import mat2quat, quat2mat
 
 from evalkit.observation import Observation
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policies.rotations import axis_angle
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 
 ROBOT = {
     "libero": "libero_all",

@@ -1,0 +1,1 @@
+"""From run folders to numbers: rows with intervals, comparisons, published tables."""

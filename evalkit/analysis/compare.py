@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit import contrasts
-from evalkit.records.comparability import check_comparable
-from evalkit.stats.contrasts import Contrast
-from evalkit.episode import Episode
-from evalkit.errors import NotComparable, UsageError
 from evalkit.analysis.pairs import KEY, Side, paired, side
 from evalkit.analysis.rows import LENGTH, RATE
-from evalkit.suite import Headline
+from evalkit.episode import Episode
+from evalkit.errors import NotComparable, UsageError
+from evalkit.records.comparability import check_comparable
 from evalkit.runner.video import video_path
+from evalkit.stats import contrasts
+from evalkit.stats.contrasts import Contrast
+from evalkit.suite import Headline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,17 +33,17 @@ class Line:
     task: str | None
     metric: str
     contrast: Contrast
-    most: float = 1.0
+    max_value: float = 1.0
 
     def signed(self, difference: float) -> str:
         """A difference for people: in points for rates, else in lengths."""
-        return f"{100 * difference:+.1f} points" if self.most == 1 else f"{self.most * difference:+.2f}"
+        return f"{100 * difference:+.1f} points" if self.max_value == 1 else f"{self.max_value * difference:+.2f}"
 
     def to_dict(self) -> dict[str, Any]:
         """What documents say of it: rates as fractions of 1, lengths as lengths."""
         fields = asdict(self.contrast)
         for name in ("a", "b", "difference", "low", "high"):
-            fields[name] *= self.most
+            fields[name] *= self.max_value
         return {"split": self.split, "task": self.task, "metric": self.metric, **fields}
 
 
@@ -80,7 +80,7 @@ class Comparison:
     paired: bool
     lines: list[Line]
     flips: list[Flip]
-    left_out: int
+    unmatched: int
     allowed: list[str]
     verdict: Verdict
     reason: str
@@ -106,7 +106,7 @@ class Comparison:
             "headline": self.headline.to_dict(),
             "rows": [line.to_dict() for line in self.lines],
             "flips": [asdict(flip) for flip in self.flips],
-            "left_out": self.left_out,
+            "unmatched": self.unmatched,
             "allowed": self.allowed,
         }
 
@@ -142,12 +142,12 @@ def compare(
     pairs = paired(a, b)
     if pairs.empty:
         lines, flips = _unpaired_lines(a, b), []
-        left_out = 0
+        unmatched = 0
     else:
         lines, flips = _paired_lines(a, pairs), list(_flips(a, b, pairs))
-        left_out = len(a.judged) + len(b.judged) - 2 * len(pairs)
+        unmatched = len(a.judged) + len(b.judged) - 2 * len(pairs)
     verdict, reason = _judged(lines[-1], margin, level)
-    return Comparison(a, b, not pairs.empty, lines, flips, left_out, allowed, verdict, reason, margin, level)
+    return Comparison(a, b, not pairs.empty, lines, flips, unmatched, allowed, verdict, reason, margin, level)
 
 
 def _paired_lines(a: Side, pairs: pd.DataFrame) -> list[Line]:
@@ -185,26 +185,28 @@ def _lines(a: Side, rows: pd.DataFrame, verdicts: _Whole, lengths: _Whole) -> li
     import pandas as pd
 
     whole = lengths if a.chain else verdicts
-    most, metric = (float(a.chain), LENGTH) if a.chain else (1.0, RATE)
+    max_value, metric = (float(a.chain), LENGTH) if a.chain else (1.0, RATE)
     rule = Headline.model_validate(a.manifest.suite["headline"])
     by_task = dict(tuple(rows.groupby(["split", "task"], observed=True)))
     tasks = {key: whole(by_task[key]) for key in a.manifest.plan.keys if key in by_task}
     units = _units(rule, tasks, lambda keys: whole(pd.concat([by_task[key] for key in keys])))
     splits = {
-        name: contrasts.together([c for (s, _), c in units.items() if s == name], whole(rows[rows["split"] == name]))
+        name: contrasts.macro_average(
+            [c for (s, _), c in units.items() if s == name], whole(rows[rows["split"] == name])
+        )
         for name in dict.fromkeys(split for split, _ in tasks)
     }
     counted = [name for name in splits if name in (rule.splits or splits)] or list(splits)
     parts = [splits[name] for name in counted]
     if rule.mean_of == "tasks":
         parts = [contrast for (split, _), contrast in units.items() if split in counted]
-    head = contrasts.together(parts, whole(rows[rows["split"].isin(counted)]))
+    head = contrasts.macro_average(parts, whole(rows[rows["split"].isin(counted)]))
     lines = [] if a.chain else _adjusted([Line(s, t, RATE, c) for (s, t), c in tasks.items()])
     for name, count in ((n, k) for n in splits for k in range(1, (a.chain or 0) + 1)):
-        reached = verdicts(_at_least(rows[rows["split"] == name], count / most))
+        reached = verdicts(_at_least(rows[rows["split"] == name], count / max_value))
         lines.append(Line(name, None, f"{count} in a row", reached))
-    lines += _adjusted([Line(name, None, metric, c, most) for name, c in splits.items()])
-    return [*lines, Line(None, None, metric if len(parts) == 1 else rule.name, head, most)]
+    lines += _adjusted([Line(name, None, metric, c, max_value) for name, c in splits.items()])
+    return [*lines, Line(None, None, metric if len(parts) == 1 else rule.name, head, max_value)]
 
 
 def _at_least(rows: pd.DataFrame, share: float) -> pd.DataFrame:
@@ -225,14 +227,14 @@ def _units(
     for split, task in tasks:
         found.setdefault((split, named.get(task, task)), []).append((split, task))
     return {
-        unit: tasks[keys[0]] if len(keys) == 1 else contrasts.together([tasks[k] for k in keys], whole(keys))
+        unit: tasks[keys[0]] if len(keys) == 1 else contrasts.macro_average([tasks[k] for k in keys], whole(keys))
         for unit, keys in found.items()
     }
 
 
 def _adjusted(lines: list[Line]) -> list[Line]:
     adjusted = contrasts.holm([line.contrast for line in lines])
-    return [Line(x.split, x.task, x.metric, c, x.most) for x, c in zip(lines, adjusted, strict=True)]
+    return [Line(x.split, x.task, x.metric, c, x.max_value) for x, c in zip(lines, adjusted, strict=True)]
 
 
 def _flips(a: Side, b: Side, pairs: pd.DataFrame) -> Iterable[Flip]:

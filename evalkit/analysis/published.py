@@ -14,12 +14,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evalkit.analysis.summary import Summary
-from evalkit.execution.delay import Delay
-from evalkit.errors import UsageError
-from evalkit.locations import published_folder
 from evalkit.analysis.rows import RATE, Row
+from evalkit.analysis.summary import Summary
 from evalkit.documents import Section, parse, read_yaml
+from evalkit.errors import UsageError
+from evalkit.execution.delay import Delay
+from evalkit.locations import published_folder
 
 
 class Column(Section):
@@ -158,7 +158,7 @@ class Cell:
     marks: str = ""
 
     @property
-    def excludes(self) -> bool | None:
+    def outside_interval(self) -> bool | None:
         """Whether the interval excludes the published figure; None where there is nothing to compare."""
         return None if self.published is None else "≠" in self.marks
 

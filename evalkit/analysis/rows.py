@@ -23,7 +23,7 @@ class Row:
 
     A split of chains has several, one for each number of sub-tasks in a row and one for the average length; one with
     tasks that papers print as one has a line for these, and last its own. Rates are fractions of 1, lengths go up to
-    ``most``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are episodes without a verdict, which
+    ``max_value``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are episodes without a verdict, which
     are in no other column.
     """
 
@@ -37,11 +37,11 @@ class Row:
     n: int
     n_effective: float
     errors: int
-    most: float = 1.0
+    max_value: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """What documents say of it."""
-        return {key: value for key, value in asdict(self).items() if key != "most"}
+        return {key: value for key, value in asdict(self).items() if key != "max_value"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Split:
     @property
     def whole(self) -> Estimate:
         row = self.rows[-1]
-        return Estimate(row.value, row.low, row.high, row.n, row.n_effective, row.most)
+        return Estimate(row.value, row.low, row.high, row.n, row.n_effective, row.max_value)
 
 
 def rows_of(manifest: Manifest, frame: pd.DataFrame) -> list[Row]:
@@ -65,7 +65,7 @@ def rows_of(manifest: Manifest, frame: pd.DataFrame) -> list[Row]:
     return [*(r for r in rows if r.task), *(r for r in rows if not r.task), _headline(manifest, splits)]
 
 
-def uncovered(manifest: Manifest) -> str:
+def coverage_note(manifest: Manifest) -> str:
     """What part of the headline's protocol the plan is, in words; empty where it is all of it."""
     asked = set(_asked(manifest))
     planned = {t.key: t.scenes * t.repeats for t in manifest.plan.tasks if t.key in asked}
@@ -115,9 +115,9 @@ def _attempts(judged: pd.DataFrame) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    each = [id(parts) for parts in judged["parts"]]  # chains that ended alike are often one object
+    each = [id(parts) for parts in judged["subtasks"]]  # chains that ended alike are often one object
     codes, chains = pd.factorize(np.array(each, dtype=np.int64))
-    of = dict(zip(codes, judged["parts"], strict=True))
+    of = dict(zip(codes, judged["subtasks"], strict=True))
     attempted = [part for code in range(len(chains)) for part in of[code]]
     lengths = np.array([len(of[code]) for code in range(len(chains))], dtype=np.int64)
     named, names = pd.factorize(np.array([name for name, _ in attempted], dtype=object), sort=True)
@@ -194,4 +194,4 @@ def _parted(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _row(suite: str, split: str | None, task: str | None, metric: str, e: Estimate, errors: int) -> Row:
-    return Row(suite, split, task, metric, e.value, e.low, e.high, e.n, round(e.n_effective, 1), errors, e.most)
+    return Row(suite, split, task, metric, e.value, e.low, e.high, e.n, round(e.n_effective, 1), errors, e.max_value)

@@ -20,7 +20,7 @@ THRESHOLD = 0.02  # "fail if it falls by more than two points"
 
 
 @dataclass(frozen=True)
-class Resolution:
+class Sensitivity:
     """One line: the headline's (split and task None), a split's, or that of one of its tasks. Fractions of 1.
 
     Attributes:
@@ -48,9 +48,9 @@ class Resolution:
     power: float | None
 
 
-def resolutions(
+def sensitivities(
     suite: Suite, rate: float, drop: float | None = None, alpha: float = 0.05, power: float = 0.8
-) -> list[Resolution]:
+) -> list[Sensitivity]:
     """The headline, then every split with its task of the fewest scenes, under the suite's protocol.
 
     Args:
@@ -82,5 +82,5 @@ def resolutions(
             known[scenes] = (detectable_unpaired(scenes, rate, alpha, power), paired[0], paired[1])
         seen = None if drop is None else mcnemar_power(scenes, Question(rate, drop, alpha, power))
         width, alarms = half_width(rate, scenes), threshold_alarms(rate, scenes, THRESHOLD)
-        found.append(Resolution(of, name, len(episodes), scenes, width, *known[scenes], alarms, seen))
+        found.append(Sensitivity(of, name, len(episodes), scenes, width, *known[scenes], alarms, seen))
     return found

@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.analysis.rows import Row, coverage_note, rows_of
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
 from evalkit.records.frame import episodes_frame, read_frame
 from evalkit.records.manifest import Manifest, read_manifest
-from evalkit.analysis.rows import Row, rows_of, uncovered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ class Summary:
         planned: episodes in the plan.
         finished: episodes with a verdict.
         errors: episodes that ended in an error.
-        motion: how chunks were executed, means over episodes (:func:`measures`).
+        execution_stats: how chunks were executed, means over episodes (:func:`measures`).
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class Summary:
     planned: int
     finished: int
     errors: int
-    motion: Mapping[str, float]
+    execution_stats: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``evalkit run --json`` prints."""
@@ -61,28 +61,28 @@ class Summary:
             "episodes": self.finished,
             "planned": self.planned,
             "errors": self.errors,
-            "motion": dict(self.motion),
+            "execution_stats": dict(self.execution_stats),
             "incomparable": self.manifest.incomparable,
             "origin": self.manifest.origin.model_dump() if self.manifest.origin else None,
         }
 
 
-def summarize(folder: Path, motion: bool = True) -> Summary:
+def summarize(folder: Path, execution_stats: bool = True) -> Summary:
     """Reads a run and makes its rows.
 
     Args:
         folder: the run's.
-        motion: whether to say what the chunks did where the execution is synchronous, which tables do not show.
+        execution_stats: whether to say what the chunks did where the execution is synchronous, which tables do not show.
 
     Raises:
         UsageError: the folder holds no readable run, or the journal and the manifest contradict one another.
     """
     manifest = read_manifest(folder)
-    frame = read_frame(folder, extras=motion or manifest.execution["name"] != "sync")
+    frame = read_frame(folder, extras=execution_stats or manifest.execution["name"] != "sync")
     _check_planned(folder, manifest, frame)
     rows = rows_of(manifest, frame)
     errors = int(frame["error"].notna().sum())
-    missing = uncovered(manifest)
+    missing = coverage_note(manifest)
     return Summary(
         folder=folder,
         manifest=manifest,
@@ -93,7 +93,7 @@ def summarize(folder: Path, motion: bool = True) -> Summary:
         planned=manifest.plan.size,
         finished=len(frame) - errors,
         errors=errors,
-        motion=measures(manifest, frame),
+        execution_stats=measures(manifest, frame),
     )
 
 
@@ -129,7 +129,7 @@ def rows_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
 
 def table(*runs: Path | str) -> pd.DataFrame:
     """The rows of finished runs: one per task, split and suite, with intervals. Raises UsageError as `summarize`."""
-    return rows_frame([summarize(Path(run), motion=False) for run in runs])
+    return rows_frame([summarize(Path(run), execution_stats=False) for run in runs])
 
 
 def read_episodes(*runs: Path | str) -> pd.DataFrame:
@@ -150,16 +150,16 @@ def read_episodes(*runs: Path | str) -> pd.DataFrame:
 def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
     """Means over the episodes with a verdict.
 
-    ``inferences``; what :meth:`evalkit.worker.trace.Trace.motion` names; ``seconds``, the virtual time of solved ones. What no
+    ``inferences``; what :meth:`evalkit.worker.trace.Trace.execution_stats` names; ``seconds``, the virtual time of solved ones. What no
     record has is left out.
     """
     judged = frame[frame["error"].isna()]
     if judged.empty:
         return {}
     found: dict[str, float] = {}
-    for column in (c for c in judged.columns if c == "inferences" or c.startswith("motion.")):
+    for column in (c for c in judged.columns if c == "inferences" or c.startswith("execution_stats.")):
         if judged[column].notna().any():
-            found[column.removeprefix("motion.")] = float(judged[column].mean())
+            found[column.removeprefix("execution_stats.")] = float(judged[column].mean())
     solved = judged[judged["success"].astype(bool) & judged["steps"].notna()]
     splits, hz = manifest.suite["splits"], manifest.suite.get("control_hz", 1)
     rates = solved["split"].map(lambda split: splits[split].get("control_hz") or hz).astype(float)

@@ -54,7 +54,7 @@ def console(stderr: bool) -> Console:
 
 
 @contextlib.contextmanager
-def explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
+def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
     """Turns an EvalkitError into one line on standard error and exit code 2."""
     from evalkit.errors import EvalkitError
 
@@ -82,7 +82,7 @@ def explained(progress: LiveProgress | PlainProgress | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def nothing_on_standard_output(wanted: bool) -> Iterator[None]:
+def stdout_to_stderr(wanted: bool) -> Iterator[None]:
     """Sends what a policy, its libraries or their processes print to standard error instead, where ``wanted``."""
     if not wanted:
         yield
@@ -102,3 +102,11 @@ def _discard_output() -> None:
     """Points standard output at nothing, so that flushing it at the end does not fail again."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def no_verdict(kind: str, error: Exception) -> str:
+    return json.dumps({"verdict": kind, "reason": one_line(error)}, indent=1)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +12,7 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to standard output, and nothing else there.")
 ]
 CheckpointFile = Annotated[
-    Path | None, typer.Option("--checkpoints", metavar="FILE", help="A file of your own checkpoints.")
+    Path | None, typer.Option("--checkpoint-file", metavar="FILE", help="A file of your own checkpoints.")
 ]
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name (see `evalkit list`), or its folder.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", metavar="S", help="Only this split. Repeatable.")]
@@ -22,3 +23,27 @@ Tasks = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Simulator processes. One per core if absent.")
 ]
+MaxBatch = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Most requests in one forward pass. 1, as released, if absent."),
+]
+BatchInvariant = Annotated[
+    bool, typer.Option("--batch-invariant", help="Passes of one shape: a chunk depends on no other request.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FIELD", help="Compare although FIELD differs, and put that on record. Repeatable."),
+]
+
+
+class VideoChoice(str, Enum):
+    """Which episodes `run` films."""
+
+    none = "none"
+    failures = "failures"
+    all = "all"
+
+
+def batching(max_batch: int | None, batch_invariant: bool) -> dict[str, Any]:
+    """Return the checkpoint parameters that ``--max-batch`` and ``--batch-invariant`` set."""
+    return {**({"max_batch": max_batch} if max_batch else {}), **({"batch_invariant": True} if batch_invariant else {})}

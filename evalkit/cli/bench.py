@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalkit.cli._common import console, explained, nothing_on_standard_output, progress_for
+from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr
 from evalkit.cli._options import AsJson, CheckpointFile
 
 if TYPE_CHECKING:
     from evalkit.experiments.bench import Throughput
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(bench)
 
 
 def bench(
@@ -26,7 +21,7 @@ def bench(
         str,
         typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`. Random actions, all cameras, if absent."),
     ] = "random:chunk=10,cameras=all",
-    checkpoints: CheckpointFile = None,
+    checkpoint_file: CheckpointFile = None,
     split: Annotated[str | None, typer.Option(metavar="S", help="The split; the first if absent.")] = None,
     task: Annotated[
         list[str] | None, typer.Option(metavar="T", help="A task; the split's first if absent. Repeatable.")
@@ -55,17 +50,17 @@ def bench(
     from evalkit.experiments.bench import bench as measured
     from evalkit.runner.run import RunOptions
 
-    with explained():
+    with report_errors():
         options = RunOptions(
             suite,
             checkpoint=checkpoint,
-            checkpoints=checkpoints,
+            checkpoint_file=checkpoint_file,
             splits=[split] if split else (),
             tasks=task or (),
             episodes=episodes,
             horizon=horizon,
         )
-        with nothing_on_standard_output(as_json):
+        with stdout_to_stderr(as_json):
             found = measured(options, workers or (), lambda count: progress_for(f"{suite}, {count} workers"), trace)
         if as_json:
             document = {"suite": suite, "checkpoint": checkpoint, "rows": [one.to_dict() for one in found]}
@@ -89,7 +84,7 @@ def _show(found: list[Throughput]) -> None:
         "control steps a second": [f"{one.steps_per_s:.0f}" for one in found],
         "setting a scene (ms an episode)": [f"{one.reset_ms:.1f}" for one in found],
         "physics (ms a control step)": [f"{one.physics_ms:.2f}" for one in found],
-        "looking (ms an inference)": [f"{one.look_ms:.2f}" for one in found],
+        "looking (ms an inference)": [f"{one.observe_ms:.2f}" for one in found],
         "waiting for the reply (ms an inference)": [f"{one.wait_ms:.2f}" for one in found],
         "of which the policy (ms a call)": [f"{one.policy_ms:.2f}" for one in found],
         "requests a call": [f"{one.batch:.2f}" for one in found],

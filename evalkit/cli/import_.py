@@ -7,13 +7,8 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli._common import explained, report
+from evalkit.cli._common import report, report_errors
 from evalkit.cli._options import AsJson
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("import")(import_)
 
 
 def import_(
@@ -27,8 +22,8 @@ def import_(
     split: Annotated[
         str | None, typer.Option(metavar="S", help="The split, where neither files nor folder say it (CALVIN).")
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Take what is there of an evaluation that is not whole.")
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take what is there of an evaluation that is not whole.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,8 +50,8 @@ def import_(
     """
     from evalkit.analysis.summary import summarize
     from evalkit.importers import import_run
-    from evalkit.importers.result import Asked
+    from evalkit.importers.result import ImportOptions
 
-    with explained():
-        folder = import_run(form, path, out, Asked(checkpoint, split, partial))
+    with report_errors():
+        folder = import_run(form, path, out, ImportOptions(checkpoint, split, allow_partial))
         report(summarize(folder), as_json)

@@ -1,25 +1,57 @@
-"""What `evalkit list` shows: the suites, the checkpoints and the runs, as plain rows."""
+"""`evalkit list`: the suites, the checkpoints and the runs."""
 
 from __future__ import annotations
 
+import json
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import typer
 
-from evalkit.policies.checkpoint import load_checkpoints
-from evalkit.setup.environment import Environment
-from evalkit.errors import EvalkitError
-from evalkit.records.journal import read_journal
-from evalkit.records.manifest import FILE, read_manifest
-from evalkit.locations import suite_folders
-from evalkit.suite import load_suite
+from evalkit.cli._common import console, report_errors
+from evalkit.cli._options import AsJson, CheckpointFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class ListKind(str, Enum):
+    """What `list` lists."""
+
+    suites = "suites"
+    checkpoints = "checkpoints"
+    runs = "runs"
+
+
+def list_(
+    what: Annotated[ListKind | None, typer.Argument(help="suites, checkpoints or runs; all three by default.")] = None,
+    folder: Annotated[Path, typer.Option("--runs", help="Where to look for runs.")] = Path("results/runs"),
+    checkpoint_file: CheckpointFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what can be run, and what has been."""
+    with report_errors():
+        content = {}
+        if what in (None, ListKind.suites):
+            content["suites"] = suites()
+        if what in (None, ListKind.checkpoints):
+            content["checkpoints"] = checkpoints(checkpoint_file)
+        if what in (None, ListKind.runs):
+            content["runs"] = runs(folder)
+        if as_json:
+            typer.echo(json.dumps(content, indent=1))
+        else:
+            for kind, rows in content.items():
+                show(kind, rows, console(stderr=False))
 
 
 def suites() -> list[dict[str, Any]]:
     """Every suite: its splits with their number of tasks, and whether its environment is built."""
+    from evalkit.locations import suite_folders
+    from evalkit.setup.environment import Environment
+    from evalkit.suite import load_suite
+
     rows = []
     for name in suite_folders():
         suite = load_suite(name)
@@ -37,6 +69,8 @@ def suites() -> list[dict[str, Any]]:
 
 def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
     """Every checkpoint of checkpoints.yaml, and of the user's own file."""
+    from evalkit.policies.checkpoint import load_checkpoints
+
     return [
         {
             "checkpoint": name,
@@ -51,6 +85,10 @@ def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
 
 def runs(folder: Path) -> list[dict[str, Any]]:
     """Every run under a folder, oldest first."""
+    from evalkit.errors import EvalkitError
+    from evalkit.records.journal import read_journal
+    from evalkit.records.manifest import FILE, read_manifest
+
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob(f"*/{FILE}"), key=lambda p: p.stat().st_mtime):
         try:
@@ -72,10 +110,12 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
+def show(kind: str, rows: list[dict[str, Any]], out: Console) -> None:
     """Prints rows of one kind for people."""
+    from rich.table import Table
+
     if not rows:
-        console.print(f"[bold]{kind}[/bold]: none")
+        out.print(f"[bold]{kind}[/bold]: none")
         return
     table = Table(title=kind, title_style="bold", title_justify="left", box=None, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("title", "source")))
@@ -84,8 +124,8 @@ def show(kind: str, rows: list[dict[str, Any]], console: Console) -> None:
         table.add_column(column, style="bold" if first else "", overflow="fold", no_wrap=first and kind != "runs")
     for row in rows:
         table.add_row(*(_scores(row) if column == "published" else _cell(row.get(column)) for column in columns))
-    console.print(table)
-    console.print()
+    out.print(table)
+    out.print()
 
 
 def _scores(row: dict[str, Any]) -> str:
@@ -102,6 +142,8 @@ def _scores(row: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
+    from rich.markup import escape
+
     if isinstance(value, dict):
         return escape(", ".join(f"{k} ({v})" for k, v in value.items()))
     if isinstance(value, list):

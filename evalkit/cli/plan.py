@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalkit.cli._common import console, explained
+from evalkit.cli._common import console, report_errors
 from evalkit.cli._options import AsJson
 
 if TYPE_CHECKING:
+    from evalkit.analysis.sensitivity import Sensitivity
     from evalkit.stats.power import Question
-    from evalkit.analysis.sensitivity import Resolution
     from evalkit.suite import Suite
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(plan)
 
 
 def plan(
@@ -52,7 +47,7 @@ def plan(
     from evalkit.stats.simulation import CORRELATIONS
     from evalkit.suite import load_suite
 
-    with explained():
+    with report_errors():
         if suite is None:
             if rate is None or drop is None:
                 raise UsageError("say what is to be seen: --rate P --drop D, or name a SUITE")
@@ -117,9 +112,9 @@ def _needed(asked: dict[str, Question], as_json: bool) -> None:
 def _shown_by(suite: Suite, rate: float, drop: float | None, alpha: float, power: float, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from evalkit.analysis.sensitivity import resolutions
+    from evalkit.analysis.sensitivity import sensitivities
 
-    rows = resolutions(suite, rate, drop, alpha, power)
+    rows = sensitivities(suite, rate, drop, alpha, power)
     if as_json:
         given = {"suite": suite.name, "rate": rate, "drop": drop, "alpha": alpha, "power": power}
         typer.echo(json.dumps({**given, "rows": [asdict(row) for row in rows]}, indent=1))
@@ -144,7 +139,7 @@ def _shown_by(suite: Suite, rate: float, drop: float | None, alpha: float, power
     out.print("\n" + "\n".join(lines), style="dim", highlight=False)
 
 
-def _cells(row: Resolution, tasks: int) -> list[str]:
+def _cells(row: Sensitivity, tasks: int) -> list[str]:
     name = row.split or "all of its headline"
     task = f"  one of {tasks} tasks" if row.task else name
     scenes = f"{row.scenes}" + (f" of {row.episodes}" if row.episodes > row.scenes else "")

@@ -8,14 +8,8 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli._common import console, explained, nothing_on_standard_output, progress_for
+from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr
 from evalkit.cli._options import AsJson, CheckpointFile, Splits, SuiteName, Tasks, Workers
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command()(sweep)
-    app.command()(timeline)
 
 
 def sweep(
@@ -34,7 +28,7 @@ def sweep(
         int | None,
         typer.Option(metavar="S", help="Control steps executed of each chunk. Half of it if absent."),
     ] = None,
-    checkpoints: CheckpointFile = None,
+    checkpoint_file: CheckpointFile = None,
     split: Splits = None,
     task: Tasks = None,
     episodes: Annotated[
@@ -56,11 +50,11 @@ def sweep(
         evalkit sweep metaworld --checkpoint oracle-noisy:chunk=24 --delay 0,4,8,12 --execution naive --execution prefix
     """
     from evalkit.errors import UsageError
+    from evalkit.experiments.sweep import sweep as play
     from evalkit.report.sweeps import document, show, write
     from evalkit.runner.run import RunOptions
-    from evalkit.experiments.sweep import sweep as play
 
-    with explained():
+    with report_errors():
         delays = [text.strip() for text in delay.split(",") if text.strip()]
         if not delays:
             raise UsageError("--delay: name one delay at least")
@@ -69,7 +63,7 @@ def sweep(
         options = RunOptions(
             suite=suite,
             checkpoint=checkpoint,
-            checkpoints=checkpoints,
+            checkpoint_file=checkpoint_file,
             splits=split or (),
             tasks=task or (),
             episodes=episodes,
@@ -78,47 +72,10 @@ def sweep(
             out=out,
             resume=resume,
         )
-        with nothing_on_standard_output(as_json):
+        with stdout_to_stderr(as_json):
             folder, table = play(options, execution or ["hold", "naive"], delays, progress_for)
             files = write(folder, table)
         if as_json:
             typer.echo(json.dumps(document(folder, table), indent=1))
         else:
             show(folder, table, files, console(stderr=False))
-
-
-def timeline(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    episode: Annotated[
-        str | None,
-        typer.Argument(metavar="[EPISODE]", help="An episode's id, as in journal.jsonl; the first if absent."),
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Draw it too: FILE.png and FILE.svg.")
-    ] = None,
-) -> None:
-    """Show when each inference of an episode was asked and arrived, and which chunk drove each step.
-
-    Example:
-        evalkit timeline results/runs/my-run libero/object/pick_up_the_milk/0/s7/r0 --picture milk
-    """
-    from evalkit.errors import UsageError, unknown
-    from evalkit.records.journal import read_journal
-    from evalkit.records.manifest import read_manifest
-    from evalkit.report.plots import plot_timeline
-    from evalkit.report.timeline import as_text, timeline_of
-
-    with explained():
-        manifest, records = read_manifest(run), read_journal(run)
-        by_id = {found.id: record for found, record in records.items()}
-        if not by_id:
-            raise UsageError(f"{run}: no episode has ended yet")
-        if episode is not None and episode not in by_id:
-            raise unknown("episode", episode, by_id)
-        record = by_id[episode or min(by_id)]
-        found = timeline_of(record, manifest.execution, bool(manifest.suite.get("chain")))
-        steps = record.steps or 0
-        typer.echo(f"{record.episode.id} · {manifest.execution['name']}\n\n{as_text(found, steps)}")
-        if picture is not None:
-            for file in plot_timeline(found, steps, record.episode.id, picture.with_suffix("")):
-                typer.echo(f"picture: {file}", err=True)

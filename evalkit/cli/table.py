@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli._common import console, explained
+from evalkit.cli._common import console, report_errors
 
 
 class FormatChoice(str, Enum):
@@ -18,11 +18,6 @@ class FormatChoice(str, Enum):
     csv = "csv"
     json = "json"
     latex = "latex"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(table)
 
 
 def table(
@@ -48,8 +43,8 @@ def table(
     from evalkit.analysis.summary import summarize
     from evalkit.report import tables, terminal
 
-    with explained():
-        summaries = [summarize(run, motion=False) for run in runs]
+    with report_errors():
+        summaries = [summarize(run, execution_stats=False) for run in runs]
         against = None
         if published or leaderboards:
             from evalkit.analysis.published import comparisons

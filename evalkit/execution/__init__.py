@@ -51,19 +51,19 @@ class Move(NamedTuple):
     """What is done at a step: an action (A,), or None where there is none; the step of the observation behind it."""
 
     action: np.ndarray | None
-    asked: int | None
+    source_step: int | None
 
 
 class Executor(Protocol):
     """One episode's execution state. At most one ask is under way at a time."""
 
-    def asks(self, step: int) -> bool:
+    def wants_inference(self, step: int) -> bool:
         """Whether the policy is asked with the observation of the instant before ``step``."""
 
-    def ask(self, step: int) -> Prefix | None:
+    def start_inference(self, step: int) -> Prefix | None:
         """Notes that it was asked; returns what the reply is to continue."""
 
-    def due(self, step: int) -> bool:
+    def reply_due(self, step: int) -> bool:
         """Whether the reply to the last ask must be received before ``step`` can be executed."""
 
     def receive(self, chunk: np.ndarray) -> None:

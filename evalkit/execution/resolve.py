@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evalkit.errors import UsageError, unknown
-from evalkit.execution import Execution
+from evalkit.execution import NAMES, Execution
 from evalkit.execution.delay import Delay
-from evalkit.execution.strategies import EXECUTORS, PARAMETERS
+from evalkit.execution.strategies import PARAMETERS
 
 
 def resolve_execution(
@@ -22,7 +22,7 @@ def resolve_execution(
     """An execution that can work, what was not asked for filled in.
 
     Args:
-        name: one of :data:`EXECUTORS`.
+        name: one of :data:`evalkit.execution.NAMES`.
         chunk: H, the policy's chunk length.
         control_hz: control steps per second, which turns milliseconds into steps.
         horizon: s; where None, H for sync and hold, H / 2 for the others, as near to it as d allows.
@@ -33,8 +33,9 @@ def resolve_execution(
     Raises:
         UsageError: names the inequality that does not hold.
     """
-    if name not in EXECUTORS:
-        raise unknown("execution", name, EXECUTORS)
+    known = next((one for one in NAMES if one == name), None)
+    if known is None:
+        raise unknown("execution", name, NAMES)
     delay, own = delay or Delay(), PARAMETERS.get(name, {})
     for key in parameters or {}:
         if key not in own:
@@ -63,4 +64,4 @@ def resolve_execution(
     for rule, holds in rules.items():
         if not holds:
             raise UsageError(f"--execution {name}: must have {rule}")
-    return Execution(name, s, delay, c if name == "prefix" else None, {**own, **(parameters or {})})
+    return Execution(known, s, delay, c if name == "prefix" else None, {**own, **(parameters or {})})

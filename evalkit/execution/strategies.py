@@ -29,11 +29,11 @@ class Naive:
         self._fresh = True  # no chunk has been asked for in this episode
         self._chunks: list[tuple[int, np.ndarray]] = []  # (step of its ask, chunk), the running one last
 
-    def asks(self, step: int) -> bool:
+    def wants_inference(self, step: int) -> bool:
         """Every s steps, or as soon as the reply before it has arrived."""
         return step >= self._next and (self._asked is None or self._arrives <= step)
 
-    def ask(self, step: int) -> Prefix | None:
+    def start_inference(self, step: int) -> Prefix | None:
         """Draws the delay of this inference."""
         self._asked = step
         self._arrives = step + (0 if self._fresh else self._execution.delay.draw(f"{self._key}@{step}", self._hz))
@@ -41,7 +41,7 @@ class Naive:
         self._next = step + self._execution.horizon
         return self._prefix(step)
 
-    def due(self, step: int) -> bool:
+    def reply_due(self, step: int) -> bool:
         """From the step on at which the reply arrives."""
         return self._asked is not None and self._arrives <= step
 
@@ -89,9 +89,9 @@ class Synchronous(Naive):
 class Hold(Naive):
     """Stop and think: the world goes on, the robot holds still until the chunk arrives, and starts it at its step 0."""
 
-    def ask(self, step: int) -> Prefix | None:
+    def start_inference(self, step: int) -> Prefix | None:
         """The horizon counts from the arrival."""
-        prefix = super().ask(step)
+        prefix = super().start_inference(step)
         self._next = self._arrives + self._execution.horizon
         return prefix
 
@@ -104,7 +104,7 @@ class Hold(Naive):
         return Move(chunk[index], asked) if index < len(chunk) else Move(None, None)
 
 
-class Committed(Naive):
+class PrefixConditioned(Naive):
     """Prefix conditioning: the next c actions of the running chunk are committed, and the policy continues them.
 
     They are executed whatever the reply; the new chunk is entered after them. A policy that was trained for it returns
@@ -187,7 +187,7 @@ EXECUTORS: Mapping[str, type[Naive]] = {
     "sync": Synchronous,
     "hold": Hold,
     "naive": Naive,
-    "prefix": Committed,
+    "prefix": PrefixConditioned,
     "rtc": RealTimeChunking,
     "ensemble": Ensemble,
     "queue": Queue,

@@ -1,0 +1,1 @@
+"""Run, then conclude: gate, sweep, bench, evaluate, and the accepted baselines."""

@@ -17,12 +17,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from evalkit.analysis.summary import Summary, summarize
+from evalkit.documents import parse
 from evalkit.errors import RunExists, UsageError, unknown
 from evalkit.records.journal import FILE as JOURNAL
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import FILE as MANIFEST
 from evalkit.records.manifest import now, read_manifest
-from evalkit.documents import parse
 
 FOLDER = Path("results/baselines")
 FILE = "baseline.json"

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.errors import UsageError
-from evalkit.records.journal import Record, read_journal
+from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policy import Policy, Request
+from evalkit.records.journal import Record, read_journal
 from evalkit.runner.recorder import Progress
-from evalkit.runner.run import Contestant, RunOptions, contest, default_workers
+from evalkit.runner.run import Candidate, RunOptions, default_workers, run_candidate
 from evalkit.suite import load_suite
 
 
@@ -50,7 +50,7 @@ class Throughput:
     steps_per_s: float
     reset_ms: float
     physics_ms: float
-    look_ms: float
+    observe_ms: float
     wait_ms: float
     policy_ms: float
     batch: float
@@ -100,7 +100,7 @@ def bench(
         EvalkitError: see :mod:`evalkit.errors`.
     """
     suite = load_suite(options.suite)
-    checkpoint = find_checkpoint(options.checkpoint or suite.default.checkpoint, options.checkpoints)
+    checkpoint = find_checkpoint(options.checkpoint or suite.default.checkpoint, options.checkpoint_file)
     splits = list(options.splits) or (suite.default.splits or list(suite.splits))[:1]
     tasks = list(options.tasks) or [next(iter(suite.splits[splits[0]].tasks))] if splits[0] in suite.splits else []
     found, latencies = [], []
@@ -108,11 +108,11 @@ def bench(
     try:
         for count in workers or sorted({1, default_workers()}):
             timed = Timed(policy)
-            contestant = Contestant(checkpoint.id, timed, checkpoint.identity(), checkpoint.entry.splits)
+            candidate = Candidate(checkpoint.id, timed, checkpoint.identity(), checkpoint.entry.splits)
             with tempfile.TemporaryDirectory(prefix="evalkit-bench-") as folder:
                 one = replace(options, splits=splits, tasks=tasks, workers=count, out=Path(folder) / "run", shuffle=0)
                 with progress(count) as shown:  # type: ignore[attr-defined]  # every display is a context manager
-                    run = contest(suite, contestant, one, shown)
+                    run = run_candidate(suite, candidate, one, shown)
                 found.append(_throughput(list(read_journal(run).values()), timed, count))
             latencies += [
                 1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1
@@ -138,7 +138,7 @@ def _throughput(records: Sequence[Record], timed: Timed, workers: int) -> Throug
 
     steps, inferences = sum(r.steps or 0 for r in later), sum(r.inferences or 0 for r in later)
     busy = total("wall_s") / workers  # each worker's own
-    physics = total("wall_s") - total("reset_s") - total("look_s") - total("policy_s")
+    physics = total("wall_s") - total("reset_s") - total("observe_s") - total("policy_s")
     calls = timed.calls[1:] or timed.calls
     return Throughput(
         workers=workers,
@@ -149,7 +149,7 @@ def _throughput(records: Sequence[Record], timed: Timed, workers: int) -> Throug
         steps_per_s=steps / busy,
         reset_ms=1000 * total("reset_s") / len(later),
         physics_ms=1000 * physics / max(1, steps),
-        look_ms=1000 * total("look_s") / max(1, inferences),
+        observe_ms=1000 * total("observe_s") / max(1, inferences),
         wait_ms=1000 * total("policy_s") / max(1, inferences),
         policy_ms=1000 * median(seconds for _, seconds in calls),
         batch=sum(n for n, _ in calls) / len(calls),

@@ -23,15 +23,15 @@ import numpy as np
 
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import UsageError
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Policy, Request, Spec
 from evalkit.runner.progress import Silent
 from evalkit.runner.recorder import Progress, Video
-from evalkit.runner.run import Contestant, RunOptions, contest
+from evalkit.runner.run import Candidate, RunOptions, run_candidate
 from evalkit.suite import load_suite
 
 
-class Called:
+class FunctionPolicy:
     """A plain function as a policy: it is called with one observation after the other."""
 
     def __init__(self, function: Callable[[Observation], np.ndarray], spec: Spec) -> None:
@@ -57,7 +57,7 @@ def evaluate(
     cameras: Sequence[str] | None = None,
     state: Sequence[str] | None = None,
     name: str = "policy",
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     workers: int | None = None,
     execution: str = "sync",
     horizon: int | None = None,
@@ -99,19 +99,19 @@ def evaluate(
     """
     suite = str(suite)
     loaded = load_suite(suite)
-    _check_facts(facts)
+    _check_metadata(metadata)
     if not re.fullmatch(r"[^/\\\s.][^/\\\n]*", name):
         raise UsageError(f"name: {name!r} names the run's folder, so it must have no slash and begin with no dot")
     if isinstance(getattr(policy, "spec", None), Spec):
-        contestant = _contestant(policy, name, facts)  # type: ignore[arg-type]  # it has what a policy has
+        candidate = _candidate(policy, name, metadata)  # type: ignore[arg-type]  # it has what a policy has
     elif callable(policy):
         _check_number("chunk", chunk)
-        if resume and not facts:
+        if resume and not metadata:
             raise UsageError("resume: pass facts that identify the function: nothing else tells it from another one")
         seen = loaded.cameras if cameras is None else _names(cameras)
-        needs = Needs(tuple(seen), tuple(loaded.state if state is None else _names(state)))
-        called = Called(policy, Spec(needs, chunk, {}))
-        contestant = _contestant(called, name, facts, policy)
+        observation_spec = ObservationSpec(tuple(seen), tuple(loaded.state if state is None else _names(state)))
+        called = FunctionPolicy(policy, Spec(observation_spec, chunk, {}))
+        candidate = _candidate(called, name, metadata, policy)
     else:
         raise UsageError(f"policy: {type(policy).__name__} is neither a function nor an evalkit.Policy")
     for label, number in {"episodes": episodes, "workers": workers, "horizon": horizon}.items():
@@ -132,7 +132,7 @@ def evaluate(
         out=None if out is None else Path(out),
         resume=resume,
     )
-    return summarize(contest(loaded, contestant, options, Silent() if progress is None else progress))
+    return summarize(run_candidate(loaded, candidate, options, Silent() if progress is None else progress))
 
 
 def _names(given: str | int | Sequence[str | int]) -> list[str]:
@@ -145,15 +145,15 @@ def _check_number(label: str, number: Any) -> None:
         raise UsageError(f"{label}: must be a whole number from 1 on, got {number!r}")
 
 
-def _check_facts(facts: Mapping[str, Any] | None) -> None:
+def _check_metadata(metadata: Mapping[str, Any] | None) -> None:
     try:
-        json.dumps({} if facts is None else dict(facts), allow_nan=False)
+        json.dumps({} if metadata is None else dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"facts: must be JSON values: {error}") from error
 
 
-def _contestant(policy: Policy, name: str, facts: Mapping[str, Any] | None, function: Any = None) -> Contestant:
+def _candidate(policy: Policy, name: str, metadata: Mapping[str, Any] | None, function: Any = None) -> Candidate:
     code = policy if function is None else function
     made = code if hasattr(code, "__qualname__") else type(code)
-    identity = {"id": name, "policy": f"{made.__module__}:{made.__qualname__}", "parameters": dict(facts or {})}
-    return Contestant(name, policy, identity)
+    identity = {"id": name, "policy": f"{made.__module__}:{made.__qualname__}", "parameters": dict(metadata or {})}
+    return Candidate(name, policy, identity)

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.records.comparability import check_comparable
-from evalkit.execution.delay import Delay
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, NotComparable, UsageError
+from evalkit.execution.delay import Delay
+from evalkit.experiments.gate_order import GateOrder, Rounds, Unit, planned_order, score
+from evalkit.records.comparability import check_comparable
 from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import Manifest, read_manifest
 from evalkit.runner.recorder import Progress
-from evalkit.experiments.gate_order import Referee, Rounds, Unit, planned_order, score
 from evalkit.runner.run import RunOptions, play
-from evalkit.stats.sequential import Levels, SplitTests, interval
+from evalkit.stats.sequential import ErrorRates, SplitTests, interval
 from evalkit.suite import Headline, load_suite
 
 ALL = "all"  # the stratum of a suite that is one benchmark
@@ -37,19 +37,19 @@ class GateOptions:
     """
 
     baseline: Path
-    levels: Levels = field(default_factory=Levels)
-    cap: int | None = None
+    error_rates: ErrorRates = field(default_factory=ErrorRates)
+    max_scenes: int | None = None
     seed: int = 0
     allow: Sequence[str] = ()
-    max_errors: float = 0.02
+    max_error_rate: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_errors < 1:
-            raise ValueError(f"max_errors must be at least 0 and below 1, got {self.max_errors}")
+        if not 0 <= self.max_error_rate < 1:
+            raise ValueError(f"max_errors must be at least 0 and below 1, got {self.max_error_rate}")
 
 
 @dataclass(frozen=True)
-class Outlook:
+class GateForecast:
     """What is known before the first episode: printed so that nobody is surprised.
 
     Attributes:
@@ -62,11 +62,11 @@ class Outlook:
     order: Mapping[str, Rounds]
     paired: bool
     rate: float
-    levels: Levels
+    error_rates: ErrorRates
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateResult:
     """What a gate found.
 
     Attributes:
@@ -95,7 +95,7 @@ class Judgement:
     episodes: int
     planned: int
     errors: int
-    levels: Levels
+    error_rates: ErrorRates
     seed: int
     allowed: list[str]
 
@@ -104,7 +104,7 @@ class Judgement:
         return asdict(self)
 
 
-Announce = Callable[[Outlook], None]
+Announce = Callable[[GateForecast], None]
 
 
 class Gate:
@@ -122,9 +122,9 @@ class Gate:
             raise UsageError(f"{options.baseline}: no episode of this baseline has a verdict")
         self.allowed: list[str] = []
         self.paired = True
-        self.referee: Referee
+        self.gate_order: GateOrder
 
-    def admit(self, manifest: Manifest) -> None:
+    def on_start(self, manifest: Manifest) -> None:
         """See :class:`evalkit.runner.run.Judge`. Raises NotComparable; else plans, and announces what can be expected."""
         self.allowed = check_comparable(self.baseline, manifest, self.options.allow)
         episodes = manifest.plan.episodes(str(manifest.fingerprint["suite"]))
@@ -135,64 +135,64 @@ class Gate:
                 f"not comparable: the baseline {self.options.baseline} has none of the tasks of this run"
             )
         strata = {split: self._stratum(split) for split, _ in manifest.plan.keys}
-        order = planned_order(units, strata, self.options.seed, self.options.cap)
-        self.referee = Referee(episodes, order, scores, SplitTests(order, self.options.levels), self._chain)
+        order = planned_order(units, strata, self.options.seed, self.options.max_scenes)
+        self.gate_order = GateOrder(episodes, order, scores, SplitTests(order, self.options.error_rates), self._chain)
         counted = [unit for of in order.values() for one in of for unit in one]
         rate = sum(scores[unit] for unit in counted) / len(counted)
-        self._announce(Outlook(order, self.paired, rate, self.options.levels))
+        self._announce(GateForecast(order, self.paired, rate, self.options.error_rates))
 
     def order(self, episodes: Sequence[Episode]) -> list[Episode]:
         """See :class:`evalkit.runner.run.Judge`."""
-        return self.referee.order()
+        return self.gate_order.order()
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         """See :class:`evalkit.runner.run.Judge`."""
-        self.referee.hear(record)
+        self.gate_order.on_record(record)
 
-    def wants(self, episode: Episode) -> bool:
+    def observation_spec(self, episode: Episode) -> bool:
         """See :class:`evalkit.runner.run.Judge`."""
-        return self.referee.wants(episode)
+        return self.gate_order.observation_spec(episode)
 
-    def judgement(self, run: Path) -> Judgement:
+    def result(self, run: Path) -> GateResult:
         """What was found. Raises EvalkitError where there are too many errors for a verdict."""
-        referee, levels = self.referee, self.options.levels
-        if referee.errors > self.options.max_errors * referee.heard:
-            share = f"{referee.errors} of {referee.heard} episodes ended in errors"
-            raise EvalkitError(f"{run}: {share}, more than {100 * self.options.max_errors:g} %: no verdict")
+        gate_order, error_rates = self.gate_order, self.options.error_rates
+        if gate_order.errors > self.options.max_error_rate * gate_order.heard:
+            share = f"{gate_order.errors} of {gate_order.heard} episodes ended in errors"
+            raise EvalkitError(f"{run}: {share}, more than {100 * self.options.max_error_rate:g} %: no verdict")
         candidate = read_manifest(run)
-        tests = [self._found(name) for name in referee.tests.tests]
-        verdict = referee.verdict or "INCONCLUSIVE"
-        return Judgement(
+        tests = [self._found(name) for name in gate_order.tests.tests]
+        verdict = gate_order.verdict or "INCONCLUSIVE"
+        return GateResult(
             verdict=verdict,
-            reason=_reason(verdict, tests, levels, self._chain or 0),
+            reason=_reason(verdict, tests, error_rates, self._chain or 0),
             suite=str(candidate.fingerprint["suite"]),
             baseline={"run": str(self.options.baseline), "checkpoint": str(self.baseline.checkpoint["id"])},
             candidate={"run": str(run), "checkpoint": str(candidate.checkpoint["id"])},
             paired=self.paired,
             tests=tests,
-            episodes=referee.heard,
-            planned=len(referee.order()),
-            errors=referee.errors,
-            levels=levels,
+            episodes=gate_order.heard,
+            planned=len(gate_order.order()),
+            errors=gate_order.errors,
+            error_rates=error_rates,
             seed=self.options.seed,
             allowed=self.allowed,
         )
 
     def _found(self, name: str) -> dict[str, Any]:
-        test = self.referee.tests.tests[name]
+        test = self.gate_order.tests.tests[name]
         evidence = test.evidence
         low, high = interval(test.differences)
         return {
             "split": None if name == ALL else name,
             "verdict": test.verdict,
             "scenes": test.pairs,
-            "planned": self.referee.planned(name),
+            "planned": self.gate_order.planned(name),
             "difference": evidence.difference,
             "low": round(low, 4),
             "high": round(high, 4),
             "against_not_worse": evidence.against_not_worse,
             "against_worse": evidence.against_worse,
-            "alpha": test.levels.alpha,
+            "alpha": test.error_rates.alpha,
         }
 
     def _stratum(self, split: str) -> str:
@@ -228,7 +228,7 @@ class Gate:
         return {u: stock[u.split, u.task].pop() for u in units if stock.get((u.split, u.task))}
 
 
-def judge_run(run: Path, options: GateOptions, announce: Announce) -> Judgement:
+def gate_finished_run(run: Path, options: GateOptions, announce: Announce) -> GateResult:
     """Judges a finished run, as the live gate would have judged it.
 
     Raises:
@@ -237,19 +237,19 @@ def judge_run(run: Path, options: GateOptions, announce: Announce) -> Judgement:
         EvalkitError: too many of its episodes ended in errors.
     """
     gate, manifest = Gate(options, announce), read_manifest(run)
-    gate.admit(manifest)
+    gate.on_start(manifest)
     for record in read_journal(run).values():
-        gate.hear(record)
-    missing = gate.referee.missing()
+        gate.on_record(record)
+    missing = gate.gate_order.missing()
     if missing:
         raise UsageError(
             f"{run}: {len(missing)} episodes that the verdict needs have not been played ({missing[0].id} is the "
             f"first); finish the run with --resume --out {run}"
         )
-    return gate.judgement(run)
+    return gate.result(run)
 
 
-def judge_live(asked: RunOptions, options: GateOptions, progress: Progress, announce: Announce) -> Judgement:
+def gate_live_run(asked: RunOptions, options: GateOptions, progress: Progress, announce: Announce) -> GateResult:
     """Plays a checkpoint on the baseline's scenes until the verdict is clear.
 
     Splits, tasks, scenes and execution are the baseline's where ``asked`` does not say.
@@ -261,7 +261,7 @@ def judge_live(asked: RunOptions, options: GateOptions, progress: Progress, anno
     ours, theirs = load_suite(asked.suite).name, str(gate.baseline.fingerprint["suite"])
     if ours != theirs:
         raise NotComparable(f"not comparable: the baseline {options.baseline} is of suite {theirs}, not {ours}")
-    return gate.judgement(play(_like(gate.baseline, asked), progress, gate))
+    return gate.result(play(_like(gate.baseline, asked), progress, gate))
 
 
 def _like(baseline: Manifest, asked: RunOptions) -> RunOptions:
@@ -283,7 +283,7 @@ def _like(baseline: Manifest, asked: RunOptions) -> RunOptions:
     )
 
 
-def _reason(verdict: str, tests: Sequence[dict[str, Any]], levels: Levels, chain: int) -> str:
+def _reason(verdict: str, tests: Sequence[dict[str, Any]], error_rates: ErrorRates, chain: int) -> str:
     def signed(value: float) -> str:
         return f"{chain * value:+.2f}" if chain else f"{100 * value:+.1f} points"
 
@@ -293,11 +293,11 @@ def _reason(verdict: str, tests: Sequence[dict[str, Any]], levels: Levels, chain
         shown = f"{signed(test['difference'])} on {test['scenes']} of {test['planned']} scenes"
         return f"{test['split']}: {shown}" if test["split"] else shown
 
-    margin = signed(levels.margin).lstrip("+")
+    margin = signed(error_rates.margin).lstrip("+")
     if verdict == "REGRESSION":
         worse = "; ".join(one(t) for t in tests if t["verdict"] == verdict)
-        return f"worse than the baseline: {worse} (false alarm at most {levels.alpha:g})"
+        return f"worse than the baseline: {worse} (false alarm at most {error_rates.alpha:g})"
     if verdict == "PASS":
-        return f"not worse by {margin}: {'; '.join(map(one, tests))} (at most {levels.beta:g} if it were)"
+        return f"not worse by {margin}: {'; '.join(map(one, tests))} (at most {error_rates.beta:g} if it were)"
     open_ones = "; ".join(one(t) for t in tests if t["verdict"] is None)
     return f"neither worse nor shown not to be worse by {margin}: {open_ones}; more scenes would tell"

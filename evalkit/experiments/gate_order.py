@@ -59,10 +59,10 @@ def score(record: Record, chain: int | None) -> float | None:
         return None
     if not chain:
         return float(record.success)
-    return chain_length(record.parts) / chain
+    return chain_length(record.subtasks) / chain
 
 
-class Referee:
+class GateOrder:
     """Weighs one checkpoint's results against a baseline's."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Referee:
         """The episodes that count, in the order in which to play them."""
         return [episode for unit in self._units for episode in self._episodes[unit]]
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         """Takes one result. An error has no weight: its unit is passed over, and counted."""
         if Unit.of(record.episode) not in self._strata:
             return
@@ -126,7 +126,7 @@ class Referee:
             test.look()
         return True
 
-    def wants(self, episode: Episode) -> bool:
+    def observation_spec(self, episode: Episode) -> bool:
         """Whether its result could still change the verdict."""
         return self._strata.get(Unit.of(episode)) in self.tests.undecided
 
@@ -147,7 +147,7 @@ class Referee:
 
     def missing(self) -> list[Episode]:
         """Episodes whose result is wanted and was not heard."""
-        return [e for e in self.order() if e not in self._heard and self.wants(e)]
+        return [e for e in self.order() if e not in self._heard and self.observation_spec(e)]
 
     def planned(self, stratum: str) -> int:
         """How many units a stratum has in all."""

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.analysis.summary import summarize
-from evalkit.policies.checkpoint import find_checkpoint
-from evalkit.stats.contrasts import paired_verdicts
-from evalkit.execution.delay import Delay
-from evalkit.errors import UsageError
-from evalkit.execution.strategies import EXECUTORS, chosen
-from evalkit.records.manifest import FILE
 from evalkit.analysis.pairs import Side, paired, side
+from evalkit.analysis.summary import summarize
+from evalkit.errors import UsageError
+from evalkit.execution.delay import Delay
+from evalkit.execution.resolve import resolve_execution
+from evalkit.execution.strategies import EXECUTORS
+from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policy import Policy
+from evalkit.records.manifest import FILE
 from evalkit.runner.recorder import Progress
-from evalkit.runner.run import Contestant, RunOptions, contest, default_folder
+from evalkit.runner.run import Candidate, RunOptions, default_folder, run_candidate
+from evalkit.stats.contrasts import paired_verdicts
 from evalkit.suite import Suite, load_suite
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def sweep(
     """
     suite = load_suite(options.suite)
     name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
-    checkpoint = find_checkpoint(name, options.checkpoints).having(options.settings)
+    checkpoint = find_checkpoint(name, options.checkpoint_file).having(options.settings)
     for execution in executions:
         if execution not in EXECUTORS or execution == BASELINE:
             known = ", ".join(e for e in EXECUTORS if e != BASELINE)
@@ -72,10 +73,10 @@ def sweep(
     policy = checkpoint.build(suite)
     try:
         out = options.out or default_folder(suite, f"{checkpoint.id}-sweep")
-        horizon = max(1, policy.spec.chunk // 2) if options.horizon is None else options.horizon
+        horizon = max(1, policy.spec.chunk_size // 2) if options.horizon is None else options.horizon
         cells = list(_cells(out, executions, delays))
         _check(suite, policy, cells, horizon)
-        contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
+        candidate = Candidate(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
         for cell in cells:
             one = replace(
                 options,
@@ -86,7 +87,7 @@ def sweep(
                 resume=options.resume and (cell.folder / FILE).is_file(),
             )
             with progress(cell.title) as shown:  # type: ignore[attr-defined]  # every display is a context manager
-                contest(suite, contestant, one, shown)
+                run_candidate(suite, candidate, one, shown)
     finally:
         policy.close()
     return out, table_of(cells)
@@ -109,7 +110,7 @@ def table_of(cells: Sequence[Cell]) -> pd.DataFrame:
         head = summary.headline
         row: dict[str, Any] = {"execution": cell.execution, "delay": cell.delay}
         row |= {"metric": head.metric, "value": head.value, "low": head.low, "high": head.high, "n": head.n}
-        row |= _difference(base, one) | dict(summary.motion)
+        row |= _difference(base, one) | dict(summary.execution_stats)
         rows.append({**row, "errors": summary.errors, "run": cell.folder.name})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
@@ -126,13 +127,13 @@ def _cells(out: Path, executions: Sequence[str], delays: Sequence[str]) -> Itera
 def _check(suite: Suite, policy: Policy, cells: Sequence[Cell], horizon: int) -> None:
     """Refuses a sweep of which a part could not run."""
     for cell in cells:
-        if cell.execution in ("prefix", "rtc") and cell.execution not in policy.spec.continues:
+        if cell.execution in ("prefix", "rtc") and cell.execution not in policy.spec.supported_prefixes:
             raise UsageError(f"--execution {cell.execution}: this checkpoint takes no account of the running chunk so")
         try:
             delay = Delay() if cell.execution == BASELINE else Delay.parse(cell.delay)
         except ValueError as error:
             raise UsageError(f"--delay: {error}") from error
-        chosen(cell.execution, policy.spec.chunk, suite.control_hz, horizon, delay)
+        resolve_execution(cell.execution, policy.spec.chunk_size, suite.control_hz, horizon, delay)
     if len({cell.folder for cell in cells}) < len(cells):
         raise UsageError("--delay, --execution: name each once")
 

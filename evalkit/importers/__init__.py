@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from evalkit.errors import UsageError, unknown
-from evalkit.importers.result import Asked, Imported, write
+from evalkit.importers.result import Imported, ImportOptions, write
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,15 @@ FORMATS: Final = (
         "xiaomi-logs", "evalkit.importers.xiaomi", "a folder of logs that Xiaomi-Robotics-0's evaluation scripts wrote"
     ),
     Format(
-        "vla-eval", "evalkit.importers.vla_eval", "a result file of vla-eval, or the folder with those of one evaluation"
+        "vla-eval",
+        "evalkit.importers.vla_eval",
+        "a result file of vla-eval, or the folder with those of one evaluation",
     ),
     Format("lerobot", "evalkit.importers.lerobot", "the eval_info.json of a lerobot-eval, or its folder"),
 )
 
 
-def import_run(form: str, path: Path, out: Path, asked: Asked | None = None) -> Path:
+def import_run(form: str, path: Path, out: Path, asked: ImportOptions | None = None) -> Path:
     """Makes a run in ``out`` of what lies at ``path``; returns ``out``.
 
     Everything is read and checked before anything is written.
@@ -55,6 +57,6 @@ def import_run(form: str, path: Path, out: Path, asked: Asked | None = None) -> 
         raise unknown("format", form, [f.name for f in FORMATS])
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
-    imported: Imported = importlib.import_module(found.module).read(path, asked or Asked())
+    imported: Imported = importlib.import_module(found.module).read(path, asked or ImportOptions())
     write(imported, out)
     return out

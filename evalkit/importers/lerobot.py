@@ -14,15 +14,25 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from evalkit.documents import parse
 from evalkit.errors import UsageError
-from evalkit.importers.result import Asked, Imported, Outcome, Source, TaskOutcomes, files_of, grid, settle, synchronous
+from evalkit.importers.result import (
+    Imported,
+    ImportOptions,
+    Outcome,
+    Source,
+    TaskOutcomes,
+    add_outcome,
+    files_of,
+    grid_outcomes,
+    synchronous,
+)
 from evalkit.records.manifest import Origin
 from evalkit.suite import Suite, load_suite
-from evalkit.documents import parse
 
 FILE = "eval_info.json"
 SUITES: Final = ("libero", "metaworld")
-LACKS: Final = (
+MISSING: Final = (
     "scenes", "protocol", "simulator versions", "weights", "horizon", "steps", "inferences", "digests",
 )  # fmt: skip
 
@@ -54,7 +64,7 @@ class _Info(_File):
     overall: _Mean
 
 
-def read(path: Path, asked: Asked) -> Imported:
+def read(path: Path, asked: ImportOptions) -> Imported:
     """The run whose results are the file ``path``, or ``eval_info.json`` in the folder.
 
     Raises:
@@ -78,12 +88,12 @@ def read(path: Path, asked: Asked) -> Imported:
             )
         for number, success in enumerate(successes):
             what = f"{task.task_group} {task.task_id}, episode {number}"
-            settle(kept, (split, name, number), Outcome(success), source.path, what)
+            add_outcome(kept, (split, name, number), Outcome(success), source.path, what)
     tasks: list[TaskOutcomes] = []
     for split, section in suite.splits.items():
         for name in (n for n in section.tasks if (split, n) in counts):
             outcomes = {n: outcome for (s, t, n), (outcome, _) in kept.items() if (s, t) == (split, name)}
-            tasks.append(grid(suite, split, name, len(outcomes), outcomes, source.path))
+            tasks.append(grid_outcomes(suite, split, name, len(outcomes), outcomes, source.path))
     return Imported(
         suite=suite,
         checkpoint=asked.checkpoint,
@@ -93,7 +103,7 @@ def read(path: Path, asked: Asked) -> Imported:
             format="lerobot",
             source="eval_info.json of lerobot-eval",
             files=files_of([source], path),
-            lacks=list(LACKS),
+            missing_fields=list(MISSING),
         ),
         protocol="unknown: lerobot's own",
         incomparable=["lerobot's file does not say under which protocol it was made"],

@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalkit.policies.checkpoint import load_checkpoints
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, UsageError
 from evalkit.execution import Execution
-from evalkit.records.folder import LOGS, claimed
+from evalkit.locations import own_version
+from evalkit.policies.checkpoint import load_checkpoints
+from evalkit.records.folder import LOGS, lock_run_folder
 from evalkit.records.journal import FILE as JOURNAL
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import FILE as MANIFEST
 from evalkit.records.manifest import Manifest, Origin, Plan, PlannedTask, fingerprint, now
-from evalkit.locations import own_version
 from evalkit.suite import Suite
 
-WHOLE = "get the whole of it, or import what is there with --partial"
+WHOLE = "get the whole of it, or import what is there with --allow-partial"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ImportOptions:
     """What the user adds to what the files say.
 
     Attributes:
@@ -37,7 +37,7 @@ class Asked:
 
     checkpoint: str | None = None
     split: str | None = None
-    partial: bool = False
+    allow_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ class Outcome:
 
     def record(self, episode: Episode, chain: int | None) -> Record:
         """As a line of a journal. The sub-tasks of a chain have no names here: who imports does not know them."""
-        parts: list[list[Any]] = []
+        subtasks: list[list[Any]] = []
         if chain and self.solved is not None and not self.error:
-            parts = [[None, True]] * self.solved + [[None, False]] * (self.solved < chain)
+            subtasks = [[None, True]] * self.solved + [[None, False]] * (self.solved < chain)
         return Record(
             episode=episode,
             success=None if self.error else self.success,
             steps=self.steps,
             inferences=None,
             clipped_steps=None,
-            parts=parts,
+            subtasks=subtasks,
             error=dict(self.error) if self.error else None,
         )
 
@@ -150,7 +150,7 @@ def write(imported: Imported, out: Path) -> None:
     if (out / MANIFEST).exists():
         raise RunExists(f"{out}: holds a run already; name another --out")
     manifest = _manifest(imported)
-    with claimed(out, resume=False):
+    with lock_run_folder(out, resume=False):
         draft = out / LOGS  # what lies there is taken away with the folder, if nothing comes of it
         with Journal(draft) as journal:
             for record in _records(imported):
@@ -212,7 +212,7 @@ def released(organisation: str, suite: str, splits: Iterable[str]) -> tuple[str 
     return (fitting[0][0] if fitting else None), (chunks.pop() if len(chunks) == 1 else None)
 
 
-def settle(kept: dict[Any, tuple[Outcome, Path]], key: Any, outcome: Outcome, path: Path, what: str) -> None:
+def add_outcome(kept: dict[Any, tuple[Outcome, Path]], key: Any, outcome: Outcome, path: Path, what: str) -> None:
     """Keeps an outcome. Raises UsageError where one of the same episode says something else."""
     if key not in kept:
         kept[key] = (outcome, path)
@@ -222,7 +222,9 @@ def settle(kept: dict[Any, tuple[Outcome, Path]], key: Any, outcome: Outcome, pa
         raise UsageError(f"{path}: {what}: {outcome} here and {there} {also}; remove the one that is wrong")
 
 
-def grid(suite: Suite, split: str, task: str, size: int, outcomes: Mapping[int, Outcome], path: Path) -> TaskOutcomes:
+def grid_outcomes(
+    suite: Suite, split: str, task: str, size: int, outcomes: Mapping[int, Outcome], path: Path
+) -> TaskOutcomes:
     """A task's ``size`` numbered episodes as scenes, and as repeats of all its scenes where there are more than those.
 
     Raises UsageError where the last round is not whole.
@@ -236,7 +238,7 @@ def grid(suite: Suite, split: str, task: str, size: int, outcomes: Mapping[int, 
     return TaskOutcomes(split, task, min(size, scenes), max(1, size // scenes), placed)
 
 
-def spans(numbers: Iterable[int]) -> str:
+def format_ranges(numbers: Iterable[int]) -> str:
     """Numbers as people write them: ``1-3, 7``; of many spans the first few."""
     ordered = sorted(set(numbers))
     found: list[list[int]] = []

@@ -13,26 +13,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from evalkit.documents import parse
 from evalkit.errors import UsageError
 from evalkit.importers.result import (
     WHOLE,
-    Asked,
     Imported,
+    ImportOptions,
     Outcome,
     Source,
     TaskOutcomes,
+    add_outcome,
     files_of,
-    grid,
-    settle,
-    spans,
+    format_ranges,
+    grid_outcomes,
     synchronous,
 )
 from evalkit.importers.vla_eval_benchmarks import KINDS, Config, Episode, File, Key, Kind, Task
 from evalkit.records.manifest import Origin
 from evalkit.suite import Suite, load_suite
-from evalkit.documents import parse
 
-LACKS: Final = ("scenes", "protocol", "simulator versions", "weights", "horizon", "inferences", "digests")
+MISSING: Final = ("scenes", "protocol", "simulator versions", "weights", "horizon", "inferences", "digests")
 
 
 class _Server(File):
@@ -47,7 +47,7 @@ class _Result(File):
     server_info: _Server = _Server()
 
 
-def read(path: Path, asked: Asked) -> Imported:
+def read(path: Path, asked: ImportOptions) -> Imported:
     """The run whose results are the file ``path``, or those in the folder.
 
     Raises:
@@ -82,7 +82,7 @@ def read(path: Path, asked: Asked) -> Imported:
             format="vla-eval",
             source=f"results of vla-eval {first.harness_version}",
             files=files_of([source for source, _ in results], path),
-            lacks=[*LACKS, *kind.lacks, *(["delay"] if first.mode != "sync" else [])],
+            missing_fields=[*MISSING, *kind.missing_fields, *(["delay"] if first.mode != "sync" else [])],
         ),
         protocol=f"unknown: vla-eval {first.harness_version}'s own",
         incomparable=[kind.differs],
@@ -113,7 +113,7 @@ def _kind(path: Path, config: Config) -> Kind:
 
 
 def _tasks(
-    suite: Suite, kind: Kind, results: Iterable[tuple[Source, _Result]], asked: Asked, path: Path
+    suite: Suite, kind: Kind, results: Iterable[tuple[Source, _Result]], asked: ImportOptions, path: Path
 ) -> list[TaskOutcomes]:
     kept: dict[tuple[str, str, int], tuple[Outcome, Path]] = {}
     sizes: dict[Key, int] = {}
@@ -126,7 +126,7 @@ def _tasks(
             for episode in task.episodes:
                 place = kind.place(suite, result.config, task, episode, asked, source.path)
                 what = f"task {task.task!r}, episode {episode.episode_id}"
-                settle(kept, place, _outcome(suite, episode, f"{source.path}: {what}"), source.path, what)
+                add_outcome(kept, place, _outcome(suite, episode, f"{source.path}: {what}"), source.path, what)
                 sizes.setdefault(place[:2], result.config.episodes_per_task)
     tasks = []
     for split, section in suite.splits.items():
@@ -134,11 +134,13 @@ def _tasks(
             size = sizes[split, name]
             outcomes = {index: outcome for (s, t, index), (outcome, _) in kept.items() if (s, t) == (split, name)}
             missing = [index for index in range(size) if index not in outcomes]
-            if missing and not asked.partial:
-                raise UsageError(f"{path}: {split}/{name}: episodes {spans(missing)} of {size} are missing: {WHOLE}")
+            if missing and not asked.allow_partial:
+                raise UsageError(
+                    f"{path}: {split}/{name}: episodes {format_ranges(missing)} of {size} are missing: {WHOLE}"
+                )
             if outcomes and max(outcomes) >= size:
                 raise UsageError(f"{path}: {split}/{name}: episode {max(outcomes)}, and config has {size} a task")
-            tasks.append(grid(suite, split, name, size, outcomes, path))
+            tasks.append(grid_outcomes(suite, split, name, size, outcomes, path))
     return tasks
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from evalkit.errors import UsageError, unknown
-from evalkit.importers.result import Asked
+from evalkit.importers.result import ImportOptions
 from evalkit.suite import Suite
 
 Key = tuple[str, str]  # (split, task)
@@ -77,13 +77,13 @@ class Kind:
     """
 
     suite: str
-    expected: Callable[[Suite, Config, Asked, Path], Mapping[Key, int]]
-    place: Callable[[Suite, Config, Task, Episode, Asked, Path], tuple[str, str, int]]
+    expected: Callable[[Suite, Config, ImportOptions, Path], Mapping[Key, int]]
+    place: Callable[[Suite, Config, Task, Episode, ImportOptions, Path], tuple[str, str, int]]
     differs: str
-    lacks: tuple[str, ...] = ()
+    missing_fields: tuple[str, ...] = ()
 
 
-def _libero_tasks(suite: Suite, config: Config, asked: Asked, path: Path) -> dict[Key, int]:
+def _libero_tasks(suite: Suite, config: Config, asked: ImportOptions, path: Path) -> dict[Key, int]:
     split = _libero_split(suite, config, path)
     whole = config.max_tasks is None and not config.tasks
     return {(split, task): config.episodes_per_task for task in suite.splits[split].tasks} if whole else {}
@@ -98,7 +98,7 @@ def _libero_split(suite: Suite, config: Config, path: Path) -> str:
 
 
 def _libero_place(
-    suite: Suite, config: Config, task: Task, episode: Episode, asked: Asked, path: Path
+    suite: Suite, config: Config, task: Task, episode: Episode, asked: ImportOptions, path: Path
 ) -> tuple[str, str, int]:
     """By the task's number where the file has it, else by its instruction, which some tasks of LIBERO-90 share."""
     split = _libero_split(suite, config, path)
@@ -113,7 +113,7 @@ def _libero_place(
     return split, named[0], episode.episode_id
 
 
-def _calvin_split(suite: Suite, asked: Asked, path: Path) -> tuple[str, str]:
+def _calvin_split(suite: Suite, asked: ImportOptions, path: Path) -> tuple[str, str]:
     if asked.split is None:
         raise UsageError(f"{path}: does not say which split it is of: pass --split {' or '.join(suite.splits)}")
     if asked.split not in suite.splits:
@@ -121,7 +121,7 @@ def _calvin_split(suite: Suite, asked: Asked, path: Path) -> tuple[str, str]:
     return asked.split, next(iter(suite.splits[asked.split].tasks))
 
 
-def _calvin_tasks(suite: Suite, config: Config, asked: Asked, path: Path) -> dict[Key, int]:
+def _calvin_tasks(suite: Suite, config: Config, asked: ImportOptions, path: Path) -> dict[Key, int]:
     if config.episodes_per_task != 1:
         raise UsageError(f"{path}: config.episodes_per_task: must be 1 for CALVIN, where each sequence is a task")
     sequences = int(config.params.get("num_sequences", suite.scenes))
@@ -130,7 +130,7 @@ def _calvin_tasks(suite: Suite, config: Config, asked: Asked, path: Path) -> dic
 
 
 def _calvin_place(
-    suite: Suite, config: Config, task: Task, episode: Episode, asked: Asked, path: Path
+    suite: Suite, config: Config, task: Task, episode: Episode, asked: ImportOptions, path: Path
 ) -> tuple[str, str, int]:
     sequence = re.fullmatch(r"seq_(\d+)", task.task)
     if not sequence or episode.episode_id:
@@ -161,12 +161,12 @@ def _simpler_task(config: Config, path: Path) -> Key:
     return SIMPLER[name]
 
 
-def _simpler_tasks(suite: Suite, config: Config, asked: Asked, path: Path) -> dict[Key, int]:
+def _simpler_tasks(suite: Suite, config: Config, asked: ImportOptions, path: Path) -> dict[Key, int]:
     return {_simpler_task(config, path): config.episodes_per_task}
 
 
 def _simpler_place(
-    suite: Suite, config: Config, task: Task, episode: Episode, asked: Asked, path: Path
+    suite: Suite, config: Config, task: Task, episode: Episode, asked: ImportOptions, path: Path
 ) -> tuple[str, str, int]:
     return (*_simpler_task(config, path), episode.episode_id)
 

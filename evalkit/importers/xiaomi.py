@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from evalkit.errors import UsageError
-from evalkit.importers.result import Asked, Imported, Source, TaskOutcomes, files_of, released, synchronous
+from evalkit.importers.result import Imported, ImportOptions, Source, TaskOutcomes, files_of, released, synchronous
 from evalkit.importers.xiaomi_calvin import read_calvin
 from evalkit.importers.xiaomi_libero import read_libero
 from evalkit.importers.xiaomi_simpler import read_simpler
@@ -22,7 +22,7 @@ from evalkit.suite import Suite, load_suite
 
 ORGANISATION = "XiaomiRobotics"
 SOURCE = "logs of Xiaomi-Robotics-0's evaluation scripts"
-LACKS = ("simulator versions", "weights", "steps", "inferences", "digests")
+MISSING = ("simulator versions", "weights", "steps", "inferences", "digests")
 
 Found = tuple[
     Sequence[TaskOutcomes], Sequence[Source]
@@ -44,8 +44,8 @@ class Kind:
     suite: str
     header: str
     levels: int
-    read: Callable[[Suite, Sequence[Source], Asked], Found]
-    lacks: tuple[str, ...]
+    read: Callable[[Suite, Sequence[Source], ImportOptions], Found]
+    missing_fields: tuple[str, ...]
 
 
 KINDS: Final = (
@@ -55,7 +55,7 @@ KINDS: Final = (
 )
 
 
-def read(path: Path, asked: Asked) -> Imported:
+def read(path: Path, asked: ImportOptions) -> Imported:
     """The run whose logs lie in the folder ``path``.
 
     Raises:
@@ -73,7 +73,7 @@ def read(path: Path, asked: Asked) -> Imported:
         format="xiaomi-logs",
         source=SOURCE,
         files=files_of([*logs, *summaries], path),
-        lacks=[*kind.lacks, *LACKS],
+        missing_fields=[*kind.missing_fields, *MISSING],
     )
     return Imported(suite, checkpoint, synchronous(chunk), tasks, origin)
 

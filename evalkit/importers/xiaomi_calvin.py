@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evalkit.errors import UsageError, unknown
-from evalkit.importers.result import WHOLE, Asked, Outcome, Source, TaskOutcomes, settle, spans
+from evalkit.importers.result import WHOLE, ImportOptions, Outcome, Source, TaskOutcomes, add_outcome, format_ranges
 from evalkit.suite import Suite
 
 SUMMARY = "results.json"
@@ -27,7 +27,7 @@ _ENDED: Final = re.compile(
 )
 
 
-def read_calvin(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[list[TaskOutcomes], list[Source]]:
+def read_calvin(suite: Suite, logs: Sequence[Source], asked: ImportOptions) -> tuple[list[TaskOutcomes], list[Source]]:
     """The chains' outcomes, and the summary beside the logs. Raises UsageError for what does not fit."""
     folder = logs[0].path.parent
     split = _split(suite, folder, asked)
@@ -43,7 +43,7 @@ def read_calvin(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[lis
         if shares.setdefault(rank, share) != share:
             raise UsageError(f"{log.path}: rank {rank} has {share} sequences here and {shares[rank]} in another log")
         for number, outcome in enumerate(_outcomes(log, rank, chain)):
-            settle(kept, (rank, number), outcome, log.path, f"rank {rank}, local seq {number}")
+            add_outcome(kept, (rank, number), outcome, log.path, f"rank {rank}, local seq {number}")
     world = worlds.pop()
     whole = _check_whole(folder, world, shares, kept, asked)
     sequences = sum(shares.values()) if set(shares) == set(range(world)) else suite.episodes
@@ -57,7 +57,7 @@ def read_calvin(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[lis
     return [TaskOutcomes(split, task, sequences, 1, outcomes)], summaries
 
 
-def _split(suite: Suite, folder: Path, asked: Asked) -> str:
+def _split(suite: Suite, folder: Path, asked: ImportOptions) -> str:
     """The split, which no log says: as asked, else as the folder is called."""
     found = FOLDER.search(folder.resolve().name)
     split = asked.split or (f"{found.group()}_d" if found else None)
@@ -90,10 +90,12 @@ def _outcomes(log: Source, rank: int, chain: int) -> list[Outcome]:
             raise UsageError(f"{where}: success={solved}, and a chain has {chain} sub-tasks")
         if int(number) < len(lengths):
             kept = {number: (Outcome(False, lengths[int(number)]), log.path)}
-            settle(kept, number, Outcome(False, int(solved)), log.path, f"rank {rank}, local seq {number}")
+            add_outcome(kept, number, Outcome(False, int(solved)), log.path, f"rank {rank}, local seq {number}")
             continue
         if int(number) > len(lengths):
-            raise UsageError(f"{where}: {spans(range(len(lengths), int(number)))} is missing in the middle of the log")
+            raise UsageError(
+                f"{where}: {format_ranges(range(len(lengths), int(number)))} is missing in the middle of the log"
+            )
         lengths.append(int(solved))
         said = [float(mean) * 20, *(float(rate) for rate in re.findall(r": ([\d.]+)%", rates))]
         made = [20 * sum(lengths) / len(lengths)]
@@ -104,16 +106,16 @@ def _outcomes(log: Source, rank: int, chain: int) -> list[Outcome]:
 
 
 def _check_whole(
-    folder: Path, world: int, shares: Mapping[int, int], kept: Mapping[tuple[int, int], Any], asked: Asked
+    folder: Path, world: int, shares: Mapping[int, int], kept: Mapping[tuple[int, int], Any], asked: ImportOptions
 ) -> bool:
     """Whether every rank's share is there. Raises UsageError where it is not and that was not asked for."""
     missing = [f"rank {rank} has no log" for rank in range(world) if rank not in shares]
     for rank, share in sorted(shares.items()):
         lost = [number for number in range(share) if (rank, number) not in kept]
-        missing += [f"rank {rank}: local seq {spans(lost)} missing"] if lost else []
+        missing += [f"rank {rank}: local seq {format_ranges(lost)} missing"] if lost else []
     if any(number >= shares[rank] for rank, number in kept):
         raise UsageError(f"{folder}: a rank finished more sequences than it began: are two runs in one log?")
-    if missing and not asked.partial:
+    if missing and not asked.allow_partial:
         raise UsageError(f"{folder}: {'; '.join(missing)}: {WHOLE}")
     return not missing
 

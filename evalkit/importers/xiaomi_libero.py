@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evalkit.errors import UsageError
-from evalkit.importers.result import WHOLE, Asked, Outcome, Source, TaskOutcomes, settle, spans
+from evalkit.importers.result import WHOLE, ImportOptions, Outcome, Source, TaskOutcomes, add_outcome, format_ranges
 from evalkit.suite import Suite
 
 SUMMARY = "merged_results.json"
@@ -37,7 +37,7 @@ class _Task:
     ended: bool
 
 
-def read_libero(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[list[TaskOutcomes], list[Source]]:
+def read_libero(suite: Suite, logs: Sequence[Source], asked: ImportOptions) -> tuple[list[TaskOutcomes], list[Source]]:
     """Every task's outcomes by split, and the summaries beside the logs. Raises UsageError for what does not fit."""
     splits = {str(getattr(section, "upstream", name)): name for name, section in suite.splits.items()}
     folders: dict[str, tuple[Path, dict[int, tuple[_Task, Source]]]] = {}
@@ -83,10 +83,10 @@ def _tasks_of(log: Source) -> Iterator[_Task]:
                 raise UsageError(f"{log.path}: task {task} begins before task {current} ended: {WHOLE}")
             if number <= len(seen):
                 kept = {number: (seen[number - 1], log.path)}
-                settle(kept, number, outcome, log.path, f"task {task}, episode {number}")
+                add_outcome(kept, number, outcome, log.path, f"task {task}, episode {number}")
                 continue
             if number > len(seen) + 1:
-                missing = spans(range(len(seen) + 1, number))
+                missing = format_ranges(range(len(seen) + 1, number))
                 raise UsageError(f"{log.path}: task {task}: episode {missing} is missing in the middle of the log")
             current = task
             seen.append(outcome)
@@ -124,7 +124,7 @@ def _keep(tasks: dict[int, tuple[_Task, Source]], task: _Task, log: Source) -> N
         other, first = tasks[task.number]
         kept = {number: (outcome, first.path) for number, outcome in enumerate(other.outcomes, start=1)}
         for number, outcome in enumerate(task.outcomes, start=1):
-            settle(kept, number, outcome, log.path, f"task {task.number}, episode {number}")
+            add_outcome(kept, number, outcome, log.path, f"task {task.number}, episode {number}")
         if len(other.outcomes) >= len(task.outcomes) and other.ended >= task.ended:
             return
     tasks[task.number] = (task, log)
@@ -136,7 +136,7 @@ def _checked(
     tasks: Mapping[int, tuple[_Task, Source]],
     trials: int | None,
     summary: Source | None,
-    asked: Asked,
+    asked: ImportOptions,
 ) -> Iterator[TaskOutcomes]:
     """The tasks in the suite's order, whole (or ``asked.partial``) and as the summary has them.
 
@@ -152,8 +152,8 @@ def _checked(
             raise UsageError(f"{where}: task {number}: {split} has tasks 0 to {len(names) - 1}")
         most = suite.scenes_of(split, names[number])
         expected = trials or min(suite.episodes, most)
-        missing = spans(range(len(task.outcomes) + 1, expected + 1))
-        if (missing or not task.ended) and not asked.partial:
+        missing = format_ranges(range(len(task.outcomes) + 1, expected + 1))
+        if (missing or not task.ended) and not asked.allow_partial:
             what = f"episodes {missing or 'after the last'} are missing" if log else "has no log"
             raise UsageError(f"{where}: task {number}: {what}: {WHOLE}")
         if len(task.outcomes) > most:

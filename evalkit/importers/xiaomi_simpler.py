@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from evalkit.errors import UsageError, unknown
-from evalkit.importers.result import WHOLE, Asked, Outcome, Source, TaskOutcomes, settle, spans
+from evalkit.importers.result import WHOLE, ImportOptions, Outcome, Source, TaskOutcomes, add_outcome, format_ranges
 from evalkit.suite import Suite
 
 SUMMARY = "all_results.csv"
@@ -56,7 +56,7 @@ class _Entry:
     place: int
 
 
-def read_simpler(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[list[TaskOutcomes], list[Source]]:
+def read_simpler(suite: Suite, logs: Sequence[Source], asked: ImportOptions) -> tuple[list[TaskOutcomes], list[Source]]:
     """Every task's outcomes, and the summary beside the logs. Raises UsageError for what does not fit."""
     folder = logs[0].path.parent
     dataset = _dataset(logs)
@@ -70,8 +70,8 @@ def read_simpler(suite: Suite, logs: Sequence[Source], asked: Asked) -> tuple[li
     total = totals.pop() if totals else len(entries)
     rounds = total // len(entries)
     missing = [index for index in range(total) if index not in kept]
-    if missing and not asked.partial:
-        raise UsageError(f"{folder}: entries {spans(missing)} of {total} are missing: {WHOLE}")
+    if missing and not asked.allow_partial:
+        raise UsageError(f"{folder}: entries {format_ranges(missing)} of {total} are missing: {WHOLE}")
     summaries = [Source.read(folder / SUMMARY)] if (folder / SUMMARY).is_file() else []
     if summaries and not missing:
         _check_summary(summaries[0], {i: o for i, (o, _) in kept.items()}, entries, rounds)
@@ -130,7 +130,7 @@ def _read(log: Source, entries: Sequence[_Entry], kept: dict[int, tuple[Outcome,
         expected = entries[number // (size // len(entries))].task
         if (setting, task) != expected:
             raise UsageError(f"{where}: is {setting}/{task}, where the list has {'/'.join(expected)}")
-        settle(kept, number, Outcome(success == "True"), log.path, f"entry {index}")
+        add_outcome(kept, number, Outcome(success == "True"), log.path, f"entry {index}")
 
 
 def _check_summary(summary: Source, outcomes: Mapping[int, Outcome], entries: Sequence[_Entry], rounds: int) -> None:

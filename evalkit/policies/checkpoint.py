@@ -13,12 +13,12 @@ from typing import Annotated, Any, get_type_hints
 import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
-from evalkit.policy import Policy
-from evalkit.locations import data_folder
-from evalkit.suite import Suite
 from evalkit.documents import Section, parse, read_yaml
+from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
+from evalkit.locations import data_folder
 from evalkit.policies.weights import COMMIT, HUB_ID
+from evalkit.policy import Policy
+from evalkit.suite import Suite
 
 _FAMILIES = {"mibot": "evalkit.policies.xiaomi_robotics_0:XiaomiRobotics0"}  # model_type in config.json → policy
 
@@ -92,10 +92,10 @@ class Listing(Section):
     checkpoints: dict[Annotated[str, StringConstraints(pattern=r"^[^:,\s][^:,\n]*$")], Entry]
 
 
-class Named(Section):
+class NamedParameters(Section):
     """Parameters of a policy that speaks of its checkpoint by name, in the commands that its messages suggest."""
 
-    called: str = Field("", exclude=True, description="what the checkpoint was called; filled in by evalkit")
+    display_name: str = Field("", exclude=True, description="what the checkpoint was called; filled in by evalkit")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Checkpoint:
     def _settings(self) -> BaseModel:
         model = _parameters_of(self._factory())
         given = dict(self.parameters)
-        if issubclass(model, Named):
+        if issubclass(model, NamedParameters):
             given["called"] = self.asked or self.id
         return parse(model, given, f"checkpoint {self.id!r}")
 

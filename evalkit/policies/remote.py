@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError
-from evalkit.observation import Needs, Observation
-from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, Offer, jsonable, message_of, pack, unpack
-from evalkit.serving.client import Link
-from evalkit.policy import Request, Spec
-from evalkit.policies.rotations import axis_angle
-from evalkit.suite import Suite
 from evalkit.documents import Section
+from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError
+from evalkit.observation import Observation, ObservationSpec
+from evalkit.policies.rotations import axis_angle
+from evalkit.policy import Request, Spec
+from evalkit.serving.client import ConnectionPool
+from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, ServerMetadata, jsonable, message_of, pack, unpack
+from evalkit.suite import Suite
 
 API_KEY = "EVALKIT_REMOTE_API_KEY"
 _AXIS_ANGLE = re.compile(r"^axis_angle\((.+)\)$")
@@ -103,7 +103,7 @@ class Layout:
             example = f"{{images: {images}, state: {{observation/state: [{', '.join(suite.state)}]}}, chunk: 10}}"
             raise UsageError(
                 f"{given.shown}: it is not an evalkit server: say what it takes by the parameters images and state of "
-                f"a checkpoint in a file for --checkpoints, for example {example}".replace("'", "")
+                f"a checkpoint in a file for --checkpoint-file, for example {example}".replace("'", "")
             )
         layout = cls(given.images or {}, given.state or {}, given.prompt, bool(given.flip), given.resize)
         if layout.resize and importlib.util.find_spec("PIL") is None:
@@ -117,10 +117,10 @@ class Layout:
         return layout
 
     @property
-    def needs(self) -> Needs:
+    def observation_spec(self) -> ObservationSpec:
         """What has to be looked at for a message."""
         state = (_name_of(term) for terms in self.state.values() for term in terms)
-        return Needs(tuple(dict.fromkeys(self.images.values())), tuple(dict.fromkeys(state)))
+        return ObservationSpec(tuple(dict.fromkeys(self.images.values())), tuple(dict.fromkeys(state)))
 
     def message(self, seen: Observation) -> dict[str, Any]:
         """The observation as the server takes it."""
@@ -168,13 +168,13 @@ class Remote:
         """
         self._suite, self._parameters = suite, parameters
         self._url = parameters.shown
-        self._link = Link(parameters.url, parameters.connect_s, parameters.timeout_s, os.environ.get(API_KEY))
+        self._link = ConnectionPool(parameters.url, parameters.connect_s, parameters.timeout_s, os.environ.get(API_KEY))
         self._loop = asyncio.new_event_loop()  # in its own thread: a server that pings is answered at any time
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
             self._call(self._link.open(1))
-            offer = Offer.found_in(self._link.metadata, self._url)
+            offer = ServerMetadata.found_in(self._link.metadata, self._url)
             self.spec = self._plain() if offer is None else self._negotiated(offer)
         except BaseException:
             self.close()
@@ -190,9 +190,9 @@ class Remote:
         messages = [pack(self._message(request)) for request in requests]
         return [self._chunk(reply) for reply in self._call(self._link.exchange(messages))]
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What happened to the connections since the last call."""
-        said, self._link.remarks = self._link.remarks, []
+        said, self._link.warnings = self._link.warnings, []
         return said
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Remote:
         self._thread.join()
         self._loop.close()
 
-    def _negotiated(self, offer: Offer) -> Spec:
+    def _negotiated(self, offer: ServerMetadata) -> Spec:
         """The spec for an evalkit server."""
         size, given = self._suite.action.size, self._parameters
         if (offer.suite, offer.action_size) != (self._suite.name, size):
@@ -217,15 +217,15 @@ class Remote:
             raise UsageError(
                 f"{self._url}: it is an evalkit server, which says itself what it takes: leave out {idle[0]}"
             )
-        if given.chunk not in (None, offer.chunk):
+        if given.chunk not in (None, offer.chunk_size):
             raise UsageError(
-                f"{self._url}: its chunks are {offer.chunk} steps: leave out chunk={given.chunk}, "
+                f"{self._url}: its chunks are {offer.chunk_size} steps: leave out chunk={given.chunk}, "
                 "and say --horizon to execute fewer of them"
             )
-        self._message, self._steps = message_of, offer.chunk
-        server = {"suite": offer.suite, "facts": jsonable(offer.facts), "checkpoint": jsonable(offer.checkpoint)}
-        facts = {**self._facts(offer), "server": server}
-        return Spec(offer.needs, offer.chunk, facts, offer.batch_invariant, offer.continues)
+        self._message, self._steps = message_of, offer.chunk_size
+        server = {"suite": offer.suite, "metadata": jsonable(offer.metadata), "checkpoint": jsonable(offer.checkpoint)}
+        metadata = {**self._metadata(offer), "server": server}
+        return Spec(offer.observation_spec, offer.chunk_size, metadata, offer.batch_invariant, offer.supported_prefixes)
 
     def _plain(self) -> Spec:
         """The spec for any other server."""
@@ -239,10 +239,12 @@ class Remote:
                 f"for example --checkpoint remote:url={self._url},chunk=10"
             )
         self._message, self._steps = lambda request: layout.message(request.observation), given.chunk
-        facts = {**self._facts(None), "layout": asdict(layout), "metadata": jsonable(self._link.metadata)}
-        return Spec(layout.needs, given.chunk, facts, batch_invariant=False)  # nor does it promise anything else
+        metadata = {**self._metadata(None), "layout": asdict(layout), "metadata": jsonable(self._link.metadata)}
+        return Spec(
+            layout.observation_spec, given.chunk, metadata, batch_invariant=False
+        )  # nor does it promise anything else
 
-    def _facts(self, offer: Offer | None) -> dict[str, Any]:
+    def _metadata(self, offer: ServerMetadata | None) -> dict[str, Any]:
         lost = [name for name in EXTENSIONS if not offer or name not in offer.extensions]
         return {"where": self._url, "extension": offer is not None, "lost": lost}
 
@@ -267,7 +269,7 @@ class Remote:
             raise PolicyProblem(
                 f"{self._url}: its {key!r} are {got}, not a chunk of {self._steps} actions of {size} numbers"
             )
-        if not self.spec.facts["extension"]:
+        if not self.spec.metadata["extension"]:
             actions = actions[: self._steps, : self._parameters.columns]
         if actions.shape != (self._steps, size):
             raise PolicyProblem(

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from evalkit.documents import Section
 from evalkit.errors import unknown
-from evalkit.observation import Needs
+from evalkit.observation import ObservationSpec
 from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
-from evalkit.documents import Section
 
 
 class Look(Section):
@@ -24,14 +24,14 @@ class Look(Section):
     chunk: int = Field(10, ge=1, description="length T of the action chunks")
     cameras: str = Field("none", description="render and send no camera, all of the suite's, or the one of this name")
 
-    def needs(self, suite: Suite, expert: int = 0) -> Needs:
+    def observation_spec(self, suite: Suite, oracle_steps: int = 0) -> ObservationSpec:
         """Which cameras, every state vector with them, and the expert's plan where asked."""
         if self.cameras == "none":
-            return Needs(expert=expert)
+            return ObservationSpec(oracle_steps=oracle_steps)
         if self.cameras != "all" and self.cameras not in suite.cameras:
             raise unknown("camera", self.cameras, suite.cameras)
         chosen = tuple(suite.cameras) if self.cameras == "all" else (self.cameras,)
-        return Needs(chosen, tuple(suite.state), expert)
+        return ObservationSpec(chosen, tuple(suite.state), oracle_steps)
 
 
 class OracleParameters(Look):
@@ -47,10 +47,10 @@ class Oracle:
         self._action = suite.action
         self._noise = parameters.noise
         self.spec = Spec(
-            needs=parameters.needs(suite, expert=parameters.chunk),
-            chunk=parameters.chunk,
-            facts={"expert": f"{suite.name}'s scripted expert, with privileged state"},
-            continues=("prefix",),
+            observation_spec=parameters.observation_spec(suite, oracle_steps=parameters.chunk),
+            chunk_size=parameters.chunk,
+            metadata={"oracle": f"{suite.name}'s scripted expert, with privileged state"},
+            supported_prefixes=("prefix",),
         )
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
@@ -61,7 +61,7 @@ class Oracle:
         """Nothing to release."""
 
     def _plan(self, request: Request) -> np.ndarray:
-        plan = request.observation.expert
+        plan = request.observation.oracle_plan
         assert plan is not None, "the worker always sends the plan that the spec needs"
         if not self._noise:
             return plan
@@ -76,11 +76,11 @@ class Random:
 
     def __init__(self, suite: Suite, parameters: Look) -> None:
         self._action = suite.action
-        self.spec = Spec(needs=parameters.needs(suite), chunk=parameters.chunk, facts={})
+        self.spec = Spec(observation_spec=parameters.observation_spec(suite), chunk_size=parameters.chunk, metadata={})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """(T, A) per request."""
-        shape = (self.spec.chunk, self._action.size)
+        shape = (self.spec.chunk_size, self._action.size)
         return [
             np.random.default_rng(r.seed).uniform(self._action.low, self._action.high, shape).astype(np.float32)
             for r in requests
@@ -96,7 +96,7 @@ class Hold:
     def __init__(self, suite: Suite, parameters: Look) -> None:
         zero = np.zeros((parameters.chunk, suite.action.size), np.float32)
         self._chunk = np.clip(zero, suite.action.low, suite.action.high)
-        self.spec = Spec(needs=parameters.needs(suite), chunk=parameters.chunk, facts={})
+        self.spec = Spec(observation_spec=parameters.observation_spec(suite), chunk_size=parameters.chunk, metadata={})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """(T, A) per request."""

@@ -25,7 +25,7 @@ _CONFIG = ("*.json", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
-class Located:
+class CheckpointFiles:
     """A checkpoint's files on this machine.
 
     Attributes:
@@ -38,7 +38,7 @@ class Located:
     identity: dict[str, Any]
 
 
-def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> Located:
+def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> CheckpointFiles:
     """The files of a checkpoint, downloaded where they are not here yet.
 
     Args:
@@ -74,7 +74,9 @@ def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> L
         identity = {"source": source, "revision": pinned}
     else:
         raise UsageError(f"{source}: no such directory, and not a hub id (organisation/name)")
-    return Located(folder, {**identity, "code_sha256": digest(folder, _CODE), "config_sha256": digest(folder, _CONFIG)})
+    return CheckpointFiles(
+        folder, {**identity, "code_sha256": digest(folder, _CODE), "config_sha256": digest(folder, _CONFIG)}
+    )
 
 
 def digest(folder: Path, patterns: tuple[str, ...], more: Iterable[str] = ()) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from evalkit.documents import differences, short
 from evalkit.errors import NotComparable, UsageError
 from evalkit.records.manifest import Manifest
-from evalkit.documents import differences, short
 from evalkit.suite import protocol
 
 Difference = tuple[str, Any, Any]  # dotted field, the first run's value, the second's
@@ -69,7 +69,7 @@ def _differences(first: Manifest, second: Manifest) -> Iterator[Difference]:
 
 def _looks(manifest: Manifest) -> bool:
     """Whether the run's policy looks through a camera; so unless the manifest says otherwise."""
-    return bool(manifest.checkpoint.get("needs", {}).get("cameras", True))
+    return bool(manifest.checkpoint.get("observation_spec", {}).get("cameras", True))
 
 
 def _covers(allowed: str, field: str) -> bool:

@@ -20,7 +20,7 @@ _LEFTOVERS = {LOGS, _LOCK}  # what a process that was killed before its manifest
 
 
 @contextmanager
-def claimed(out: Path, resume: bool) -> Iterator[None]:
+def lock_run_folder(out: Path, resume: bool) -> Iterator[None]:
     """Holds ``out`` for this process, for a new run or (``resume``) for one that is there.
 
     A new folder in which no manifest was written is removed at the end.

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.records.journal import FILE, Record, chain_length, check_parts, read_journal
+from evalkit.records.journal import FILE, Record, chain_length, check_subtasks, read_journal
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _NAMES = ("suite", "split", "task")
 _NUMBERS = ("scene", "seed", "repeat", "steps", "inferences")
-_COLUMNS = (*_NAMES, "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error", "parts")
-_EXTRAS = ("metrics", "motion")
+_COLUMNS = (*_NAMES, "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error", "subtasks")
+_EXTRAS = ("metrics", "execution_stats")
 _EPISODE = {**dict.fromkeys(_NAMES, "VARCHAR"), **dict.fromkeys(("scene", "seed", "repeat"), "UBIGINT")}
 _RECORD = {
     "id": "VARCHAR",
@@ -32,7 +32,7 @@ _RECORD = {
     "steps": "BIGINT",
     "inferences": "BIGINT",
     "digest": "VARCHAR",
-    **dict.fromkeys(("success", "error", "parts", *_EXTRAS), "JSON"),  # as text: nothing is cast
+    **dict.fromkeys(("success", "error", "subtasks", *_EXTRAS), "JSON"),  # as text: nothing is cast
 }
 
 
@@ -40,7 +40,7 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
 
     Names and digests are categories; steps and inferences are NaN where they are unknown. A suite's own metric ``x`` is
-    column ``metric.x``, and what its execution did is under ``motion.``. Of a chain, ``parts`` has its sub-tasks with
+    column ``metric.x``, and what its execution did is under ``execution_stats.``. Of a chain, ``subtasks`` has its sub-tasks with
     their verdicts and ``solved`` how many of them were solved in a row.
     """
     import pandas as pd
@@ -53,9 +53,9 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
             "inferences": r.inferences,
             "digest": r.digest,
             "error": r.error["kind"] if r.error else None,
-            "parts": r.parts,
+            "subtasks": r.subtasks,
             "metrics": r.metrics,
-            "motion": r.motion,
+            "execution_stats": r.execution_stats,
         }
         for r in records
     ]
@@ -67,7 +67,7 @@ def read_frame(folder: Path, extras: bool = True) -> pd.DataFrame:
 
     Args:
         folder: the run's.
-        extras: whether to have the columns under ``metric.`` and ``motion.``, which take as long as all the others.
+        extras: whether to have the columns under ``metric.`` and ``execution_stats.``, which take as long as all the others.
 
     Raises:
         UsageError: as :func:`evalkit.records.journal.read_journal` does.
@@ -77,7 +77,7 @@ def read_frame(folder: Path, extras: bool = True) -> pd.DataFrame:
 
 
 def _finished(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its types, with ``solved``, and with a column for each number in ``metrics`` and ``motion``."""
+    """The frame with its types, with ``solved``, and with a column for each number in ``metrics`` and ``execution_stats``."""
     import pandas as pd
 
     for name in _NUMBERS:
@@ -89,8 +89,10 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     frame["error"] = frame["error"].astype(object).where(missing, None)
     frame["success"] = frame["success"].astype(object if missing.any() else bool)
     if "solved" not in frame:
-        frame["solved"] = pd.Series([chain_length(parts) for parts in frame["parts"]], index=frame.index, dtype="int64")
-    for prefix, extra in zip(("metric", "motion"), _EXTRAS, strict=True):
+        frame["solved"] = pd.Series(
+            [chain_length(subtasks) for subtasks in frame["subtasks"]], index=frame.index, dtype="int64"
+        )
+    for prefix, extra in zip(("metric", "execution_stats"), _EXTRAS, strict=True):
         if extra in frame:
             found = list(frame.pop(extra))
             for name in dict.fromkeys(name for numbers in found for name in numbers):
@@ -141,7 +143,7 @@ def _loaded(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> pd
         CREATE TABLE line AS
         SELECT {own}, {episode}, success = 'true' AS success,
             coalesce(success IN ('true', 'false'), error LIKE '{{"%') AND (success IS NULL) = (error IS NOT NULL)
-            AND parts LIKE '[%'{there}
+            AND subtasks LIKE '[%'{there}
             AND id = concat(episode.suite, '/', episode.split, '/', episode.task, '/', episode.scene,
                             '/s', episode.seed, '/r', episode.repeat) AS plain
         FROM read_ndjson($path, columns = {{{types}}})
@@ -162,7 +164,7 @@ def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
     database.execute(
         f"""
         CREATE TABLE again AS
-        SELECT {episode}, min(rowid) AS first, max(rowid) AS last, count(DISTINCT (success, parts))
+        SELECT {episode}, min(rowid) AS first, max(rowid) AS last, count(DISTINCT (success, subtasks))
             FILTER (success IS NOT NULL) AS verdicts
         FROM line GROUP BY {episode} HAVING count(*) > 1
         """
@@ -187,14 +189,14 @@ def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
     import pandas as pd
 
     names = {name: name for name in (*_COLUMNS, *(_EXTRAS if extras else ()))}
-    for name in (*_NAMES, "parts"):
+    for name in (*_NAMES, "subtasks"):
         database.execute(f"CREATE OR REPLACE TYPE {name}_text AS ENUM (SELECT DISTINCT {name}::VARCHAR FROM line)")
         names[name] = f"{name}::VARCHAR::{name}_text AS {name}"
     frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM line").df()
-    parts = [check_parts(json.loads(text)) for text in frame["parts"].cat.categories]
-    codes = frame["parts"].cat.codes.to_numpy()
-    frame["parts"] = pd.Series([parts[code] for code in codes], index=frame.index, dtype=object)
-    frame["solved"] = np.array([chain_length(chain) for chain in parts], dtype="int64")[codes]
+    subtasks = [check_subtasks(json.loads(text)) for text in frame["subtasks"].cat.categories]
+    codes = frame["subtasks"].cat.codes.to_numpy()
+    frame["subtasks"] = pd.Series([subtasks[code] for code in codes], index=frame.index, dtype=object)
+    frame["solved"] = np.array([chain_length(chain) for chain in subtasks], dtype="int64")[codes]
     frame["error"] = frame["error"].map(lambda text: json.loads(text)["kind"], na_action="ignore")
     frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), None)
     for name in _EXTRAS if extras else ():

@@ -32,7 +32,7 @@ class Record:
         clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says; None where
             unknown.
         metrics: further numbers of the suite, by name.
-        motion: how the chunks were executed, in numbers (:meth:`evalkit.worker.trace.Trace.motion`).
+        motion: how the chunks were executed, in numbers (:meth:`evalkit.worker.trace.Trace.execution_stats`).
         timeline: of an asynchronous execution, its asks and which of them drove what (:meth:`~.Trace.timeline`).
         parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved]; the name is None
             where it is unknown.
@@ -47,8 +47,8 @@ class Record:
     inferences: int | None = 0
     clipped_steps: int | None = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    parts: list[list[Any]] = field(default_factory=list)
-    motion: dict[str, float] = field(default_factory=dict)
+    subtasks: list[list[Any]] = field(default_factory=list)
+    execution_stats: dict[str, float] = field(default_factory=dict)
     timeline: dict[str, Any] | None = None
     digest: str | None = None
     error: dict[str, str] | None = None
@@ -68,10 +68,10 @@ class Record:
             raise ValueError("success must be true, false or null, and error a mapping or null")
         if (fields["success"] is None) == (fields["error"] is None):
             raise ValueError("it must have either a verdict or an error")
-        check_parts(fields.get("parts", []))
+        check_subtasks(fields.get("subtasks", []))
         if not all(isinstance(fields.get(name, 0), int | None) for name in ("steps", "inferences")):
             raise ValueError("steps and inferences must be whole numbers")
-        if not all(isinstance(fields.get(name, {}), dict) for name in ("metrics", "motion")):
+        if not all(isinstance(fields.get(name, {}), dict) for name in ("metrics", "execution_stats")):
             raise ValueError("metrics and motion must be mappings")
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
@@ -140,7 +140,7 @@ def read_journal(folder: Path) -> dict[Episode, Record]:
             raise UsageError(f"{path}: line {number} is not an episode record ({error})") from error
         records[record.episode] = record
         if record.success is not None:
-            verdict = (record.success, record.parts)
+            verdict = (record.success, record.subtasks)
             before, earlier = verdicts.setdefault(record.episode, (number, verdict))
             if verdict != earlier:
                 raise UsageError(
@@ -150,17 +150,17 @@ def read_journal(folder: Path) -> dict[Episode, Record]:
     return records
 
 
-def check_parts(parts: Any) -> list[list[Any]]:
+def check_subtasks(subtasks: Any) -> list[list[Any]]:
     """A chain's sub-tasks as a record has them. Raises ValueError or TypeError where they are anything else."""
-    for name, solved in parts:
+    for name, solved in subtasks:
         if not isinstance(name, str | None) or not isinstance(solved, bool):
             raise ValueError("parts must be pairs of a name (or null) and true or false")
-    return list(parts)
+    return list(subtasks)
 
 
-def chain_length(parts: list[list[Any]]) -> int:
+def chain_length(subtasks: list[list[Any]]) -> int:
     """The length of a chain: the sub-tasks solved before the first that was not."""
-    return next((place for place, (_, solved) in enumerate(parts) if not solved), len(parts))
+    return next((place for place, (_, solved) in enumerate(subtasks) if not solved), len(subtasks))
 
 
 def canonical(records: Iterable[Record]) -> list[dict[str, Any]]:

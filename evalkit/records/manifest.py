@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evalkit.documents import first_difference, parse, short
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
-from evalkit.documents import first_difference, parse, short
 from evalkit.suite import Headline, Suite, protocol
 
 FILE = "manifest.json"
@@ -92,11 +92,11 @@ class Origin(BaseModel):
     format: str
     source: str
     files: dict[str, str]
-    lacks: list[str]
+    missing_fields: list[str]
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.source}; unknown: {', '.join(self.lacks)}"
+        return f"{self.source}; unknown: {', '.join(self.missing_fields)}"
 
 
 class Manifest(BaseModel):
@@ -143,13 +143,13 @@ class Manifest(BaseModel):
     @property
     def pairable(self) -> bool:
         """Whether an episode's scene is known, so that it may be compared with another run's episode of that id."""
-        return self.origin is None or "scenes" not in self.origin.lacks
+        return self.origin is None or "scenes" not in self.origin.missing_fields
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be continued: all but the record of when and where."""
         whole = self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
-        facts = {k: v for k, v in whole["checkpoint"].get("facts", {}).items() if k != "where"}
-        return {**whole, "checkpoint": {**whole["checkpoint"], "facts": facts}}
+        metadata = {k: v for k, v in whole["checkpoint"].get("metadata", {}).items() if k != "where"}
+        return {**whole, "checkpoint": {**whole["checkpoint"], "metadata": metadata}}
 
     def write(self, folder: Path) -> None:
         """Writes it into ``folder``; raises RunExists where there is one already, however close the race."""
@@ -179,14 +179,14 @@ class Manifest(BaseModel):
             )
 
 
-def fingerprint(suite: Suite, versions: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(suite: Suite, versions: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     """What decides comparability. ``versions``: the simulator's distributions; ``facts``: what the probe found."""
     rules = json.dumps(protocol(suite.to_message()), sort_keys=True).encode()
     return {
         "suite": suite.name,
         "protocol": hashlib.sha256(rules).hexdigest(),
         "versions": versions,
-        **facts,
+        **metadata,
     }
 
 

@@ -51,8 +51,8 @@ def notes(comparison: Comparison) -> list[str]:
     found = allowed_notes(comparison.allowed)
     if not comparison.paired:
         found.append("no episode is in both runs: compared unpaired, which sees less with as many episodes")
-    if comparison.left_out:
-        found.append(f"{comparison.left_out} episodes have a verdict in one run only and are left out")
+    if comparison.unmatched:
+        found.append(f"{comparison.unmatched} episodes have a verdict in one run only and are left out")
     for name, side in (("a", comparison.a), ("b", comparison.b)):
         if side.errors:
             found.append(f"{side.errors} episodes of {name} ended in errors; they count neither way")
@@ -88,10 +88,10 @@ def _cells(line: Line, label: str) -> list[str]:
     c = line.contrast
 
     def value(x: float) -> str:
-        return percent(x) if line.most == 1 else f"{line.most * x:.2f}"
+        return percent(x) if line.max_value == 1 else f"{line.max_value * x:.2f}"
 
     def change(x: float) -> str:
-        return f"{100 * x:+.1f}" if line.most == 1 else f"{line.most * x:+.2f}"
+        return f"{100 * x:+.1f}" if line.max_value == 1 else f"{line.max_value * x:+.2f}"
 
     only = ["" if n is None else str(n) for n in (c.only_a, c.only_b)]
     adjusted = "" if c.p_adjusted is None else f"{c.p_adjusted:.2g}"

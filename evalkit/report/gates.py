@@ -11,86 +11,86 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.experiments.gate import Judgement, Outlook
-from evalkit.stats.power import expectations
+from evalkit.experiments.gate import GateForecast, GateResult
 from evalkit.report.comparison import allowed_notes, show_notes, show_verdict
+from evalkit.stats.power import expectations
 
 _HEADER = ("", "difference", "95 % confidence", "scenes", "of", "evidence of worse", "of not worse", "verdict")
 
 
-def show_outlook(outlook: Outlook, console: Console) -> None:
+def show_forecast(forecast: GateForecast, console: Console) -> None:
     """Prints what the gate can detect, and how often it will cry wolf."""
-    for line in outlook_lines(outlook):
+    for line in forecast_lines(forecast):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def outlook_lines(outlook: Outlook) -> list[str]:
+def forecast_lines(forecast: GateForecast) -> list[str]:
     """What is known before the first episode, in words."""
-    sizes = {name: sum(map(len, of)) for name, of in outlook.order.items()}
+    sizes = {name: sum(map(len, of)) for name, of in forecast.order.items()}
     scenes = ", ".join(f"{name} {n}" for name, n in sizes.items()) if len(sizes) > 1 else str(sum(sizes.values()))
-    how = "the same scenes" if outlook.paired else "unpaired: other scenes of the same tasks"
-    lines = [f"up to {scenes} scenes against the baseline's ({how}; it scores {100 * outlook.rate:.1f} % on them)"]
-    levels = replace(outlook.levels, alpha=outlook.levels.alpha / len(sizes))
+    how = "the same scenes" if forecast.paired else "unpaired: other scenes of the same tasks"
+    lines = [f"up to {scenes} scenes against the baseline's ({how}; it scores {100 * forecast.rate:.1f} % on them)"]
+    error_rates = replace(forecast.error_rates, alpha=forecast.error_rates.alpha / len(sizes))
     each = "each alone, " if len(sizes) > 1 else ""
-    for size, every in sorted({(sizes[name], len(of[0])) for name, of in outlook.order.items()}):
-        lines += [each + line for line in expectations(levels, size, outlook.rate, every=every).sentences]
+    for size, every in sorted({(sizes[name], len(of[0])) for name, of in forecast.order.items()}):
+        lines += [each + line for line in expectations(error_rates, size, forecast.rate, every=every).sentences]
     return [f"gate: {line}" for line in lines]
 
 
-def show(judgement: Judgement, console: Console) -> None:
+def show(result: GateResult, console: Console) -> None:
     """Prints the verdict and what it rests on."""
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(_HEADER):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for cells in _rows(judgement):
+    for cells in _rows(result):
         table.add_row(*cells)
     console.print()
     console.print(table)
-    show_notes(notes(judgement), console)
-    show_verdict(judgement.verdict, judgement.reason, console)
+    show_notes(notes(result), console)
+    show_verdict(result.verdict, result.reason, console)
 
 
-def notes(judgement: Judgement) -> list[str]:
+def notes(result: GateResult) -> list[str]:
     """What a reader of the verdict must know."""
-    found = allowed_notes(judgement.allowed)
-    if not judgement.paired:
+    found = allowed_notes(result.allowed)
+    if not result.paired:
         found.append("no scene is in both runs: weighed unpaired, which takes more of them")
-    if judgement.errors:
-        found.append(f"{judgement.errors} of {judgement.episodes} episodes ended in errors; they have no weight")
+    if result.errors:
+        found.append(f"{result.errors} of {result.episodes} episodes ended in errors; they have no weight")
     return found
 
 
-def markdown(judgement: Judgement) -> str:
+def markdown(result: GateResult) -> str:
     """A page for a step summary."""
-    mark = {"PASS": "✅", "REGRESSION": "❌"}.get(judgement.verdict, "⚠️")
+    mark = {"PASS": "✅", "REGRESSION": "❌"}.get(result.verdict, "⚠️")
     lines = [
-        f"## {mark} {judgement.verdict}: {judgement.candidate['checkpoint']} on {judgement.suite}",
+        f"## {mark} {result.verdict}: {result.candidate['checkpoint']} on {result.suite}",
         "",
-        judgement.reason,
+        result.reason,
         "",
         "| " + " | ".join(_HEADER) + " |",
         "|---" + "|---:" * (len(_HEADER) - 1) + "|",
-        *("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in _rows(judgement)),
+        *("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in _rows(result)),
         "",
-        f"Baseline: {judgement.baseline['checkpoint']} (`{judgement.baseline['run']}`). Run: "
-        f"`{judgement.candidate['run']}`. {judgement.episodes} of {judgement.planned} episodes were played.",
-        *(f"\n- {note}" for note in notes(judgement)),
+        f"Baseline: {result.baseline['checkpoint']} (`{result.baseline['run']}`). Run: "
+        f"`{result.candidate['run']}`. {result.episodes} of {result.planned} episodes were played.",
+        *(f"\n- {note}" for note in notes(result)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def junit(judgement: Judgement) -> str:
+def junit(result: GateResult) -> str:
     """A test case per stratum: a failure where it is worse, skipped where nothing was shown."""
     cases = []
-    for test in judgement.tests:
-        case = ElementTree.Element("testcase", classname=f"evalkit.{judgement.suite}", name=test["split"] or "gate")
+    for test in result.tests:
+        case = ElementTree.Element("testcase", classname=f"evalkit.{result.suite}", name=test["split"] or "gate")
         if test["verdict"] == "REGRESSION":
-            ElementTree.SubElement(case, "failure", message=judgement.reason, type="REGRESSION")
+            ElementTree.SubElement(case, "failure", message=result.reason, type="REGRESSION")
         elif test["verdict"] is None:
-            ElementTree.SubElement(case, "skipped", message=f"{judgement.verdict}: no verdict of its own")
+            ElementTree.SubElement(case, "skipped", message=f"{result.verdict}: no verdict of its own")
         ElementTree.SubElement(case, "system-out").text = "\n".join(f"{k}: {v}" for k, v in test.items())
         cases.append(case)
-    return _document(judgement.suite, cases, {"verdict": judgement.verdict, "reason": judgement.reason})
+    return _document(result.suite, cases, {"verdict": result.verdict, "reason": result.reason})
 
 
 def junit_error(suite: str, kind: str, message: str) -> str:
@@ -107,24 +107,24 @@ def write(path: Path, text: str, append: bool = False) -> None:
         file.write(text)
 
 
-def _rows(judgement: Judgement) -> list[list[str]]:
-    return [_cells(test, judgement) for test in judgement.tests]
+def _rows(result: GateResult) -> list[list[str]]:
+    return [_cells(test, result) for test in result.tests]
 
 
-def _cells(test: dict[str, Any], judgement: Judgement) -> list[str]:
-    levels = judgement.levels
+def _cells(test: dict[str, Any], result: GateResult) -> list[str]:
+    error_rates = result.error_rates
 
     def points(value: float | None) -> str:
         return "–" if value is None else f"{100 * value:+.1f}"
 
     return [
-        test["split"] or judgement.suite,
+        test["split"] or result.suite,
         points(test["difference"]),
         f"{points(test['low'])} … {points(test['high'])}",
         str(test["scenes"]),
         str(test["planned"]),
         f"{test['against_not_worse']:.3g} ({1 / test['alpha']:.0f})",
-        f"{test['against_worse']:.3g} ({1 / levels.beta:.0f})",
+        f"{test['against_worse']:.3g} ({1 / error_rates.beta:.0f})",
         test["verdict"] or "–",
     ]
 

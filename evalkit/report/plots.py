@@ -91,27 +91,27 @@ def plot_timeline(timeline: Mapping[str, Any], steps: int, title: str, out: Path
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    asks: Sequence[tuple[int, int | None]] = timeline["asks"]
-    rank = {asked: index for index, (asked, _) in enumerate(asks)}
+    requests: Sequence[tuple[int, int | None]] = timeline["requests"]
+    rank = {source: index for index, (source, _) in enumerate(requests)}
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, min(9.0, 1.4 + 0.22 * (len(asks) + 1))), layout="constrained")
+        figure = Figure(figsize=(7.5, min(9.0, 1.4 + 0.22 * (len(requests) + 1))), layout="constrained")
         axes = figure.add_subplot()
-        for index, (asked, arrived) in enumerate(asks):
+        for index, (source, arrived) in enumerate(requests):
             end = steps if arrived is None else arrived
-            axes.barh(-index, end - asked, left=asked, height=0.5, color="#bbbbbb", hatch="////", edgecolor="white")
-            axes.plot([asked], [-index], marker="|", color="#444444", markersize=8)
+            axes.barh(-index, end - source, left=source, height=0.5, color="#bbbbbb", hatch="////", edgecolor="white")
+            axes.plot([source], [-index], marker="|", color="#444444", markersize=8)
         begins = 0
-        for asked, length in timeline["driven"]:
-            if asked is None:
-                axes.barh(-len(asks), length, left=begins, height=0.8, color="#cc0000")
+        for source, length in timeline["segments"]:
+            if source is None:
+                axes.barh(-len(requests), length, left=begins, height=0.8, color="#cc0000")
             else:
-                colour = _COLOURS[rank[asked] % len(_COLOURS)]
-                axes.barh(-rank[asked], length, left=begins, height=0.8, color=colour)
+                colour = _COLOURS[rank[source] % len(_COLOURS)]
+                axes.barh(-rank[source], length, left=begins, height=0.8, color=colour)
             begins += length
-        labels = [f"#{index}" for index in range(len(asks))]
-        axes.set_yticks([-i for i in range(len(asks) + 1)], [*labels, "held"], fontsize=7)
+        labels = [f"#{index}" for index in range(len(requests))]
+        axes.set_yticks([-i for i in range(len(requests) + 1)], [*labels, "idle_steps"], fontsize=7)
         axes.set_xlim(0, steps)
-        axes.set_ylim(-len(asks) - 0.7, 0.7)
+        axes.set_ylim(-len(requests) - 0.7, 0.7)
         axes.set_xlabel("control step (hatched: the policy thinks; colour: its chunk drives the robot)")
         axes.set_title(title, loc="left", fontsize=9)
         return _saved(figure, out)

@@ -74,14 +74,14 @@ def documents(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def held_against(comparison: Comparison) -> list[dict[str, Any]]:
+def comparisons(comparison: Comparison) -> list[dict[str, Any]]:
     """The measured figures for which the same checkpoint's are published, and whether the intervals exclude them."""
     return [
         {
             "run": str(line.summary.folder),
             **_where(comparison, column),
             **{"value": cell.value, "low": cell.low, "high": cell.high},
-            **{"published": cell.published, "excludes": cell.excludes},
+            **{"published": cell.published, "outside_interval": cell.outside_interval},
         }
         for line in comparison.lines
         if line.summary

@@ -26,7 +26,7 @@ def write(folder: Path, table: pd.DataFrame) -> list[Path]:
     title = (
         f"{base.manifest.suite['title']} · {base.manifest.checkpoint['id']} · s = {base.manifest.execution['horizon']}"
     )
-    return [folder / "sweep.csv", *plot_sweep(table, title, folder, base.headline.most)]
+    return [folder / "sweep.csv", *plot_sweep(table, title, folder, base.headline.max_value)]
 
 
 def document(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def document(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
 
 def show(folder: Path, table: pd.DataFrame, files: Sequence[Path], console: Console) -> None:
     """Prints a row per execution and delay, and where the files are."""
-    most = summarize(folder / str(table["run"].iloc[0])).headline.most
+    max_value = summarize(folder / str(table["run"].iloc[0])).headline.max_value
     shown = Table(
         box=None, pad_edge=False, title=str(table["metric"].iloc[0]), title_justify="left", title_style="bold"
     )
-    for name, right in (("execution", False), ("delay", True), ("success" if most == 1 else "length", True)):
+    for name, right in (("execution", False), ("delay", True), ("success" if max_value == 1 else "length", True)):
         shown.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for name in ("95 % interval", "against sync", "n", "held", "age", "jump", "flips", "seconds"):
+    for name in ("95 % interval", "against sync", "n", "idle", "age", "jump", "reversals", "seconds"):
         shown.add_column(name, justify="right", no_wrap=True)
 
     def number(value: Any, form: str = "{:.2f}") -> str:
@@ -51,7 +51,7 @@ def show(folder: Path, table: pd.DataFrame, files: Sequence[Path], console: Cons
 
     for row in table.to_dict("records"):
         value, low, high = (row[key] for key in ("value", "low", "high"))
-        in_form = percent if most == 1 else number
+        in_form = percent if max_value == 1 else number
         difference = "" if row["execution"] == "sync" else _signed(row)
         shown.add_row(
             str(row["execution"]),
@@ -60,10 +60,10 @@ def show(folder: Path, table: pd.DataFrame, files: Sequence[Path], console: Cons
             f"{in_form(low)}–{in_form(high)}",
             difference,
             str(row["n"]),
-            number(row.get("held"), "{:.1f}"),
-            number(row.get("age"), "{:.1f}"),
-            number(row.get("jump_position"), "{:.3f}"),
-            number(row.get("flips")),
+            number(row.get("idle_steps"), "{:.1f}"),
+            number(row.get("action_age_mean"), "{:.1f}"),
+            number(row.get("chunk_jump_position"), "{:.3f}"),
+            number(row.get("gripper_reversals")),
             number(row.get("seconds"), "{:.1f}"),
         )
     console.print(shown)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from evalkit.analysis.rows import RATE, Row
 from evalkit.analysis.summary import Summary, rows_frame
 from evalkit.execution.delay import Delay
-from evalkit.analysis.rows import RATE, Row
 
 if TYPE_CHECKING:
     from evalkit.analysis.published import Comparison
@@ -48,7 +48,7 @@ def interval(row: Row) -> str:
 
 
 def _shown(row: Row, value: float | None) -> str:
-    return percent(value) if row.most == 1 or value is None else f"{value:.2f}"
+    return percent(value) if row.max_value == 1 or value is None else f"{value:.2f}"
 
 
 def label(row: Row) -> str:
@@ -69,7 +69,7 @@ def render(summaries: Sequence[Summary], form: Format, against: Sequence[Compari
         document: dict[str, Any] = {"rows": [row.to_dict() for s in summaries for row in s.rows]}
         if against is not None:
             document["published"] = [row for c in against for row in published.documents(c)]
-            document["held_against"] = [row for c in against for row in published.held_against(c)]
+            document["comparisons"] = [row for c in against for row in published.comparisons(c)]
         return json.dumps(document, indent=1)
     if form == "csv":
         return _csv(summaries, against)
@@ -87,7 +87,7 @@ def _csv(summaries: Sequence[Summary], against: Sequence[Comparison] | None) -> 
     if against is not None:
         keys = ["run", "suite", "split", "task", "metric"]
         held = pd.DataFrame(
-            [h for c in against for h in published.held_against(c)], columns=[*keys, "published", "excludes"]
+            [h for c in against for h in published.comparisons(c)], columns=[*keys, "published", "outside_interval"]
         )
         frame = frame.merge(held, how="left", on=keys)
         rows = pd.DataFrame([r for c in against for r in published.records(c)], columns=[*frame.columns, "source"])
@@ -109,11 +109,11 @@ def title(summary: Summary) -> str:
 
 _MOTION = (
     ("inferences", "{:.1f} inferences"),
-    ("held", "held still for {:.1f} steps"),
-    ("age", "actions {:.1f} steps old"),
-    ("jump_position", "position jumps by {:.3f}"),
-    ("jump_rotation", "rotation by {:.3f}"),
-    ("flips", "{:.2f} gripper flips"),
+    ("idle_steps", "held still for {:.1f} steps"),
+    ("action_age_mean", "actions {:.1f} steps old"),
+    ("chunk_jump_position", "position jumps by {:.3f}"),
+    ("chunk_jump_rotation", "rotation by {:.3f}"),
+    ("gripper_reversals", "{:.2f} gripper reversals"),
     ("seconds", "{:.1f} s to success"),
 )
 
@@ -122,7 +122,9 @@ def execution_line(summary: Summary) -> str:
     """What the execution did in a mean episode, in one line; nothing for a synchronous run, where it says little."""
     if summary.manifest.execution["name"] == "sync":
         return ""
-    return "per episode: " + ", ".join(form.format(summary.motion[n]) for n, form in _MOTION if n in summary.motion)
+    return "per episode: " + ", ".join(
+        form.format(summary.execution_stats[n]) for n, form in _MOTION if n in summary.execution_stats
+    )
 
 
 def notes(summary: Summary) -> list[str]:
@@ -154,7 +156,7 @@ def repeats(summary: Summary) -> bool:
 
 def heading(summary: Summary) -> str:
     """What the values are."""
-    return "success rate (%)" if all(row.most == 1 for row in summary.rows) else "success rate (%) or length"
+    return "success rate (%)" if all(row.max_value == 1 for row in summary.rows) else "success rate (%) or length"
 
 
 def _cells(row: Row, summary: Summary) -> list[str]:

@@ -8,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evalkit.analysis.rows import Row
 from evalkit.analysis.summary import Summary
 from evalkit.report.tables import effective, execution_line, interval, label, notes, number, repeats, title
-from evalkit.analysis.rows import Row
 
 _WIDTH = 24  # cells of the bar from 0 to 100 %
 _NUMBERS = 40  # cells of the other columns
@@ -77,7 +77,7 @@ def _bar(row: Row) -> Text:
     """A bar to the value; beyond it and up to the interval's end, a thin line."""
     if row.value is None or row.low is None or row.high is None:
         return Text("")
-    shares = [x / row.most for x in (row.low, row.value, row.high)]
+    shares = [x / row.max_value for x in (row.low, row.value, row.high)]
     colour = "green" if shares[1] >= 0.9 else "yellow" if shares[1] >= 0.5 else "red"
     low, value, high = (round(x * _WIDTH) for x in shares)
     bar = Text("━" * low, style=colour)

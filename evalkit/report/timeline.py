@@ -30,34 +30,34 @@ def timeline_of(record: Record, execution: Mapping[str, Any], chains: bool) -> M
     starts = range(0, record.steps, int(execution["horizon"]))
     lengths = [min(int(execution["horizon"]), record.steps - start) for start in starts]
     return {
-        "asks": [[start, start] for start in starts],
-        "driven": [[a, n] for a, n in zip(starts, lengths, strict=True)],
+        "requests": [[start, start] for start in starts],
+        "segments": [[a, n] for a, n in zip(starts, lengths, strict=True)],
     }
 
 
 def as_text(timeline: Mapping[str, Any], steps: int) -> str:
     """A strip with a letter for each step's chunk (a dot where the robot held), then a line per inference."""
-    rank = {asked: index for index, (asked, _) in enumerate(timeline["asks"])}
+    rank = {source: index for index, (source, _) in enumerate(timeline["requests"])}
     strip = ""
-    for asked, length in timeline["driven"]:
-        strip += ("." if asked is None else _LETTERS[rank[asked] % len(_LETTERS)]) * length
+    for source, length in timeline["segments"]:
+        strip += ("." if source is None else _LETTERS[rank[source] % len(_LETTERS)]) * length
     lines = []
     for begin in range(0, steps, _WIDTH):
         lines.append(f"step {begin:>4}  {strip[begin : begin + _WIDTH]}")
-    lines += ["", f"{'':<6}{'asked':>6} {'arrived':>8}  drove"]
-    for index, (asked, arrived) in enumerate(timeline["asks"]):
+    lines += ["", f"{'':<6}{'source':>6} {'arrived':>8}  drove"]
+    for index, (source, arrived) in enumerate(timeline["requests"]):
         when = "never" if arrived is None else str(arrived)
         lines.append(
-            f"{_LETTERS[index % len(_LETTERS)]:>3} #{index:<3}{asked:>5} {when:>8}  {_driven(timeline, asked)}"
+            f"{_LETTERS[index % len(_LETTERS)]:>3} #{index:<3}{source:>5} {when:>8}  {_driven(timeline, source)}"
         )
-    held = sum(length for asked, length in timeline["driven"] if asked is None)
+    held = sum(length for source, length in timeline["segments"] if source is None)
     return "\n".join([*lines, "", f"{steps} steps, {len(rank)} inferences, held for {held} steps"])
 
 
 def _driven(timeline: Mapping[str, Any], wanted: int) -> str:
     begins, spans = 0, []
-    for asked, length in timeline["driven"]:
-        if asked == wanted:
+    for source, length in timeline["segments"]:
+        if source == wanted:
             spans.append(f"{begins}–{begins + length - 1}" if length > 1 else str(begins))
         begins += length
     return ", ".join(spans) or "nothing"

@@ -1,0 +1,1 @@
+"""From options through worker processes to a journal."""

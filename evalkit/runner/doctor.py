@@ -10,14 +10,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from evalkit.setup.assets import assets_folder
-from evalkit.runner.process import WorkerConfig, WorkerProcess
-from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem
 from evalkit.execution import Execution
-from evalkit.observation import Needs
-from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
 from evalkit.locations import home_folder
+from evalkit.observation import ObservationSpec
+from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
+from evalkit.runner.process import WorkerConfig, WorkerProcess
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import Suite, load_suite
 
@@ -31,7 +31,7 @@ class Check:
     seen: str
 
 
-def examine(name: str) -> list[Check]:
+def check_suite(name: str) -> list[Check]:
     """Looks a suite through, with and without images. Raises UsageError for a suite that does not exist."""
     suite = load_suite(name)
     environment = Environment.of(suite, name)
@@ -40,13 +40,15 @@ def examine(name: str) -> list[Check]:
     where = environment.folder or "evalkit's own environment"
     checks = [Check("environment", True, str(where))]
     try:
-        checks += _ask(suite, environment, film=None)
+        checks += _ask(suite, environment, video_camera=None)
     except EnvironmentProblem as error:
         return [*checks, Check("simulator", False, str(error))]
-    if suite.film is not None:
+    if suite.video is not None:
         try:
             known = {check.seen for check in checks}
-            checks += [c for c in _ask(suite, environment, film=suite.film.camera) if c.ok or c.seen not in known]
+            checks += [
+                c for c in _ask(suite, environment, video_camera=suite.video.camera) if c.ok or c.seen not in known
+            ]
         except EnvironmentProblem as error:
             checks.append(Check("images", False, str(error)))
     return checks
@@ -74,31 +76,31 @@ def _models() -> Check:
     return Check("models", True, f"{versions}, {device}, {flash}")
 
 
-def _ask(suite: Suite, environment: Environment, film: str | None) -> list[Check]:
+def _ask(suite: Suite, environment: Environment, video_camera: str | None) -> list[Check]:
     """What a worker finds, without (``film`` None) or with images."""
     tasks = [(split, task) for split, section in suite.splits.items() for task in section.tasks]
     with tempfile.TemporaryDirectory() as logs:
         config = WorkerConfig(
             suite=suite,
             environment=environment,
-            needs=Needs(),
+            observation_spec=ObservationSpec(),
             execution=Execution("sync", 1),
-            film=film,
+            video_camera=video_camera,
             assets=assets_folder(suite),
             sources=checkouts(suite),
             logs=Path(logs),
         )
         worker = WorkerProcess(config, 0)
         try:
-            ready = worker.greet()
+            ready = worker.wait_ready()
             found = worker.probe(tasks)
         finally:
             worker.kill()
-    what = "images" if film else "simulator"
+    what = "images" if video_camera else "simulator"
     problems = [Check(what, False, problem) for problem in found["problems"]]
-    if film:
-        gl = found["facts"].get("gl", {})
+    if video_camera:
+        gl = found["metadata"].get("gl", {})
         return problems or [Check(what, True, ", ".join(f"{k} {v}" for k, v in gl.items()) or "rendered")]
     versions = ", ".join(f"{name} {version}" for name, version in ready["versions"].items())
-    remarks = [Check("comparable", True, f"no: {reason}") for reason in found["incomparable"]]
-    return [*(problems or [Check(what, True, f"Python {ready['python']}, {versions}")]), *remarks]
+    warnings = [Check("comparable", True, f"no: {reason}") for reason in found["incomparable"]]
+    return [*(problems or [Check(what, True, f"Python {ready['python']}, {versions}")]), *warnings]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.setup.environment import Environment
 from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.execution import Execution
-from evalkit.observation import Needs
 from evalkit.locations import package_folder
+from evalkit.observation import ObservationSpec
+from evalkit.setup.environment import Environment
 from evalkit.setup.sources import Checkout
 from evalkit.suite import Suite
 from evalkit.worker.wire import Channel, Closed, TimedOut
@@ -43,18 +43,18 @@ class WorkerConfig:
 
     suite: Suite
     environment: Environment
-    needs: Needs
+    observation_spec: ObservationSpec
     execution: Execution
-    film: str | None
+    video_camera: str | None
     assets: Path | None
     sources: Mapping[str, Checkout]
     logs: Path
-    patience_s: float = 300.0
+    worker_timeout_s: float = 300.0
 
     @property
     def renders(self) -> bool:
         """Whether workers will be asked for images."""
-        return bool(self.needs.cameras) or self.film is not None
+        return bool(self.observation_spec.cameras) or self.video_camera is not None
 
     def message(self) -> dict[str, Any]:
         """The worker's first message."""
@@ -62,9 +62,9 @@ class WorkerConfig:
             "type": "configure",
             "suite": self.suite.to_message(),
             "folder": str(self.environment.source),
-            "needs": self.needs.to_dict(),
+            "observation_spec": self.observation_spec.to_dict(),
             "execution": self.execution.to_dict(),
-            "film": self.film,
+            "video_camera": self.video_camera,
             "assets": str(self.assets) if self.assets else None,
             "sources": {name: str(checkout.folder) for name, checkout in self.sources.items()},
             "versions": self.suite.environment.versions,
@@ -82,13 +82,13 @@ class WorkerProcess:
         self.number = number
         self._suite = config.suite.name
         self._log = config.logs / f"worker-{number}.log"
-        self._patience_s = config.patience_s
+        self._worker_timeout_s = config.worker_timeout_s
         config.logs.mkdir(parents=True, exist_ok=True)
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(config.environment.python), "-I", str(package_folder() / "_bootstrap.py"), str(theirs.fileno())],
+                [str(config.environment.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -96,7 +96,7 @@ class WorkerProcess:
                 env=config.environment.variables(config.suite, config.renders),
                 start_new_session=True,  # Ctrl-C is for the host, which then stops its workers
             )
-        ours.settimeout(config.patience_s)
+        ours.settimeout(config.worker_timeout_s)
         self.channel = Channel(ours)
         with contextlib.suppress(Closed):  # then greet finds it gone and says why
             self.channel.send(config.message())
@@ -106,7 +106,7 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
-    def greet(self) -> dict[str, Any]:
+    def wait_ready(self) -> dict[str, Any]:
         """Waits for the worker to be configured; returns its ``ready`` message.
 
         Raises:
@@ -123,14 +123,14 @@ class WorkerProcess:
     def why(self, error: Closed) -> str:
         """One line on a worker that cannot be heard any more, the same wherever and whenever it happens."""
         if isinstance(error, TimedOut):
-            return f"the worker said nothing for {self._patience_s:g} s"
+            return f"the worker said nothing for {self._worker_timeout_s:g} s"
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "the worker closed its connection"
         return f"the worker ended ({_signal(-status) if status < 0 else f'exit status {status}'})"
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line that this process printed, or nothing."""
         try:
             with self._log.open("rb") as log:
@@ -140,7 +140,7 @@ class WorkerProcess:
             return ""
         return lines[-1][:200] if lines else ""
 
-    def dismiss(self) -> None:
+    def request_stop(self) -> None:
         """Asks the worker to end by itself."""
         with contextlib.suppress(Closed):
             self.channel.send({"type": "stop"})
@@ -163,7 +163,7 @@ class WorkerProcess:
             message = self.channel.receive()
         except Closed as error:
             why = f"{self._suite}: {self.why(error)}"
-            raise WorkerLost(f"{why}: {self.last_words()}" if self.last_words() else why) from error
+            raise WorkerLost(f"{why}: {self.last_log_line()}" if self.last_log_line() else why) from error
         except ValueError as error:
             raise EnvironmentProblem(f"{self._suite}: the worker sent something unreadable ({error})") from error
         if message["type"] == "failed":
@@ -193,7 +193,7 @@ def started(config: WorkerConfig, count: int) -> Iterator[list[WorkerProcess]]:
         yield workers
     finally:
         for worker in workers:
-            worker.dismiss()
+            worker.request_stop()
         deadline = time.monotonic() + _LEAVE_S
         for worker in workers:
             worker.ended(deadline)

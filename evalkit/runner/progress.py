@@ -29,11 +29,11 @@ class _Tally:
 
     def __init__(self) -> None:
         self.solved = self.failed = self.errors = 0
-        self.parts: int | None = None  # sub-tasks solved, where episodes are chains
+        self.subtasks: int | None = None  # sub-tasks solved, where episodes are chains
 
     def add(self, record: Record) -> None:
-        if record.parts:
-            self.parts = (self.parts or 0) + sum(solved for _, solved in record.parts)
+        if record.subtasks:
+            self.subtasks = (self.subtasks or 0) + sum(solved for _, solved in record.subtasks)
         if record.success is None:
             self.errors += 1
         elif record.success:
@@ -48,7 +48,7 @@ class _Tally:
     def text(self) -> str:
         judged = self.solved + self.failed
         rate = f"success {100 * self.solved / judged:5.1f} %" if judged else "success     – "
-        rate += f" · average length {self.parts / judged:.2f}" if judged and self.parts is not None else ""
+        rate += f" · average length {self.subtasks / judged:.2f}" if judged and self.subtasks is not None else ""
         return rate + (f" · {self.errors} errors" if self.errors else "")
 
 

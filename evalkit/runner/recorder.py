@@ -12,8 +12,8 @@ from evalkit.episode import Episode
 from evalkit.records.folder import LOGS
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import now
-from evalkit.suite import Suite
 from evalkit.runner.video import VideoWriter, video_path
+from evalkit.suite import Suite
 
 Video = Literal["none", "failures", "all"]
 
@@ -41,14 +41,14 @@ class Recorder:
         video: Video,
         out: Path,
         suite: Suite,
-        hear: Callable[[Record], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
     ) -> None:
         self._journal = journal
         self._progress = progress
         self._video = video
         self._out = out
         self._suite = suite
-        self._hear = hear
+        self._on_record = on_record
         self._writers: dict[Episode, VideoWriter] = {}
 
     def finished(self, record: Record) -> None:
@@ -60,34 +60,34 @@ class Recorder:
             return
         self._journal.append(record)
         self._progress.record(record)
-        if self._hear:
-            self._hear(record)
+        if self._on_record:
+            self._on_record(record)
 
-    def wants_film(self, record: Record) -> bool:
+    def wants_video(self, record: Record) -> bool:
         """Whether the episode is to have a video and has none."""
         wanted = self._video == "all" or (self._video == "failures" and record.success is False)
         return wanted and not self._path(record).exists()
 
-    def filmed(self, record: Record, image: np.ndarray) -> None:
+    def video_frame(self, record: Record, image: np.ndarray) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`."""
         if record.episode not in self._writers:
-            assert self._suite.film is not None
-            self._writers[record.episode] = VideoWriter(self._path(record), self._suite.film.fps)
+            assert self._suite.video is not None
+            self._writers[record.episode] = VideoWriter(self._path(record), self._suite.video.fps)
         self._writers[record.episode].add(image)
 
-    def film_lost(self, record: Record, why: str) -> None:
+    def video_lost(self, record: Record, why: str) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`."""
         if record.episode in self._writers:
             self._writers.pop(record.episode).close(keep=False)
         self._progress.note(f"{record.episode.id}: no video ({why}); --resume tries again")
 
-    def remarked(self, text: str) -> None:
+    def policy_warning(self, text: str) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`. Kept in the run's folder, and shown."""
         with (self._out / LOGS / "policy.log").open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)
 
-    def film_ended(self, record: Record, digest: str) -> None:
+    def video_done(self, record: Record, digest: str) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`."""
         self._writers.pop(record.episode).close()
         if digest != record.digest:

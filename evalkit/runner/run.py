@@ -11,22 +11,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from evalkit.setup.assets import assets_folder
-from evalkit.policies.checkpoint import find_checkpoint
-from evalkit.execution.delay import Delay
-from evalkit.runner.process import WorkerConfig, WorkerProcess, started
-from evalkit.setup.environment import Environment
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, UsageError, WorkerLost
 from evalkit.execution import Execution
-from evalkit.execution.strategies import chosen
-from evalkit.records.folder import LOGS, claimed
+from evalkit.execution.delay import Delay
+from evalkit.execution.resolve import resolve_execution
+from evalkit.locations import own_version
+from evalkit.policies.checkpoint import find_checkpoint
+from evalkit.policy import Policy
+from evalkit.records.folder import LOGS, lock_run_folder
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import Manifest, Plan, fingerprint, machine, now
-from evalkit.policy import Policy
+from evalkit.runner.process import WorkerConfig, WorkerProcess, started
 from evalkit.runner.recorder import Progress, Recorder, Video
-from evalkit.locations import own_version
 from evalkit.runner.scheduler import Scheduler
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts, described
 from evalkit.suite import Suite, load_suite, suite_digest
 
@@ -59,7 +59,7 @@ class RunOptions:
 
     suite: str
     checkpoint: str | None = None
-    checkpoints: Path | None = None
+    checkpoint_file: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     splits: Sequence[str] = ()
     tasks: Sequence[str] = ()
@@ -75,11 +75,11 @@ class RunOptions:
     resume: bool = False
     video: Video = "none"
     shuffle: int | None = None
-    patience_s: float = 300.0
+    worker_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """What is run: a policy and what the manifest says of it.
 
     Attributes:
@@ -95,23 +95,23 @@ class Contestant:
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-class Judge(Protocol):
+class EpisodeSelector(Protocol):
     """Says what of a run is played, and in which order, while it is played."""
 
-    def admit(self, manifest: Manifest) -> None:
+    def on_start(self, manifest: Manifest) -> None:
         """Called before the first episode; raises EvalkitError where the run is not to begin."""
 
     def order(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Which of the planned episodes to play, and in which order."""
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         """A result; those that are there already when the run is continued come first."""
 
-    def wants(self, episode: Episode) -> bool:
+    def observation_spec(self, episode: Episode) -> bool:
         """Whether an episode is still to be played."""
 
 
-def play(options: RunOptions, progress: Progress, judge: Judge | None = None) -> Path:
+def play(options: RunOptions, progress: Progress, selector: EpisodeSelector | None = None) -> Path:
     """Plays what is missing of a checkpoint's run; returns its folder, the manifest and the whole journal in it.
 
     Everything is checked before the first episode, and nothing of a run that is there already is touched by a refusal.
@@ -122,7 +122,7 @@ def play(options: RunOptions, progress: Progress, judge: Judge | None = None) ->
     """
     suite = load_suite(options.suite)
     name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
-    checkpoint = find_checkpoint(name, options.checkpoints).having(options.settings)
+    checkpoint = find_checkpoint(name, options.checkpoint_file).having(options.settings)
     _check_options(options)
     Environment.of(suite, options.suite).require()  # before a model takes its time to load
     checkouts(suite)
@@ -130,42 +130,42 @@ def play(options: RunOptions, progress: Progress, judge: Judge | None = None) ->
         policy = checkpoint.build(suite)
     except EnvironmentProblem as error:
         asked = options.splits or suite.default.splits or list(suite.splits)
-        here = "oracle" if set(asked) & set(suite.expert) and not set(options.splits) - set(suite.expert) else "random"
+        here = "oracle" if set(asked) & set(suite.oracle) and not set(options.splits) - set(suite.oracle) else "random"
         raise EnvironmentProblem(f"{error}; --checkpoint {here} needs no weights and runs here") from error
     try:
-        contestant = Contestant(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
-        return contest(suite, contestant, options, progress, judge)
+        candidate = Candidate(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
+        return run_candidate(suite, candidate, options, progress, selector)
     finally:
         policy.close()
 
 
-def contest(
-    suite: Suite, contestant: Contestant, options: RunOptions, progress: Progress, judge: Judge | None = None
+def run_candidate(
+    suite: Suite, candidate: Candidate, options: RunOptions, progress: Progress, selector: EpisodeSelector | None = None
 ) -> Path:
     """:func:`play` for a policy that is there already; ``options.checkpoint`` has no say."""
     _check_options(options)
     environment = Environment.of(suite, options.suite)
-    out = options.out or default_folder(suite, contestant.id)
-    splits = options.splits or _default_splits(suite, contestant, options, progress)
+    out = options.out or default_folder(suite, candidate.id)
+    splits = options.splits or _default_splits(suite, candidate, options, progress)
     episodes = suite.plan(splits, options.tasks, options.episodes, options.repeats)
-    strangers = {e.split for e in episodes} - set(contestant.splits.get(suite.name, suite.splits))
-    if strangers:
-        progress.note(f"{contestant.id} was not made for {', '.join(sorted(strangers))}")
-    _check_fits(suite, contestant, episodes, options)
+    unsupported_splits = {e.split for e in episodes} - set(candidate.splits.get(suite.name, suite.splits))
+    if unsupported_splits:
+        progress.note(f"{candidate.id} was not made for {', '.join(sorted(unsupported_splits))}")
+    _check_fits(suite, candidate, episodes, options)
     environment.require()
-    with claimed(out, options.resume):
-        config = _worker_config(suite, environment, contestant.policy, options, episodes, out)
+    with lock_run_folder(out, options.resume):
+        config = _worker_config(suite, environment, candidate.policy, options, episodes, out)
         with started(config, min(options.workers or default_workers(), len(episodes))) as workers:
-            manifest = _preflight(config, workers, contestant, episodes)
-            if judge:
-                judge.admit(manifest)
+            manifest = _preflight(config, workers, candidate, episodes)
+            if selector:
+                selector.on_start(manifest)
             if options.resume:
                 manifest.check_resumes(out)
             else:
                 manifest.write(out)
             for reason in manifest.incomparable:
                 progress.note(f"not comparable with published figures: {reason}")
-            _play_missing(config, workers, contestant.policy, episodes, options, out, progress, judge)
+            _play_missing(config, workers, candidate.policy, episodes, options, out, progress, selector)
     return out
 
 
@@ -182,15 +182,15 @@ def default_folder(suite: Suite, checkpoint: str) -> Path:
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
-def _default_splits(suite: Suite, contestant: Contestant, options: RunOptions, progress: Progress) -> Sequence[str]:
+def _default_splits(suite: Suite, candidate: Candidate, options: RunOptions, progress: Progress) -> Sequence[str]:
     """The suite's own, or those of them that the policy is for, where nothing was asked for."""
     chosen = suite.default.splits or list(suite.splits)
-    expert = contestant.policy.spec.needs.expert
-    known = suite.expert if expert else contestant.splits.get(suite.name, chosen)
+    expert = candidate.policy.spec.observation_spec.oracle_steps
+    known = suite.oracle if expert else candidate.splits.get(suite.name, chosen)
     fitting = [split for split in chosen if split in known] or [split for split in suite.splits if split in known]
     if options.tasks or not fitting or fitting == chosen:
         return ()
-    who = "the scripted expert" if expert else contestant.id
+    who = "the scripted expert" if expert else candidate.id
     progress.note(f"{who} knows {', '.join(fitting)} of {', '.join(chosen)}: running those")
     return fitting
 
@@ -200,29 +200,29 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_fits(suite: Suite, contestant: Contestant, episodes: list[Episode], options: RunOptions) -> None:
+def _check_fits(suite: Suite, candidate: Candidate, episodes: list[Episode], options: RunOptions) -> None:
     """Refuses what could only fail later."""
-    policy = contestant.policy
-    strangers = {e.split for e in episodes} - set(suite.expert)
-    if policy.spec.needs.expert and strangers:
-        known = f"only {', '.join(suite.expert)}: pass --split" if suite.expert else "none of its splits"
+    policy = candidate.policy
+    unsupported_splits = {e.split for e in episodes} - set(suite.oracle)
+    if policy.spec.observation_spec.oracle_steps and unsupported_splits:
+        known = f"only {', '.join(suite.oracle)}: pass --split" if suite.oracle else "none of its splits"
         raise UsageError(
-            f"checkpoint {contestant.id!r} needs a scripted expert, and {suite.name} has none for "
-            f"{', '.join(sorted(strangers))} ({known}, or use another checkpoint)"
+            f"checkpoint {candidate.id!r} needs a scripted expert, and {suite.name} has none for "
+            f"{', '.join(sorted(unsupported_splits))} ({known}, or use another checkpoint)"
         )
-    for camera in policy.spec.needs.cameras:
+    for camera in policy.spec.observation_spec.cameras:
         if camera not in suite.cameras:
-            raise UsageError(f"checkpoint {contestant.id!r} looks through camera {camera!r}, which {suite.name} lacks")
-    for name in policy.spec.needs.state:
+            raise UsageError(f"checkpoint {candidate.id!r} looks through camera {camera!r}, which {suite.name} lacks")
+    for name in policy.spec.observation_spec.state:
         if name not in suite.state:
-            raise UsageError(f"checkpoint {contestant.id!r} reads state {name!r}, which {suite.name} lacks")
-    if options.execution in ("prefix", "rtc") and options.execution not in policy.spec.continues:
-        able = ", ".join(policy.spec.continues) or "none"
+            raise UsageError(f"checkpoint {candidate.id!r} reads state {name!r}, which {suite.name} lacks")
+    if options.execution in ("prefix", "rtc") and options.execution not in policy.spec.supported_prefixes:
+        able = ", ".join(policy.spec.supported_prefixes) or "none"
         raise UsageError(
-            f"--execution {options.execution}: checkpoint {contestant.id!r} takes no account of the running chunk so "
+            f"--execution {options.execution}: checkpoint {candidate.id!r} takes no account of the running chunk so "
             f"(it can: {able}); use naive"
         )
-    if options.video != "none" and suite.film is None:
+    if options.video != "none" and suite.video is None:
         raise UsageError(f"--video: {suite.name} has no camera to film with")
 
 
@@ -233,9 +233,9 @@ def _execution(suite: Suite, policy: Policy, options: RunOptions, episodes: Sequ
     except ValueError as error:
         raise UsageError(f"--delay: {error}") from error
     rates = [suite.splits[split].control_hz or suite.control_hz for split in {e.split for e in episodes}]
-    return chosen(
+    return resolve_execution(
         options.execution,
-        policy.spec.chunk,
+        policy.spec.chunk_size,
         max(rates),
         options.horizon,
         delay,
@@ -255,45 +255,47 @@ def _worker_config(
     return WorkerConfig(
         suite=suite,
         environment=environment,
-        needs=policy.spec.needs,
+        observation_spec=policy.spec.observation_spec,
         execution=_execution(suite, policy, options, episodes),
-        film=suite.film.camera if suite.film and options.video != "none" else None,
+        video_camera=suite.video.camera if suite.video and options.video != "none" else None,
         assets=assets_folder(suite),
         sources=checkouts(suite),
         logs=out / LOGS,
-        patience_s=options.patience_s,
+        worker_timeout_s=options.worker_timeout_s,
     )
 
 
 def _preflight(
     config: WorkerConfig,
     workers: list[WorkerProcess],
-    contestant: Contestant,
+    candidate: Candidate,
     episodes: list[Episode],
 ) -> Manifest:
     """Asks the suite whether everything is there. Raises EnvironmentProblem with what is missing, or the manifest."""
     plan = Plan.of(episodes)
     try:
-        ready, found = workers[0].greet(), workers[0].probe(plan.keys)
+        ready, found = workers[0].wait_ready(), workers[0].probe(plan.keys)
     except WorkerLost:  # once may be chance; twice is not
         workers[0].kill()
         workers[0] = WorkerProcess(config, 0)
-        ready, found = workers[0].greet(), workers[0].probe(plan.keys)
+        ready, found = workers[0].wait_ready(), workers[0].probe(plan.keys)
     if found["problems"]:
         more = f" (and {len(found['problems']) - 1} more; see `evalkit doctor {config.suite.name}`)"
         raise EnvironmentProblem(
             f"{config.suite.name}: {found['problems'][0]}{more if len(found['problems']) > 1 else ''}"
         )
-    facts = {k: v for k, v in found["facts"].items() if k != "gl" or config.needs.cameras}
+    metadata = {k: v for k, v in found["metadata"].items() if k != "gl" or config.observation_spec.cameras}
     commits, doubts = described(config.sources)
     return Manifest(
-        fingerprint=fingerprint(config.suite, ready["versions"], {"sources": commits, **facts} if commits else facts),
+        fingerprint=fingerprint(
+            config.suite, ready["versions"], {"sources": commits, **metadata} if commits else metadata
+        ),
         checkpoint={
-            **contestant.identity,
-            "needs": contestant.policy.spec.needs.to_dict(),
-            "chunk": contestant.policy.spec.chunk,
-            "batch_invariant": contestant.policy.spec.batch_invariant,
-            "facts": contestant.policy.spec.facts,
+            **candidate.identity,
+            "observation_spec": candidate.policy.spec.observation_spec.to_dict(),
+            "chunk_size": candidate.policy.spec.chunk_size,
+            "batch_invariant": candidate.policy.spec.batch_invariant,
+            "metadata": candidate.policy.spec.metadata,
         },
         execution=config.execution.to_dict(),
         plan=plan,
@@ -313,30 +315,32 @@ def _play_missing(
     options: RunOptions,
     out: Path,
     progress: Progress,
-    judge: Judge | None,
+    selector: EpisodeSelector | None,
 ) -> None:
     """Plays every episode that has no verdict yet; an earlier error gets another chance."""
     with Journal(out) as journal:
         for stranger in set(journal.records) - set(episodes):
             raise UsageError(f"{journal.path}: {stranger.id} is not in the run's plan")
         finished = [r for r in journal.records.values() if r.error is None]
-        if judge:
-            episodes = judge.order(episodes)
+        if selector:
+            episodes = selector.order(episodes)
             for record in finished:
-                judge.hear(record)
+                selector.on_record(record)
         progress.begin(out, len(episodes), finished)
-        recorder = Recorder(journal, progress, options.video, out, config.suite, judge.hear if judge else None)
-        done = {r.episode for r in finished if not recorder.wants_film(r)}
+        recorder = Recorder(
+            journal, progress, options.video, out, config.suite, selector.on_record if selector else None
+        )
+        done = {r.episode for r in finished if not recorder.wants_video(r)}
         missing = [e for e in episodes if e not in done]
         if options.shuffle is not None:
             random.Random(options.shuffle).shuffle(missing)
-        if not judge:  # what was tried before, in an error or for a lost video, comes last
+        if not selector:  # what was tried before, in an error or for a lost video, comes last
             missing.sort(key=lambda e: e in journal.records)
-        film_every = max(1, round(config.suite.control_hz / config.suite.film.fps)) if config.suite.film else 0
-        in_order = options.shuffle is not None or judge is not None
-        frames = film_every if config.film else 0
-        scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, film_every=frames)
+        frame_every = max(1, round(config.suite.control_hz / config.suite.video.fps)) if config.suite.video else 0
+        in_order = options.shuffle is not None or selector is not None
+        frames = frame_every if config.video_camera else 0
+        scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, frame_every=frames)
         try:
-            scheduler.run(missing, judge.wants if judge else lambda _: True)
+            scheduler.run(missing, selector.observation_spec if selector else lambda _: True)
         finally:
             workers[:] = scheduler.workers

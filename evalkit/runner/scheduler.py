@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evalkit.runner.process import WorkerConfig, WorkerProcess
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
 from evalkit.execution import Prefix
+from evalkit.observation import Observation
+from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.records.journal import Record
 from evalkit.records.manifest import now
-from evalkit.observation import Observation
-from evalkit.policy import Policy, Remarks, Request
+from evalkit.runner.process import WorkerConfig, WorkerProcess
 from evalkit.worker.wire import Closed, TimedOut
 
 _ATTEMPTS = 2  # an episode whose worker dies or hangs is tried once more, then recorded as an error
@@ -32,35 +32,35 @@ _ERRORS_IN_A_ROW = 10  # so many, with no episode finished between, end the run,
 _STARTS = 3  # a worker that ends so many times before it is ready ends the run
 
 
-class Watcher(Protocol):
+class RunEvents(Protocol):
     """What happens to the results as they come: journal, progress display, video files."""
 
     def finished(self, record: Record) -> None:
         """An episode is over; called once per episode."""
 
-    def wants_film(self, record: Record) -> bool:
+    def wants_video(self, record: Record) -> bool:
         """Whether the episode should be played again for a video."""
 
-    def filmed(self, record: Record, image: np.ndarray) -> None:
+    def video_frame(self, record: Record, image: np.ndarray) -> None:
         """One more frame of an episode's video."""
 
-    def film_ended(self, record: Record, digest: str) -> None:
+    def video_done(self, record: Record, digest: str) -> None:
         """The episode was played again; ``digest`` equals the record's where the simulator is deterministic."""
 
-    def film_lost(self, record: Record, why: str) -> None:
+    def video_lost(self, record: Record, why: str) -> None:
         """The episode could not be played again to its end."""
 
-    def remarked(self, text: str) -> None:
+    def policy_warning(self, text: str) -> None:
         """The policy has something to say of what happened."""
 
 
 @dataclass
-class _Seat:
+class _WorkerSlot:
     """One worker and what it is doing."""
 
     worker: WorkerProcess
     episode: Episode | None = None
-    filming: Record | None = None
+    recording: Record | None = None
     waiting: dict[str, Any] | None = None  # the ask that it has not been answered
     starting: bool = True
     failed_starts: int = 0
@@ -69,7 +69,7 @@ class _Seat:
 
     @property
     def playing(self) -> bool:
-        return self.episode is not None or self.filming is not None
+        return self.episode is not None or self.recording is not None
 
     @property
     def idle(self) -> bool:
@@ -83,10 +83,10 @@ class Scheduler:
         self,
         config: WorkerConfig,
         policy: Policy,
-        watcher: Watcher,
+        watcher: RunEvents,
         workers: Sequence[WorkerProcess],
         grouped: bool = True,
-        film_every: int = 0,
+        frame_every: int = 0,
         restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
     ) -> None:
         """A scheduler that has done nothing yet.
@@ -104,15 +104,15 @@ class Scheduler:
         self._policy = policy
         self._watcher = watcher
         self._grouped = grouped
-        self._film_every = film_every
+        self._frame_every = frame_every
         self._restart = restart
         self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
         self._verdicts = 0
         self._news = True  # whether there was a result since it was last asked what is wanted
         self._streak: list[tuple[str, str]] = []  # tasks of the errors since the last verdict
-        self._seats = [_Seat(worker) for worker in workers]
-        self._seats[0].starting = False
+        self._slots = [_WorkerSlot(worker) for worker in workers]
+        self._slots[0].starting = False
 
     def run(self, episodes: Sequence[Episode], wanted: Callable[[Episode], bool] = lambda _: True) -> None:
         """Plays every episode, in order as far as workers can share it.
@@ -130,8 +130,8 @@ class Scheduler:
         self._queue = list(episodes)
         while self._under_way(wanted):
             self._dispatch()
-            for seat in self._speaking(timeout=1.0):
-                self._hear(seat)
+            for slot in self._readable(timeout=1.0):
+                self._receive_from(slot)
             self._answer()
             self._replace_hung()
 
@@ -139,80 +139,80 @@ class Scheduler:
         """Whether anything is left to play. Drops what is not wanted any more."""
         if self._news:
             self._queue, self._news = [e for e in self._queue if wanted(e)], False
-        playing = [seat for seat in self._seats if seat.playing]
-        if self._queue or any(seat.filming or (seat.episode and wanted(seat.episode)) for seat in playing):
+        playing = [slot for slot in self._slots if slot.playing]
+        if self._queue or any(slot.recording or (slot.episode and wanted(slot.episode)) for slot in playing):
             return True
-        for seat in playing:
-            seat.worker.kill()
+        for slot in playing:
+            slot.worker.kill()
         return False
 
     @property
     def workers(self) -> list[WorkerProcess]:
         """The workers as they are now, replacements included."""
-        return [seat.worker for seat in self._seats]
+        return [slot.worker for slot in self._slots]
 
     def _dispatch(self) -> None:
-        for seat in self._seats:
-            if seat.idle and self._queue:
-                episode = self._queue.pop(self._choose(seat))
-                seat.episode, seat.last_task = episode, episode.task_key
+        for slot in self._slots:
+            if slot.idle and self._queue:
+                episode = self._queue.pop(self._choose(slot))
+                slot.episode, slot.last_task = episode, episode.task_key
                 self._attempts[episode] = self._attempts.get(episode, 0) + 1
-                self._send(seat, {"type": "run", "episode": episode.to_dict(), "keep_actions": self._film_every > 0})
+                self._send(slot, {"type": "run", "episode": episode.to_dict(), "keep_actions": self._frame_every > 0})
 
-    def _choose(self, seat: _Seat) -> int:
+    def _choose(self, slot: _WorkerSlot) -> int:
         """Which queued episode suits a worker: its own task first, then one that no other worker has built."""
         if not self._grouped:
             return 0
-        taken = {other.last_task for other in self._seats if other is not seat and not other.idle}
-        for suits in (lambda e: e.task_key == seat.last_task, lambda e: e.task_key not in taken):
+        taken = {other.last_task for other in self._slots if other is not slot and not other.idle}
+        for suits in (lambda e: e.task_key == slot.last_task, lambda e: e.task_key not in taken):
             for index, episode in enumerate(self._queue):
                 if suits(episode):
                     return index
         return 0
 
-    def _speaking(self, timeout: float) -> list[_Seat]:
+    def _readable(self, timeout: float) -> list[_WorkerSlot]:
         with selectors.DefaultSelector() as selector:
-            for seat in self._seats:
-                if not seat.idle:
-                    selector.register(seat.worker.channel, selectors.EVENT_READ, seat)
+            for slot in self._slots:
+                if not slot.idle:
+                    selector.register(slot.worker.channel, selectors.EVENT_READ, slot)
             return [key.data for key, _ in selector.select(timeout)] if selector.get_map() else []
 
-    def _hear(self, seat: _Seat) -> None:
+    def _receive_from(self, slot: _WorkerSlot) -> None:
         try:
-            message = seat.worker.channel.receive()
+            message = slot.worker.channel.receive()
         except Closed as error:
-            self._lost(seat, seat.worker.why(error), kind="hang" if isinstance(error, TimedOut) else "crash")
+            self._replace_worker(slot, slot.worker.why(error), kind="hang" if isinstance(error, TimedOut) else "crash")
             return
         except ValueError as error:
-            self._lost(seat, f"the worker sent something unreadable ({error})")
+            self._replace_worker(slot, f"the worker sent something unreadable ({error})")
             return
-        seat.since = time.monotonic()
+        slot.since = time.monotonic()
         match message["type"]:
             case "ready":
-                seat.starting = False
+                slot.starting = False
             case "ask":
-                seat.waiting = message
+                slot.waiting = message
             case "done":
-                self._done(seat, message)
+                self._done(slot, message)
             case "failed":
-                self._failed(seat, message)
+                self._failed(slot, message)
             case "frame":
-                assert seat.filming is not None
-                self._watcher.filmed(seat.filming, message["image"])
+                assert slot.recording is not None
+                self._watcher.video_frame(slot.recording, message["image"])
             case "replayed":
-                assert seat.filming is not None
-                self._watcher.film_ended(seat.filming, message["digest"])
-                seat.filming = None
+                assert slot.recording is not None
+                self._watcher.video_done(slot.recording, message["digest"])
+                slot.recording = None
 
     def _answer(self) -> None:
-        asking = [seat for seat in self._seats if seat.waiting is not None]
+        asking = [slot for slot in self._slots if slot.waiting is not None]
         if not asking:
             return
-        requests = [_request(seat) for seat in asking]
+        requests = [_request(slot) for slot in asking]
         try:
             chunks = self._policy.act(requests)
             answered = len(chunks)
-            remarks = self._policy.remarks() if isinstance(self._policy, Remarks) else []
+            warnings = self._policy.warnings() if isinstance(self._policy, PolicyWarnings) else []
         except EvalkitError:
             raise
         except (Exception, SystemExit) as error:  # a policy that ends the process must not end this one
@@ -221,18 +221,18 @@ class Scheduler:
             raise PolicyProblem(
                 f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
             ) from error
-        for remark in remarks:
-            self._watcher.remarked(remark)
+        for remark in warnings:
+            self._watcher.policy_warning(remark)
         if answered != len(requests):
             raise PolicyProblem(f"the policy returned {answered} chunks for {len(requests)} requests")
-        for seat, request, chunk in zip(asking, requests, chunks, strict=True):
-            assert seat.waiting is not None
-            reply = {"type": "chunk", "ask": seat.waiting["ask"], "actions": self._checked(request, chunk)}
-            seat.waiting = None
-            self._send(seat, reply)
+        for slot, request, chunk in zip(asking, requests, chunks, strict=True):
+            assert slot.waiting is not None
+            reply = {"type": "chunk", "ask": slot.waiting["ask"], "actions": self._checked(request, chunk)}
+            slot.waiting = None
+            self._send(slot, reply)
 
     def _checked(self, request: Request, chunk: Any) -> np.ndarray:
-        expected = (self._policy.spec.chunk, self._config.suite.action.size)
+        expected = (self._policy.spec.chunk_size, self._config.suite.action.size)
         if not isinstance(chunk, np.ndarray) or chunk.shape != expected or chunk.dtype.kind not in "fiu":
             got = f"{chunk.dtype} {chunk.shape}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
             raise PolicyProblem(f"the policy returned {got} at {_where(request)}, not a float {expected} chunk")
@@ -243,91 +243,93 @@ class Scheduler:
             raise PolicyProblem(f"the policy returned {chunk[index]} at {_where(request)}, chunk index {index}")
         return single
 
-    def _done(self, seat: _Seat, message: dict[str, Any]) -> None:
-        assert seat.episode is not None
+    def _done(self, slot: _WorkerSlot, message: dict[str, Any]) -> None:
+        assert slot.episode is not None
         record = Record(
-            episode=seat.episode,
+            episode=slot.episode,
             success=message["success"],
             steps=message["steps"],
             inferences=message["inferences"],
             clipped_steps=message["clipped_steps"],
             metrics=message["metrics"],
-            parts=message["parts"],
-            motion=message["motion"],
+            subtasks=message["subtasks"],
+            execution_stats=message["execution_stats"],
             timeline=message["timeline"],
             digest=message["digest"],
             host={
-                "worker": seat.worker.number,
-                "attempts": self._attempts[seat.episode],
-                **{part: round(message[part], 4) for part in ("wall_s", "reset_s", "look_s", "policy_s")},
+                "worker": slot.worker.number,
+                "attempts": self._attempts[slot.episode],
+                **{part: round(message[part], 4) for part in ("wall_s", "reset_s", "observe_s", "policy_s")},
                 "finished": now(),
             },
         )
-        seat.episode, seat.failed_starts = None, 0
+        slot.episode, slot.failed_starts = None, 0
         self._streak.clear()
         self._verdicts += 1
         self._news = True
         self._watcher.finished(record)
-        if self._film_every and self._watcher.wants_film(record):
-            seat.filming = record
-            replay = {"type": "replay", "episode": record.episode.to_dict(), "every": self._film_every}
-            self._send(seat, {**replay, "actions": message["actions"]})
+        if self._frame_every and self._watcher.wants_video(record):
+            slot.recording = record
+            replay = {"type": "replay", "episode": record.episode.to_dict(), "every": self._frame_every}
+            self._send(slot, {**replay, "actions": message["actions"]})
 
-    def _failed(self, seat: _Seat, message: dict[str, Any]) -> None:
-        if message["kind"] == "policy" and seat.episode is not None:
-            raise PolicyProblem(f"{seat.episode.id}: {message['message']}")
-        self._lost(seat, message["message"], kind=message["kind"])
+    def _failed(self, slot: _WorkerSlot, message: dict[str, Any]) -> None:
+        if message["kind"] == "policy" and slot.episode is not None:
+            raise PolicyProblem(f"{slot.episode.id}: {message['message']}")
+        self._replace_worker(slot, message["message"], kind=message["kind"])
 
-    def _lost(self, seat: _Seat, why: str, kind: str = "crash") -> None:
+    def _replace_worker(self, slot: _WorkerSlot, why: str, kind: str = "crash") -> None:
         """The worker cannot be trusted any more: replace it, and give its episode its second attempt."""
-        seat.worker.kill()
-        if seat.starting:
-            seat.failed_starts += 1
-            if seat.failed_starts >= _STARTS:
+        slot.worker.kill()
+        if slot.starting:
+            slot.failed_starts += 1
+            if slot.failed_starts >= _STARTS:
                 raise EnvironmentProblem(f"{self._config.suite.name}: a worker cannot start: {why}")
-        if seat.filming is not None:
-            self._watcher.film_lost(seat.filming, why)
-        episode, seat.episode, seat.filming, seat.waiting = seat.episode, None, None, None
+        if slot.recording is not None:
+            self._watcher.video_lost(slot.recording, why)
+        episode, slot.episode, slot.recording, slot.waiting = slot.episode, None, None, None
         if episode is not None and self._attempts[episode] < _ATTEMPTS:
             self._queue.insert(0, episode)
         elif episode is not None:
-            self._watcher.finished(self._error(seat, episode, kind, why))
+            self._watcher.finished(self._error(slot, episode, kind, why))
             self._news = True
             self._streak.append(episode.task_key)
             tasks = set(self._streak)
             hopeless = len(tasks) > 1 or not (self._verdicts or any(e.task_key not in tasks for e in self._queue))
             if len(self._streak) >= _ERRORS_IN_A_ROW and hopeless:
                 raise EvalkitError(f"{len(self._streak)} episodes in a row ended in errors; the last: {why}")
-        seat.worker = self._restart(self._config, seat.worker.number)
-        seat.starting, seat.since = True, time.monotonic()
+        slot.worker = self._restart(self._config, slot.worker.number)
+        slot.starting, slot.since = True, time.monotonic()
 
-    def _error(self, seat: _Seat, episode: Episode, kind: str, why: str) -> Record:
-        host = {"worker": seat.worker.number, "attempts": self._attempts[episode], "finished": now()}
-        host["last_words"] = seat.worker.last_words()
+    def _error(self, slot: _WorkerSlot, episode: Episode, kind: str, why: str) -> Record:
+        host = {"worker": slot.worker.number, "attempts": self._attempts[episode], "finished": now()}
+        host["last_log_line"] = slot.worker.last_log_line()
         return Record(episode=episode, success=None, error={"kind": kind, "message": why}, host=host)
 
     def _replace_hung(self) -> None:
-        for seat in self._seats:
-            owing = not seat.idle and seat.waiting is None
+        for slot in self._slots:
+            owing = not slot.idle and slot.waiting is None
             if (
                 owing
-                and time.monotonic() - seat.since > self._config.patience_s
-                and seat not in self._speaking(timeout=0)
+                and time.monotonic() - slot.since > self._config.worker_timeout_s
+                and slot not in self._readable(timeout=0)
             ):
-                self._lost(seat, f"the worker said nothing for {self._config.patience_s:g} s", kind="hang")
+                self._replace_worker(
+                    slot, f"the worker said nothing for {self._config.worker_timeout_s:g} s", kind="hang"
+                )
 
-    def _send(self, seat: _Seat, message: dict[str, Any]) -> None:
-        seat.since = time.monotonic()
+    def _send(self, slot: _WorkerSlot, message: dict[str, Any]) -> None:
+        slot.since = time.monotonic()
         with contextlib.suppress(Closed):  # the next receive finds it gone and says why
-            seat.worker.channel.send(message)
+            slot.worker.channel.send(message)
 
 
-def _request(seat: _Seat) -> Request:
-    assert seat.waiting is not None and seat.episode is not None
-    message = seat.waiting
+def _request(slot: _WorkerSlot) -> Request:
+    assert slot.waiting is not None and slot.episode is not None
+    message = slot.waiting
     observation = Observation.from_message(message["observation"])
     prefix = Prefix(**message["prefix"]) if message["prefix"] else None
-    return Request(seat.episode, int(message["step"]), observation, prefix)
+    return Request(slot.episode, int(message["step"]), observation, prefix)
 
 
 def _where(request: Request) -> str:

@@ -1,0 +1,1 @@
+"""The openpi WebSocket protocol, both ends."""

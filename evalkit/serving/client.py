@@ -19,14 +19,14 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError
 from evalkit.documents import first_difference
+from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError
 from evalkit.serving.protocol import MOST_BYTES, jsonable, unpack
 
 _LOSSES = 3  # so many lost connections over one request are no accident
 
 
-class Link:
+class ConnectionPool:
     """A client's connections to one server, opened again when they are lost. For use within one event loop.
 
     Attributes:
@@ -44,7 +44,7 @@ class Link:
             api_key: sent as openpi's client does, where given.
         """
         self.metadata: dict[str, Any] = {}
-        self.remarks: list[str] = []
+        self.warnings: list[str] = []
         self._url, self._connect_s, self._timeout_s = url, connect_s, timeout_s
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
         self._shown = url.partition("?")[0]  # what stands behind it may be secret
@@ -98,7 +98,7 @@ class Link:
                 if self._connections[place] is None:
                     connection.transport.abort()
             self._connections[place] = await self._connect()
-            self.remarks.append(f"{self._shown}: the connection was lost ({why}) and made again")
+            self.warnings.append(f"{self._shown}: the connection was lost ({why}) and made again")
         raise PolicyProblem(
             f"{self._shown}: the connection was lost {_LOSSES} times over one request ({why}); see its log"
         )
@@ -121,19 +121,19 @@ class Link:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    async def _dial(self, patience_s: float) -> ClientConnection:
+    async def _dial(self, worker_timeout_s: float) -> ClientConnection:
         connection = await connect(
             self._url,
             compression=None,
             max_size=MOST_BYTES,
             additional_headers=self._headers,
             proxy=None if _is_loopback(self._url) else True,
-            open_timeout=patience_s,
+            open_timeout=worker_timeout_s,
             ping_interval=None,  # openpi's server is deaf while its policy thinks
             close_timeout=1,
         )
         try:
-            self._recognize(await asyncio.wait_for(connection.recv(), patience_s))
+            self._recognize(await asyncio.wait_for(connection.recv(), worker_timeout_s))
         except BaseException:
             await connection.close()
             raise

@@ -22,18 +22,23 @@ import msgpack
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from evalkit.documents import parse
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError
 from evalkit.execution import Prefix
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Request
-from evalkit.documents import parse
 
 MOST_BYTES = 1 << 30  # of one message; openpi itself sets no bound
 EXTENSION = "evalkit"  # the key of the extension, in the metadata and in observations
 VERSION = 1
 EXTENSIONS = ("seed", "reset", "prefix")  # what a server without the extension does not take
-IMAGE, STATE, PROMPT, EXPERT = "image/", "state/", "prompt", "expert"  # keys and prefixes of keys of an observation
+IMAGE, STATE, PROMPT, ORACLE_PLAN = (
+    "image/",
+    "state/",
+    "prompt",
+    "oracle_plan",
+)  # keys and prefixes of keys of an observation
 RESET = "reset"  # a client without the extension may send it, True, to begin an episode
 ACTIONS = "actions"
 
@@ -112,7 +117,7 @@ def jsonable(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else f"{type(value).__name__}"
 
 
-class Offer(BaseModel):
+class ServerMetadata(BaseModel):
     """What an evalkit server serves, as its metadata say it under ``"evalkit"``.
 
     Attributes:
@@ -120,7 +125,7 @@ class Offer(BaseModel):
         suite: the suite whose observations the policy takes and whose actions it returns.
         action_size: A, the length of one action.
         needs: what the policy looks at.
-        chunk: T, the length of its action chunks.
+        chunk_size: T, the length of its action chunks.
         batch_invariant: whether a reply is the same bits whatever other requests the server has at that moment.
         continues: kinds of prefix that the policy takes into account.
         facts: what identifies its weights and code.
@@ -134,17 +139,17 @@ class Offer(BaseModel):
     version: int = VERSION
     suite: str
     action_size: int = Field(gt=0)
-    needs: Needs
-    chunk: int = Field(gt=0)
+    observation_spec: ObservationSpec
+    chunk_size: int = Field(gt=0)
     batch_invariant: bool = False
-    continues: tuple[str, ...] = ()
-    facts: dict[str, Any] = {}
+    supported_prefixes: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
     checkpoint: dict[str, Any] = {}
     extensions: list[str] = list(EXTENSIONS)
     keys: dict[str, str] = {}
 
     @classmethod
-    def found_in(cls, metadata: Mapping[str, Any], where: str) -> Offer | None:
+    def found_in(cls, metadata: Mapping[str, Any], where: str) -> ServerMetadata | None:
         """A server's offer; None where it does not speak the extension. Raises PolicyProblem for one that is broken."""
         if EXTENSION not in metadata:
             return None
@@ -160,12 +165,16 @@ class Offer(BaseModel):
         return offer
 
 
-def keys_of(needs: Needs) -> dict[str, str]:
+def keys_of(observation_spec: ObservationSpec) -> dict[str, str]:
     """What an observation message must hold for a policy: key → what it is."""
     keys = {PROMPT: "the task in words"}
-    keys |= {IMAGE + camera: "uint8 (H, W, 3) RGB, as the suite's simulator gives it" for camera in needs.cameras}
-    keys |= {STATE + name: "(N,) float, as the suite gives it" for name in needs.state}
-    return {**keys, EXPERT: "(T, A) float, what the suite's expert plans"} if needs.expert else keys
+    keys |= {
+        IMAGE + camera: "uint8 (H, W, 3) RGB, as the suite's simulator gives it" for camera in observation_spec.cameras
+    }
+    keys |= {STATE + name: "(N,) float, as the suite gives it" for name in observation_spec.state}
+    return (
+        {**keys, ORACLE_PLAN: "(T, A) float, what the suite's expert plans"} if observation_spec.oracle_steps else keys
+    )
 
 
 def message_of(request: Request) -> dict[str, Any]:
@@ -175,7 +184,7 @@ def message_of(request: Request) -> dict[str, Any]:
         PROMPT: seen.instruction,
         **{IMAGE + camera: image for camera, image in seen.images.items()},
         **{STATE + name: vector for name, vector in seen.state.items()},
-        **({} if seen.expert is None else {EXPERT: seen.expert}),
+        **({} if seen.oracle_plan is None else {ORACLE_PLAN: seen.oracle_plan}),
         EXTENSION: {
             "episode": request.episode.to_dict(),
             "step": request.step,
@@ -185,7 +194,7 @@ def message_of(request: Request) -> dict[str, Any]:
     }
 
 
-def request_of(message: Mapping[str, Any], needs: Needs) -> Request:
+def request_of(message: Mapping[str, Any], observation_spec: ObservationSpec) -> Request:
     """The inverse of :func:`message_of`. Raises ValueError that says what is missing or is not what it must be."""
     context = message[EXTENSION]
     if not isinstance(context, dict) or not isinstance(context.get("episode"), dict):
@@ -200,7 +209,9 @@ def request_of(message: Mapping[str, Any], needs: Needs) -> Request:
         raise ValueError(f"{EXTENSION}.episode: names must be text and numbers integers")
     if type(step) is not int or step < 0:
         raise ValueError(f"{EXTENSION}.step must be 0 or more, not {step!r}")
-    return Request(episode, step, observation_of(message, needs), None if prefix is None else _prefix_of(prefix))
+    return Request(
+        episode, step, observation_of(message, observation_spec), None if prefix is None else _prefix_of(prefix)
+    )
 
 
 def _prefix_of(fields: Any) -> Prefix:
@@ -216,9 +227,9 @@ def _prefix_of(fields: Any) -> Prefix:
     return Prefix(actions, committed, kind)
 
 
-def observation_of(message: Mapping[str, Any], needs: Needs) -> Observation:
+def observation_of(message: Mapping[str, Any], observation_spec: ObservationSpec) -> Observation:
     """What a policy sees in a message. Raises ValueError that says what is missing or is not what it must be."""
-    keys = keys_of(needs)
+    keys = keys_of(observation_spec)
     for key in keys:
         if key not in message:
             takes = "; ".join(f"{name}: {what}" for name, what in keys.items())
@@ -227,9 +238,9 @@ def observation_of(message: Mapping[str, Any], needs: Needs) -> Observation:
         raise ValueError(f"{PROMPT!r} must be text, not {type(message[PROMPT]).__name__}")
     return Observation(
         str(message[PROMPT]),
-        {camera: _image(message[IMAGE + camera], IMAGE + camera) for camera in needs.cameras},
-        {name: _numbers(message[STATE + name], STATE + name, 1).astype(np.float64) for name in needs.state},
-        _numbers(message[EXPERT], EXPERT, 2).astype(np.float32) if needs.expert else None,
+        {camera: _image(message[IMAGE + camera], IMAGE + camera) for camera in observation_spec.cameras},
+        {name: _numbers(message[STATE + name], STATE + name, 1).astype(np.float64) for name in observation_spec.state},
+        _numbers(message[ORACLE_PLAN], ORACLE_PLAN, 2).astype(np.float32) if observation_spec.oracle_steps else None,
     )
 
 

@@ -30,12 +30,12 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 from websockets.typing import Data
 
-from evalkit import openpi
+from evalkit.documents import parse
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError
-from evalkit.serving.protocol import Offer, pack, unpack
-from evalkit.policy import Policy, Remarks, Request
-from evalkit.documents import parse
+from evalkit.policy import Policy, PolicyWarnings, Request
+from evalkit.serving import protocol as openpi
+from evalkit.serving.protocol import ServerMetadata, pack, unpack
 
 _INTERNAL_ERROR = 1011
 _QUIET = logging.getLogger("evalkit.serving.server.websockets")  # a port scan is no news
@@ -106,15 +106,15 @@ class Server:
         spec = policy.spec
         said = {
             **identity,
-            "needs": spec.needs,
-            "chunk": spec.chunk,
+            "observation_spec": spec.observation_spec,
+            "chunk_size": spec.chunk_size,
             "batch_invariant": spec.batch_invariant,
-            "continues": spec.continues,
-            "facts": {name: fact for name, fact in spec.facts.items() if name != "where"},
-            "keys": openpi.keys_of(spec.needs),
+            "supported_prefixes": spec.supported_prefixes,
+            "metadata": {name: fact for name, fact in spec.metadata.items() if name != "where"},
+            "keys": openpi.keys_of(spec.observation_spec),
         }
         self._policy = policy
-        self._offer = parse(Offer, said, "identity")
+        self._offer = parse(ServerMetadata, said, "identity")
         self._metadata = pack({openpi.EXTENSION: self._offer.model_dump(mode="json")})
         self._host, self._port = host, port
         self._log = log or (lambda line: None)
@@ -122,7 +122,7 @@ class Server:
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._waiting: set[asyncio.Future[dict[str, Any]]] = set()
         self._bound: Future[str] = Future()
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._think)]
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._policy_loop)]
 
     @property
     def busy(self) -> bool:
@@ -180,7 +180,7 @@ class Server:
 
     async def _attend(self, connection: ServerConnection) -> None:
         """One client, from its coming to its going."""
-        visitor = _Visitor(next(self._visitors), self._offer)
+        visitor = _ClientSession(next(self._visitors), self._offer)
         name = "client {}:{}".format(*(connection.remote_address or ("?", "?"))[:2])
         self._log(f"{name}: connected")
         try:
@@ -196,7 +196,7 @@ class Server:
             pass
         self._log(f"{name}: gone after {visitor.asked} requests")
 
-    async def _reply(self, visitor: _Visitor, message: Data) -> str | bytes:
+    async def _reply(self, visitor: _ClientSession, message: Data) -> str | bytes:
         """The reply to a message: actions, or in words what went wrong."""
         try:
             request = visitor.request(message)
@@ -218,7 +218,7 @@ class Server:
 
     # The thread of the policy.
 
-    def _think(self) -> None:
+    def _policy_loop(self) -> None:
         while True:
             waiting = [self._questions.get()]
             with contextlib.suppress(queue.Empty):
@@ -235,15 +235,15 @@ class Server:
             if len(chunks) != len(batch):
                 raise PolicyProblem(f"the policy returned {len(chunks)} chunks for {len(batch)} requests")
             arrays = [np.asarray(chunk) for chunk in chunks]
-            remarks = self._policy.remarks() if isinstance(self._policy, Remarks) else []
+            warnings = self._policy.warnings() if isinstance(self._policy, PolicyWarnings) else []
         except (Exception, SystemExit) as error:  # whatever it is, this thread goes on
             if len(batch) == 1:
-                self._settle(batch[0].answer, _told(error))
+                self._settle(batch[0].answer, _as_exception(error))
             else:  # one request that the policy cannot take must not fail the others
                 for question in batch:
                     self._answer([question])
             return
-        for remark in remarks:
+        for remark in warnings:
             self._log(remark)
         timing = {"infer_ms": (time.perf_counter() - started) * 1000, "batch": len(batch)}
         for question, chunk in zip(batch, arrays, strict=True):
@@ -262,10 +262,10 @@ class Server:
             self._loop.call_soon_threadsafe(settle)
 
 
-class _Visitor:
+class _ClientSession:
     """One connection. A client without the extension is given episodes: the first, and another at each reset."""
 
-    def __init__(self, number: int, offer: Offer) -> None:
+    def __init__(self, number: int, offer: ServerMetadata) -> None:
         self.asked = 0
         self._offer = offer
         self._number = number
@@ -279,17 +279,17 @@ class _Visitor:
             raise ValueError("it must be a map in msgpack, in a binary frame")
         self.asked += 1
         if openpi.EXTENSION in fields:
-            return openpi.request_of(fields, self._offer.needs)
+            return openpi.request_of(fields, self._offer.observation_spec)
         if fields.get(openpi.RESET) and self._step:
             self._scene, self._step = self._scene + 1, 0
         # The connection is the repeat: two clients at once must not sample the same.
         episode = Episode(self._offer.suite, "remote", "remote", self._scene, seed=0, repeat=self._number)
-        request = Request(episode, self._step, openpi.observation_of(fields, self._offer.needs))
+        request = Request(episode, self._step, openpi.observation_of(fields, self._offer.observation_spec))
         self._step += 1
         return request
 
 
-def _told(error: BaseException) -> Exception:
+def _as_exception(error: BaseException) -> Exception:
     """The error as one that a future takes."""
     return error if isinstance(error, Exception) else PolicyProblem(f"the policy ended with {error!r}")
 

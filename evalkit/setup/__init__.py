@@ -1,0 +1,1 @@
+"""A suite on this machine: its Python environment, assets and upstream sources."""

@@ -132,7 +132,7 @@ def unpaired_lengths(first: pd.Series, second: pd.Series) -> Contrast:
     return Contrast(float(first.mean()), float(second.mean()), difference, low, high, float(tested.pvalue), n, n)
 
 
-def together(parts: list[Contrast], whole: Contrast) -> Contrast:
+def macro_average(parts: list[Contrast], whole: Contrast) -> Contrast:
     """The contrast of a mean over parts, each counted equally; ``whole`` is that of all their episodes at once.
 
     Where the parts are of one size it is ``whole``. Else means and discordant shares are those of the parts, and the

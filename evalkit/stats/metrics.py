@@ -28,7 +28,7 @@ class Estimate:
         high: upper end of the interval.
         n: episodes it is made of.
         n_effective: independent episodes among them, which the interval is made with.
-        most: the largest value there is: 1 for a rate, the sub-tasks of a chain for a length.
+        max_value: the largest value there is: 1 for a rate, the sub-tasks of a chain for a length.
     """
 
     value: float | None
@@ -36,7 +36,7 @@ class Estimate:
     high: float | None
     n: int
     n_effective: float
-    most: float = 1.0
+    max_value: float = 1.0
 
 
 Metric = Callable[["pd.DataFrame"], Estimate]
@@ -83,16 +83,16 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
     The interval is Wilson's for the effective number of episodes 1 / Σ(w² / nᵢ) with w = 1 / number of parts (Kish).
     With equal nᵢ that is the plain total, and the interval is on the safe side when the parts' rates differ.
     """
-    most = max((p.most for p in parts), default=1.0)
+    max_value = max((p.max_value for p in parts), default=1.0)
     counted = [(p.value, p.n_effective) for p in parts if p.value is not None]
     if not counted or len(counted) < len(parts):
-        return Estimate(None, None, None, sum(p.n for p in parts), 0, most)
+        return Estimate(None, None, None, sum(p.n for p in parts), 0, max_value)
     if len(parts) == 1:
         return parts[0]
     mean = sum(value for value, _ in counted) / len(counted)
     effective = len(counted) ** 2 / sum(1 / n for _, n in counted)
-    low, high = wilson(mean / most, effective)
-    return Estimate(mean, low * most, high * most, sum(p.n for p in parts), effective, most)
+    low, high = wilson(mean / max_value, effective)
+    return Estimate(mean, low * max_value, high * max_value, sum(p.n for p in parts), effective, max_value)
 
 
 def wilson(rate: float, n: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from evalkit.errors import UsageError
 from evalkit.stats.metrics import wilson
-from evalkit.stats.sequential import Levels
+from evalkit.stats.sequential import ErrorRates
 from evalkit.stats.simulation import CORRELATIONS, differences, discordant, moved, scene_chances
 
 POWER = 0.8
@@ -117,7 +117,7 @@ def sequential_needed(question: Question, runs: int = 500) -> Sequential | None:
 
     from evalkit.stats.sequential import decide
 
-    levels = Levels(question.alpha, min(0.05, (1 - question.power) / 2), question.drop)
+    levels = ErrorRates(question.alpha, min(0.05, (1 - question.power) / 2), question.drop)
     lost, gained = discordant(question.rate, question.drop, question.correlation)
     cap = max(200, ceil(2 * np.log(1 / question.alpha) * 3 * (lost + gained) / question.drop**2))  # thrice the usual
     if cap > _SIMULATED:
@@ -175,7 +175,7 @@ class Expectations:
         pairs: scenes a healthy candidate takes on average.
     """
 
-    levels: Levels
+    levels: ErrorRates
     units: int
     rate: float
     detectable: float | None
@@ -197,7 +197,7 @@ class Expectations:
 
 
 def expectations(
-    levels: Levels, units: int, rate: float, correlation: float = 0.0, every: int = 1, runs: int = 400
+    levels: ErrorRates, units: int, rate: float, correlation: float = 0.0, every: int = 1, runs: int = 400
 ) -> Expectations:
     """Simulates the gate's own test, in a second or less.
 

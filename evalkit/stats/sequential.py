@@ -31,7 +31,7 @@ _BOLDEST = 0.7  # of the wealth, against "not worse"
 
 
 @dataclass(frozen=True)
-class Levels:
+class ErrorRates:
     """What a verdict may cost.
 
     Attributes:
@@ -71,12 +71,12 @@ class Evidence:
 class PairedTest:
     """One comparison, fed pair by pair in the planned order. The first verdict stays; what comes later is ignored."""
 
-    def __init__(self, levels: Levels | None = None) -> None:
-        self.levels = levels or Levels()
+    def __init__(self, error_rates: ErrorRates | None = None) -> None:
+        self.error_rates = error_rates or ErrorRates()
         self.verdict: str | None = None
         self.differences: list[float] = []
         self._total = self._squares = 0.0
-        self._bets = _bets(0, 0.0, 0.0, self.levels.margin)
+        self._bets = _bets(0, 0.0, 0.0, self.error_rates.margin)
         self._wealth = (0.0, 0.0)  # logarithms
 
     @property
@@ -111,17 +111,17 @@ class PairedTest:
             self.differences.append(difference)
             self._total += difference
             self._squares += difference * difference
-            gains = _gains(difference, self._bets, self.levels.margin)
+            gains = _gains(difference, self._bets, self.error_rates.margin)
             self._wealth = (self._wealth[0] + float(gains[0]), self._wealth[1] + float(gains[1]))
         return self.look() if look else self.verdict
 
     def look(self) -> str | None:
         """Ends a round: the verdict so far. Needed only where the last pair of a round is missing."""
         if self.verdict is None:
-            self._bets = _bets(self.pairs, self._total, self._squares, self.levels.margin)
-            if self._wealth[0] >= -np.log(self.levels.alpha):
+            self._bets = _bets(self.pairs, self._total, self._squares, self.error_rates.margin)
+            if self._wealth[0] >= -np.log(self.error_rates.alpha):
                 self.verdict = REGRESSION
-            elif self._wealth[1] >= -np.log(self.levels.beta):
+            elif self._wealth[1] >= -np.log(self.error_rates.beta):
                 self.verdict = PASS
         return self.verdict
 
@@ -133,11 +133,11 @@ class SplitTests:
     alarms than one would. Beta is not shared: a PASS needs every split's (intersection-union, Berger 1982).
     """
 
-    def __init__(self, splits: Iterable[str], levels: Levels | None = None) -> None:
-        names, whole = list(dict.fromkeys(splits)), levels or Levels()
+    def __init__(self, splits: Iterable[str], error_rates: ErrorRates | None = None) -> None:
+        names, whole = list(dict.fromkeys(splits)), error_rates or ErrorRates()
         if not names:
             raise ValueError("splits must name one at least")
-        shared = Levels(whole.alpha / len(names), whole.beta, whole.margin)
+        shared = ErrorRates(whole.alpha / len(names), whole.beta, whole.margin)
         self.tests: Mapping[str, PairedTest] = {name: PairedTest(shared) for name in names}
 
     @property
@@ -159,7 +159,7 @@ class SplitTests:
         return self.verdict
 
 
-def decide(differences: Any, levels: Levels, every: int = 1) -> tuple[Any, Any]:
+def decide(differences: Any, error_rates: ErrorRates, every: int = 1) -> tuple[Any, Any]:
     """What :class:`PairedTest` decides on many comparisons at once, for simulation.
 
     Args:
@@ -175,10 +175,10 @@ def decide(differences: Any, levels: Levels, every: int = 1) -> tuple[Any, Any]:
     count = d.shape[1]
     begin = np.arange(count) // every * every
     total, squares = (np.concatenate([np.zeros((len(d), 1)), np.cumsum(x, axis=1)], axis=1) for x in (d, d * d))
-    bets = _bets(begin, total[:, begin], squares[:, begin], levels.margin)
-    worse, not_worse = (np.cumsum(gain, axis=1) for gain in _gains(d, bets, levels.margin))
+    bets = _bets(begin, total[:, begin], squares[:, begin], error_rates.margin)
+    worse, not_worse = (np.cumsum(gain, axis=1) for gain in _gains(d, bets, error_rates.margin))
     looks = np.arange(count) % every == every - 1
-    fail, good = (worse >= -np.log(levels.alpha)) & looks, (not_worse >= -np.log(levels.beta)) & looks
+    fail, good = (worse >= -np.log(error_rates.alpha)) & looks, (not_worse >= -np.log(error_rates.beta)) & looks
     first_fail, first_good = (np.where(x.any(axis=1), x.argmax(axis=1), count) for x in (fail, good))
     verdict = np.where(first_fail <= first_good, -1, 1) * (np.minimum(first_fail, first_good) < count)
     return verdict, np.minimum(np.minimum(first_fail, first_good) + 1, count)

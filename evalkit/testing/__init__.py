@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AdapterConformance", "build_tiny_vla"]
 
-_ROOMS = {"AdapterConformance": "conformance", "build_tiny_vla": "tiny_vla"}
+_LAZY_EXPORTS = {"AdapterConformance": "conformance", "build_tiny_vla": "tiny_vla"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(importlib.import_module(f"evalkit.testing.{_ROOMS[name]}"), name)
+    if name in _LAZY_EXPORTS:
+        return getattr(importlib.import_module(f"evalkit.testing.{_LAZY_EXPORTS[name]}"), name)
     raise AttributeError(f"module 'evalkit.testing' has no attribute {name!r}")

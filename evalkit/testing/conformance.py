@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from evalkit.locations import package_folder
+from evalkit.observation import ObservationSpec
 from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
-from evalkit.observation import Needs
-from evalkit.locations import package_folder
 from evalkit.setup.sources import checkouts
 from evalkit.suite import Suite, load_suite
 from evalkit.worker.wire import pack, unpack
@@ -90,7 +90,7 @@ class AdapterConformance:
     def test_bad_actions_are_refused_and_execute_nothing(self) -> None:
         """NaN, infinity, the wrong shape and values out of bounds raise ActionError and leave the state alone."""
         refused = self._trial({"kind": "refusals", "task": list(self.tasks[0])})
-        bounded = self._suite().action.beyond != "execute"
+        bounded = self._suite().action.out_of_bounds != "execute"
         assert refused == {"nan": True, "inf": True, "short": True, "matrix": True, "high": bounded, "low": bounded}
 
     def test_scenes_differ(self) -> None:
@@ -100,11 +100,11 @@ class AdapterConformance:
 
     def test_demonstrating_changes_nothing_and_plans_what_closed_loop_does(self) -> None:
         """Where there is an expert: a plan of ten steps equals ten plans of one, and asking leaves no trace."""
-        known = [task for task in self.tasks if task[0] in self._suite().expert]
+        known = [task for task in self.tasks if task[0] in self._suite().oracle]
         if not known:
             pytest.skip("no task here that the suite's expert knows")
         for task in known:
-            found = self._trial({"kind": "expert", "task": list(task), "steps": self.steps})
+            found = self._trial({"kind": "oracle", "task": list(task), "steps": self.steps})
             assert found["planned"] == found["closed_loop"], f"{task}: the plan is not what closed loop does"
             assert found["asked"] == found["left_alone"], f"{task}: asking the expert changed the simulator"
             assert found["continued"], f"{task}: a plan does not continue what is committed"
@@ -125,29 +125,29 @@ class AdapterConformance:
     ) -> list[dict[str, Any]]:
         """Plays (task, scene, seed of the random actions) in one process; digests of every state and look."""
         plan = [{"task": list(task), "scene": scene, "actions": seed} for task, scene, seed in episodes]
-        needs = Needs(cameras, state)
-        trial = {"kind": "play", "episodes": plan, "steps": self.steps, "look_every": look_every}
-        played: list[dict[str, Any]] = self._trial(trial, needs)["episodes"]
+        observation_spec = ObservationSpec(cameras, state)
+        trial = {"kind": "play", "episodes": plan, "steps": self.steps, "observe_every": look_every}
+        played: list[dict[str, Any]] = self._trial(trial, observation_spec)["episodes"]
         return played
 
-    def _trial(self, trial: dict[str, Any], needs: Needs | None = None) -> dict[str, Any]:
+    def _trial(self, trial: dict[str, Any], observation_spec: ObservationSpec | None = None) -> dict[str, Any]:
         """Runs one trial in a fresh process of the suite's environment."""
-        needs = needs or Needs()
+        observation_spec = observation_spec or ObservationSpec()
         suite = self._suite()
         environment = Environment.of(suite, self.suite)
         environment.require()
         assets = assets_folder(suite)
         setup = {
             "suite": suite.to_message(),
-            "needs": needs.to_dict(),
+            "observation_spec": observation_spec.to_dict(),
             "assets": str(assets) if assets else None,
             "sources": {name: str(checkout.folder) for name, checkout in checkouts(suite).items()},
         }
         result = subprocess.run(
-            [str(environment.python), "-I", str(package_folder() / "_bootstrap.py"), "trial"],
+            [str(environment.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), "trial"],
             input=pack({"folder": str(environment.source), "setup": setup, "trial": trial}),
             stdout=subprocess.PIPE,
-            env=environment.variables(suite, renders=bool(needs.cameras)),
+            env=environment.variables(suite, renders=bool(observation_spec.cameras)),
             check=True,
         )
         return unpack(result.stdout)

@@ -1,6 +1,6 @@
 """Starts a worker (or a conformance trial) inside a suite's own Python environment, where evalkit is not installed.
 
-Run by path: ``python -I .../evalkit/_bootstrap.py FD`` (or ``trial``). Only the ``evalkit`` package is made importable,
+Run by path: ``python -I .../evalkit/worker/_bootstrap.py FD`` (or ``trial``). Only the ``evalkit`` package is made importable,
 not the folder it lies in, so nothing else of the host's environment comes along.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 
 def _make_evalkit_importable() -> None:
-    folder = pathlib.Path(__file__).resolve().parent
+    folder = pathlib.Path(__file__).resolve().parents[1]
     spec = importlib.util.spec_from_file_location(
         "evalkit", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapter import ActionError, Adapter, Chains, Demonstrates, Setup
+from evalkit.adapter import ActionError, Adapter, OraclePlanner, Setup, SubtaskChain
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
-from evalkit.worker.wire import pack, unpack
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.worker.loop import load_adapter_module
+from evalkit.worker.wire import pack, unpack
 
 
 class Trial:
@@ -23,12 +23,12 @@ class Trial:
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         self._setup = setup
-        self._needs = setup.needs
+        self._needs = setup.observation_spec
         self._adapter: Adapter = load_adapter_module(folder).build(setup)
 
     def play(self, trial: dict[str, Any]) -> dict[str, Any]:
         """Random actions through several episodes; the state after every step and what every look showed."""
-        return {"episodes": [self._episode(e, trial["steps"], trial["look_every"]) for e in trial["episodes"]]}
+        return {"episodes": [self._episode(e, trial["steps"], trial["observe_every"]) for e in trial["episodes"]]}
 
     def refusals(self, trial: dict[str, Any]) -> dict[str, Any]:
         """Which bad actions are refused with ActionError, the state untouched."""
@@ -63,7 +63,7 @@ class Trial:
         states, looks = [self._state()], []
         for step, action in zip(range(steps), self._random(episode["actions"]), strict=False):
             if step % look_every == 0:
-                seen = self._adapter.look(self._needs)
+                seen = self._adapter.observe(self._needs)
                 looks.append(_digest_of_look(seen))
                 shapes = shapes or _shapes(seen)
             over = self._adapter.step(action, observe=(step + 1) % look_every == 0)
@@ -73,29 +73,29 @@ class Trial:
         return {"states": states, "looks": looks, "shapes": shapes}
 
     def _follow(self, trial: dict[str, Any], plan: int) -> tuple[list[str], list[np.ndarray]]:
-        assert isinstance(self._adapter, Demonstrates), "suite.yaml names an expert that the adapter does not have"
+        assert isinstance(self._adapter, OraclePlanner), "suite.yaml names an expert that the adapter does not have"
         self._adapter.reset(self._at(trial["task"], 0))
         actions: list[np.ndarray] = []
         states = [self._state()]
         while len(actions) < trial["steps"]:
-            for action in self._adapter.demonstrate(plan)[: trial["steps"] - len(actions)]:
+            for action in self._adapter.plan_oracle(plan)[: trial["steps"] - len(actions)]:
                 over = self._adapter.step(action, observe=False)
                 states.append(self._state())
                 actions.append(action)
                 if over:
                     return states, actions
-                if isinstance(self._adapter, Chains) and self._adapter.turned():
+                if isinstance(self._adapter, SubtaskChain) and self._adapter.subtask_done():
                     break
         return states, actions
 
     def _repeat(self, trial: dict[str, Any], actions: list[np.ndarray], ask: bool) -> list[str]:
         """The same episode with other actions than planned, asking the expert now and then or never."""
-        assert isinstance(self._adapter, Demonstrates)
+        assert isinstance(self._adapter, OraclePlanner)
         self._adapter.reset(self._at(trial["task"], 0))
         states = [self._state()]
         for step, action in enumerate(actions):
             if ask and step % 7 == 0:
-                self._adapter.demonstrate(5)
+                self._adapter.plan_oracle(5)
                 states[-1] = self._state()
             over = self._adapter.step((action * 0.5).astype(np.float32), observe=False)
             states.append(self._state())
@@ -105,15 +105,15 @@ class Trial:
 
     def _continue(self, trial: dict[str, Any]) -> bool:
         """Whether a plan begins with what is committed and goes on as the expert does from where that leads."""
-        assert isinstance(self._adapter, Demonstrates)
+        assert isinstance(self._adapter, OraclePlanner)
         self._adapter.reset(self._at(trial["task"], 0))
-        committed = (self._adapter.demonstrate(4) * 0.5).astype(np.float32)
-        plan = self._adapter.demonstrate(8, committed)
+        committed = (self._adapter.plan_oracle(4) * 0.5).astype(np.float32)
+        plan = self._adapter.plan_oracle(8, committed)
         for action in committed:
             over = self._adapter.step(action, observe=False)
-            if over or (isinstance(self._adapter, Chains) and self._adapter.turned()):
+            if over or (isinstance(self._adapter, SubtaskChain) and self._adapter.subtask_done()):
                 return True  # nothing is left to go on with
-        return bool((plan[:4] == committed).all() and (plan[4:] == self._adapter.demonstrate(4)).all())
+        return bool((plan[:4] == committed).all() and (plan[4:] == self._adapter.plan_oracle(4)).all())
 
     def _refuses(self, action: np.ndarray) -> bool:
         before = self._state()
@@ -162,12 +162,14 @@ def main() -> None:
     os.dup2(2, 1)
     question = unpack(sys.stdin.buffer.read())
     setup = question["setup"]
-    needs = Needs.from_dict(setup["needs"])
-    trial = Trial(Path(question["folder"]), Setup(setup["suite"], needs, None, setup["assets"], setup["sources"]))
+    observation_spec = ObservationSpec.from_dict(setup["observation_spec"])
+    trial = Trial(
+        Path(question["folder"]), Setup(setup["suite"], observation_spec, None, setup["assets"], setup["sources"])
+    )
     kinds: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "play": trial.play,
         "refusals": trial.refusals,
-        "expert": trial.expert,
+        "oracle": trial.expert,
     }
     answers.write(pack(kinds[question["trial"]["kind"]](question["trial"])))
     answers.close()

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapter import ActionError, Adapter, Chains, Demonstrates, Films, Setup, SimulatorError
+from evalkit.adapter import ActionError, Adapter, FrameRenderer, OraclePlanner, Setup, SimulatorError, SubtaskChain
 from evalkit.episode import Episode
 from evalkit.execution import Execution, Executor, Prefix
-from evalkit.observation import Needs, Observation
+from evalkit.execution.strategies import build_executor
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.worker.trace import Trace
 from evalkit.worker.wire import Channel, Closed
 
@@ -76,8 +77,10 @@ class Worker:
             self._adapter.close()
 
     def _configure(self, message: dict[str, Any]) -> dict[str, Any]:
-        needs = Needs.from_dict(message["needs"])
-        self._setup = Setup(message["suite"], needs, message["film"], message["assets"], message["sources"])
+        observation_spec = ObservationSpec.from_dict(message["observation_spec"])
+        self._setup = Setup(
+            message["suite"], observation_spec, message["video_camera"], message["assets"], message["sources"]
+        )
         self._execution = Execution.from_dict(message["execution"])
         self._module = load_adapter_module(Path(message["folder"]))
         versions = {name: importlib.metadata.version(name) for name in message["versions"]}
@@ -88,7 +91,7 @@ class Worker:
         found = self._module.probe(self._setup, [(split, task) for split, task in message["tasks"]])
         return {
             "type": "probed",
-            "facts": dict(found.facts),
+            "metadata": dict(found.metadata),
             "problems": list(found.problems),
             "incomparable": list(found.incomparable),
         }
@@ -98,24 +101,24 @@ class Worker:
         adapter = self._simulator()
         began = time.perf_counter()
         hz = float(self._setup.split(episode.split).get("control_hz") or self._setup.suite["control_hz"])
-        trace = self._play(adapter, episode, self._execution.executor(episode.id, hz))
-        outcome = adapter.judge()
+        trace = self._play(adapter, episode, build_executor(self._execution, episode.id, hz))
+        outcome = adapter.outcome()
         if not np.isfinite(list(outcome.metrics.values())).all():
             raise SimulatorError(f"a metric is not a finite number: {dict(outcome.metrics)}")
         return {
             "type": "done",
             "success": bool(outcome.success),
             "steps": len(trace.actions),
-            "inferences": len(trace.asks),
+            "inferences": len(trace.requests),
             "clipped_steps": trace.clipped,
             "metrics": {name: float(value) for name, value in outcome.metrics.items()},
-            "parts": [[str(name), bool(solved)] for name, solved in outcome.parts],
-            "motion": trace.motion(),
+            "subtasks": [[str(name), bool(solved)] for name, solved in outcome.subtasks],
+            "execution_stats": trace.execution_stats(),
             "timeline": None if self._execution.name == "sync" else trace.timeline(),
             "digest": trace.digest(adapter.state()),
             "wall_s": time.perf_counter() - began,
             "reset_s": trace.reset_s,
-            "look_s": trace.look_s,
+            "observe_s": trace.observe_s,
             "policy_s": trace.policy_s,
             "actions": np.stack(trace.actions) if message["keep_actions"] else None,
         }
@@ -129,46 +132,46 @@ class Worker:
         trace.reset_s = time.perf_counter() - began
         for step in range(max_steps):
             self._receive(executor, step, trace)
-            if executor.asks(step):
+            if executor.wants_inference(step):
                 looked = time.perf_counter()
-                self._ask(step, adapter, executor.ask(step))
-                trace.look_s += time.perf_counter() - looked
-                trace.asked(step)
+                self._ask(step, adapter, executor.start_inference(step))
+                trace.observe_s += time.perf_counter() - looked
+                trace.requested(step)
                 self._receive(executor, step, trace)
             move = executor.act(step)
-            action = self._rest(episode, trace) if move.action is None else self._admit(move.action, trace)
-            ended = adapter.step(action, observe=step + 1 < max_steps and executor.asks(step + 1))
+            action = self._idle_action(episode, trace) if move.action is None else self._admit(move.action, trace)
+            ended = adapter.step(action, observe=step + 1 < max_steps and executor.wants_inference(step + 1))
             trace.executed(action, move)
             if ended:
                 break
-            if isinstance(adapter, Chains) and adapter.turned():
+            if isinstance(adapter, SubtaskChain) and adapter.subtask_done():
                 executor.restart(step + 1)
         return trace
 
     def _receive(self, executor: Executor, step: int, trace: Trace) -> None:
         """Waits for the reply that must be in hand before ``step``, if there is one."""
-        if executor.due(step):
+        if executor.reply_due(step):
             waited = time.perf_counter()
             executor.receive(self._chunk())
             trace.policy_s += time.perf_counter() - waited
             trace.received(step)
 
-    def _look(self, adapter: Adapter, prefix: Prefix | None) -> Observation:
-        needs = self._setup.needs
-        observation = adapter.look(needs)
-        if not needs.expert:
+    def _observe(self, adapter: Adapter, prefix: Prefix | None) -> Observation:
+        observation_spec = self._setup.observation_spec
+        observation = adapter.observe(observation_spec)
+        if not observation_spec.oracle_steps:
             return observation
-        if not isinstance(adapter, Demonstrates):
+        if not isinstance(adapter, OraclePlanner):
             raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted expert; use another checkpoint")
         committed = prefix.actions[: prefix.committed] if prefix and prefix.kind == "prefix" else None
-        return replace(observation, expert=adapter.demonstrate(needs.expert, committed))
+        return replace(observation, oracle_plan=adapter.plan_oracle(observation_spec.oracle_steps, committed))
 
     def _ask(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
         if prefix is not None:
             prefix = replace(prefix, actions=self._within(prefix.actions))
         self._asks += 1
         message = {"type": "ask", "ask": self._asks, "step": step, "prefix": asdict(prefix) if prefix else None}
-        self._channel.send({**message, "observation": self._look(adapter, prefix).to_message()})
+        self._channel.send({**message, "observation": self._observe(adapter, prefix).to_message()})
 
     def _chunk(self) -> np.ndarray:
         while True:
@@ -186,33 +189,33 @@ class Worker:
 
     def _within(self, actions: np.ndarray) -> np.ndarray:
         space = self._setup.action_space
-        if self._setup.suite["action"]["beyond"] == "clip" and np.isfinite(actions).all():
+        if self._setup.suite["action"]["out_of_bounds"] == "clip" and np.isfinite(actions).all():
             clipped: np.ndarray = np.clip(actions, space.low, space.high)
             return clipped
         return actions
 
-    def _rest(self, episode: Episode, trace: Trace) -> np.ndarray:
+    def _idle_action(self, episode: Episode, trace: Trace) -> np.ndarray:
         """Holding still: the suite's resting action, its kept numbers as they were commanded last."""
-        action, own = self._setup.suite["action"], self._setup.split(episode.split).get("keep")
-        kept = action["keep"] if own is None else own
-        rest = np.array(action["rest"] or np.zeros(action["size"]), np.float32)
+        action, own = self._setup.suite["action"], self._setup.split(episode.split).get("hold_last")
+        kept = action["hold_last"] if own is None else own
+        idle = np.array(action["idle_action"] or np.zeros(action["size"]), np.float32)
         if trace.actions:
-            rest[kept] = trace.actions[-1][kept]
-        return rest
+            idle[kept] = trace.actions[-1][kept]
+        return idle
 
     def _replay(self, message: dict[str, Any]) -> dict[str, Any]:
         """Plays recorded actions again and sends a frame every ``every`` steps, and the last one."""
         adapter = self._simulator()
-        if not isinstance(adapter, Films) or self._setup.film is None:
+        if not isinstance(adapter, FrameRenderer) or self._setup.video_camera is None:
             raise SimulatorError(f"suite {self._setup.suite['name']} cannot film")
         trace = Trace({})
         trace.actions = list(message["actions"])
         adapter.reset(Episode.from_dict(message["episode"]))
         for step, action in enumerate(trace.actions):
             if step % message["every"] == 0:
-                self._channel.send({"type": "frame", "image": adapter.film(self._setup.film)})
+                self._channel.send({"type": "frame", "image": adapter.render_frame(self._setup.video_camera)})
             adapter.step(action, observe=False)
-        self._channel.send({"type": "frame", "image": adapter.film(self._setup.film)})
+        self._channel.send({"type": "frame", "image": adapter.render_frame(self._setup.video_camera)})
         return {"type": "replayed", "digest": trace.digest(adapter.state())}
 
     def _simulator(self) -> Adapter:

@@ -20,7 +20,7 @@ def build(setup: Setup) -> CalvinAdapter:
     """An adapter for ``setup``; raises SimulatorError where upstream's code or the renderer is missing."""
     checkouts = upstream.Checkouts.of(setup.sources)
     upstream.prepare(checkouts)
-    egl = setup.renders and renderer.chosen() == "egl"
+    egl = setup.renders and renderer.resolve_execution() == "egl"
 
     from .player import CalvinAdapter
 

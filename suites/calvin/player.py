@@ -9,7 +9,7 @@ import numpy as np
 
 from evalkit.adapter import Outcome, Setup, SimulatorError
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 from . import upstream
 from .oracle import Expert
@@ -67,39 +67,39 @@ class CalvinAdapter:
             self._over = self._steps >= self._limit
         return self._over
 
-    def turned(self) -> bool:
+    def subtask_done(self) -> bool:
         """Whether the last step solved an instruction and the next one begins."""
         return self._turned
 
-    def look(self, needs: Needs) -> Observation:
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
         """The instruction of the running sub-task, and what ``needs`` names."""
         simulator = self._current()
-        unknown = [name for name in needs.state if name != "robot_obs"]
+        unknown = [name for name in observation_spec.state if name != "robot_obs"]
         if unknown:
             raise SimulatorError(f"no state vector {', '.join(unknown)}: there is robot_obs")
         return Observation(
             instruction=self._instruction(),
-            images={name: simulator.picture(name) for name in needs.cameras},
-            state={name: simulator.robot_obs.copy() for name in needs.state},
+            images={name: simulator.picture(name) for name in observation_spec.cameras},
+            state={name: simulator.robot_obs.copy() for name in observation_spec.state},
         )
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         """Solved when all five are; the parts are the instructions that were given."""
         self._current()
-        parts = [(task, True) for task in self._tasks[: self._solved]]
+        subtasks = [(task, True) for task in self._tasks[: self._solved]]
         if self._solved < len(self._tasks):
-            parts.append((self._tasks[self._solved], False))
-        return Outcome(success=self._solved == len(self._tasks), parts=parts)
+            subtasks.append((self._tasks[self._solved], False))
+        return Outcome(success=self._solved == len(self._tasks), subtasks=subtasks)
 
     def state(self) -> np.ndarray:
         """See :meth:`Simulator.state`; and how far the chain is."""
         return np.concatenate([self._current().state(), [self._solved, self._steps]])
 
-    def film(self, camera: str) -> np.ndarray:
+    def render_frame(self, camera: str) -> np.ndarray:
         """A frame of this instant."""
         return self._current().picture(camera)
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """The expert's next ``steps`` actions, found by letting it act in a copy of this process."""
         simulator = self._current()
         if self._expert is None:

@@ -18,7 +18,7 @@ _NAMED = {".obj": re.compile(r"^mtllib\s+(.+?)\s*$", re.M), ".mtl": re.compile(r
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     """See ``evalkit.adapter``. All tasks here need the same: ``tasks`` makes no difference."""
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
     try:
@@ -33,12 +33,12 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
         problems.append(f"calvin_env cannot be imported ({error}): evalkit setup calvin")
     if setup.renders:
         try:
-            facts["gl"] = renderer.described()
-            if facts["gl"]["renderer"] == "tiny" and setup.needs.cameras:
+            metadata["gl"] = renderer.described()
+            if metadata["gl"]["renderer"] == "tiny" and setup.observation_spec.cameras:
                 incomparable.append("images are the TinyRenderer's; published results are made with those of EGL")
         except SimulatorError as error:
             problems.append(str(error))
-    return Probe(facts, problems, incomparable)
+    return Probe(metadata, problems, incomparable)
 
 
 def missing_files(checkouts: upstream.Checkouts) -> list[str]:

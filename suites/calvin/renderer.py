@@ -33,7 +33,7 @@ assert len({tuple(pixel) for row in pixels for pixel in row}) > 1, "EGL draws no
 """
 
 
-def chosen() -> str:
+def resolve_execution() -> str:
     """``"egl"`` or ``"tiny"``: what EVALKIT_CALVIN_RENDERER says, else EGL where the machine has an EGL device.
 
     Raises SimulatorError for any other value of the variable.
@@ -50,7 +50,7 @@ def described() -> dict[str, str]:
     Raises SimulatorError where EGL is chosen and does not work (which may crash the process that tries, so another one
     does); the message says what to do.
     """
-    if chosen() == "tiny":
+    if resolve_execution() == "tiny":
         return {"renderer": "tiny"}
     command = [sys.executable, "-I", "-c", _TRIAL]
     try:

@@ -145,7 +145,7 @@ def foreseen(happens: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.nd
         try:
             os.close(reader)
             with os.fdopen(writer, "wb") as pipe:
-                pipe.write(_told(happens))
+                pipe.write(_as_exception(happens))
         finally:
             os._exit(0)  # no destructor of the simulator, no handler of this process
     os.close(writer)
@@ -160,7 +160,7 @@ def foreseen(happens: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.nd
     return np.frombuffer(message[1:], dtype=np.float32).reshape(shape).copy()
 
 
-def _told(happens: Callable[[], np.ndarray]) -> bytes:
+def _as_exception(happens: Callable[[], np.ndarray]) -> bytes:
     try:
         return b"=" + np.ascontiguousarray(happens(), dtype=np.float32).tobytes()
     except Exception as error:

@@ -106,7 +106,7 @@ class Plan:
 
 def expert_for(setup: Setup, episode: Episode, scene: Scene) -> PickAndPlace:
     """The expert for the episode's task; raises SimulatorError where there is none."""
-    known = setup.suite["expert"]
+    known = setup.suite["oracle"]
     if episode.split not in known:
         raise SimulatorError(
             f"the scripted expert does not know {episode.split}/{episode.task}: it knows {', '.join(known)}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from evalkit.adapter import Outcome, Setup, SimulatorError
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 from . import upstream
 from .oracle import PickAndPlace, expert_for
@@ -22,7 +22,7 @@ class LiberoAdapter:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._views = camera_views(setup)
-        self._watched = {name: self._view(name) for name in setup.needs.cameras}
+        self._watched = {name: self._view(name) for name in setup.observation_spec.cameras}
         self._scene: Scene | None = None
         self._initial_states = np.empty((0, 0))
         self._episode: Episode | None = None
@@ -54,25 +54,25 @@ class LiberoAdapter:
         self._sample = scene.advance(action, self._watched if observe else {})
         return scene.conclude()
 
-    def look(self, needs: Needs) -> Observation:
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
         """What upstream's environment returned for the last step, reduced to ``needs``."""
         self._current()
-        missing = [name for name in needs.cameras if name not in self._sample.images]
+        missing = [name for name in observation_spec.cameras if name not in self._sample.images]
         if missing:
             raise SimulatorError(
                 f"no image of {', '.join(missing)} was taken in the last step: "
                 "name the camera in the setup's needs, and step with observe=True before looking"
             )
-        unknown = [name for name in needs.state if name not in self._sample.state]
+        unknown = [name for name in observation_spec.state if name not in self._sample.state]
         if unknown:
             raise SimulatorError(f"no state vector {', '.join(unknown)}: there is {', '.join(self._sample.state)}")
         return Observation(
             instruction=self._setup.instruction(*self._playing().task_key),
-            images={name: self._sample.images[name] for name in needs.cameras},
-            state={name: self._sample.state[name] for name in needs.state},
+            images={name: self._sample.images[name] for name in observation_spec.cameras},
+            state={name: self._sample.state[name] for name in observation_spec.state},
         )
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         """Solved, by the benchmark's own check."""
         return Outcome(success=self._current().solved())
 
@@ -80,14 +80,14 @@ class LiberoAdapter:
         """See :meth:`Scene.state`."""
         return self._current().state()
 
-    def film(self, camera: str) -> np.ndarray:
+    def render_frame(self, camera: str) -> np.ndarray:
         """An upright frame of this instant."""
         scene = self._current()
         if not scene.renders:
             raise SimulatorError("nothing is rendered here: name the film camera in the setup")
         return np.ascontiguousarray(scene.render(self._view(camera))[::-1])
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """The expert's next ``steps`` actions, found by letting a copy of it act and undoing what it did."""
         scene = self._current()
         if self._expert is None:

@@ -14,27 +14,27 @@ from . import assets, upstream
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     """See ``evalkit.adapter``: facts, problems and reasons not to compare, for (split, task) pairs."""
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
     if setup.renders:
         try:
-            facts["gl"] = mujoco_gl()
+            metadata["gl"] = mujoco_gl()
         except SimulatorError as error:
             problems.append(str(error))
     folder_problem = assets.folder_problem(setup.assets)
     if folder_problem:
-        return Probe(facts, [*problems, folder_problem], incomparable)
+        return Probe(metadata, [*problems, folder_problem], incomparable)
     folder = Path(str(setup.assets))
     digest, files = assets.digest(folder)
     stand_ins = assets.stand_ins(folder)
-    facts["assets"] = {"digest": digest, "files": files, "stand_ins": stand_ins}
+    metadata["assets"] = {"digest": digest, "files": files, "stand_ins": stand_ins}
     if stand_ins:
         count = f"{len(stand_ins)} of {files} asset files are stand-ins (listed in the manifest)"
         incomparable.append(f"{count}: images of them are not the benchmark's")
     if not problems:  # where GL fails, libero cannot be imported
         problems += _missing_files(setup, folder, tasks)
-    return Probe(facts, problems, incomparable)
+    return Probe(metadata, problems, incomparable)
 
 
 def _missing_files(setup: Setup, folder: Path, tasks: Sequence[tuple[str, str]]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from evalkit.adapter import Outcome, Probe, Setup, SimulatorError
 from evalkit.episode import Episode
 from evalkit.gl import mujoco_gl
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 from .scenes import fixed_placements
 from .snapshot import Snapshot, integration_state
@@ -31,18 +31,18 @@ def build(setup: Setup) -> MetaWorldAdapter:
 
 def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     """Imports the simulator and, where images will be asked for, tries GL."""
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     problems: list[str] = []
     try:
         if setup.renders:
-            facts["gl"] = mujoco_gl()
+            metadata["gl"] = mujoco_gl()
         known = _registry()
         problems += [f"task {task}: not in this version of metaworld" for _, task in tasks if task not in known]
     except SimulatorError as error:
         problems.append(str(error))
     except ImportError as error:
         problems.append(f"metaworld cannot be imported ({error}); run: evalkit setup metaworld")
-    return Probe(facts=facts, problems=problems)
+    return Probe(metadata=metadata, problems=problems)
 
 
 def _registry() -> dict[str, Any]:
@@ -119,15 +119,15 @@ class MetaWorldAdapter:
             self._observed, self._solved = self._simulate(action)
         return self._solved
 
-    def look(self, needs: Needs) -> Observation:
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
         """See :class:`evalkit.adapter.Adapter`."""
         return Observation(
             instruction=self._instruction,
-            images={camera: self._current.render(camera) for camera in needs.cameras},
-            state={"proprioception": self._observed[:4].copy()} if "proprioception" in needs.state else {},
+            images={camera: self._current.render(camera) for camera in observation_spec.cameras},
+            state={"proprioception": self._observed[:4].copy()} if "proprioception" in observation_spec.state else {},
         )
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         """Success is ``info["success"]`` of the last step."""
         return Outcome(success=self._solved)
 
@@ -137,7 +137,7 @@ class MetaWorldAdapter:
         placement = (env.model.body_pos, env.model.body_quat, env.model.site_pos)  # a scene may move fixtures
         return np.concatenate([integration_state(env), *(part.ravel() for part in placement)])
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""
         env, observed, solved = self._current.env, self._observed, self._solved
         here = Snapshot(env)
@@ -156,7 +156,7 @@ class MetaWorldAdapter:
         here.restore()
         return np.stack(plan)
 
-    def film(self, camera: str) -> np.ndarray:
+    def render_frame(self, camera: str) -> np.ndarray:
         """See :class:`evalkit.adapter.Films`."""
         return self._current.render(camera)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from evalkit.adapter import Outcome, Setup, SimulatorError
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 from . import assets, cooking, upstream, vulkan
 from .grid import Scene, scene_of
@@ -45,20 +45,20 @@ class SimplerAdapter:
         solved = self._current.advance(action)
         return solved or len(self._actions) >= self._scene.limit
 
-    def look(self, needs: Needs) -> Observation:
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
         """See :class:`evalkit.adapter.Adapter`. Raises SimulatorError for a camera that the robot does not have."""
         simulation, own = self._current, self._scene.robot["camera"]
-        for camera in needs.cameras:
+        for camera in observation_spec.cameras:
             if camera != own:
                 raise SimulatorError(f"{self._episode.split} has no camera {camera}: its robot has {own} alone")
         state = {"eef_pose": simulation.eef_pose, "gripper_openness": simulation.gripper_openness}
         return Observation(
             instruction=simulation.instruction(),
-            images={camera: simulation.picture() for camera in needs.cameras},
-            state={name: state[name]() for name in needs.state},
+            images={camera: simulation.picture() for camera in observation_spec.cameras},
+            state={name: state[name]() for name in observation_spec.state},
         )
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         """The benchmark's own check after the last step."""
         return Outcome(success=self._current.success)
 
@@ -66,7 +66,7 @@ class SimplerAdapter:
         """See :meth:`Simulation.state`."""
         return self._current.state()
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert plays ahead in a second simulator of this episode."""
         if self._expert is None:
             self._expert = expert_for(self._setup, self._episode, lambda: self._build(self._scene))
@@ -74,7 +74,7 @@ class SimplerAdapter:
         planned = self._expert.plan([*self._actions, *certain], steps - len(certain))
         return np.concatenate([certain, planned])
 
-    def film(self, camera: str) -> np.ndarray:
+    def render_frame(self, camera: str) -> np.ndarray:
         """See :class:`evalkit.adapter.Films`. Whatever the name, the picture is that of the robot's own camera."""
         return self._current.picture()
 

@@ -16,7 +16,7 @@ RAY_TRACED = "rt"
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     """Looks at numpy, Vulkan, sources, and at every file that every scene of ``tasks`` needs; plays nothing."""
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
     devices: list[vulkan.Device] = []
@@ -26,7 +26,7 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     try:
         devices = vulkan.prepare()
         if setup.renders:
-            facts["gl"] = {"vulkan": "; ".join(f"{device.name}, {device.driver}" for device in devices)}
+            metadata["gl"] = {"vulkan": "; ".join(f"{device.name}, {device.driver}" for device in devices)}
     except SimulatorError as error:
         problems.append(str(error))
     problems += _unsuited(setup, tasks)
@@ -34,16 +34,16 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
         upstream.prepare(setup)
     except SimulatorError as error:
         problems.append(str(error))
-        return Probe(facts, problems, incomparable)
+        return Probe(metadata, problems, incomparable)
     digests, absent = _assets(setup, tasks, vulkan_works=bool(devices))
-    facts["assets"] = digests
+    metadata["assets"] = digests
     problems += absent
     if setup.renders and devices and vulkan.on_cpu(devices):
         incomparable.append("images were rendered on the CPU (lavapipe), not by an NVIDIA driver")
         if _any_ray_traced(setup, tasks):
-            shader = facts["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
+            shader = metadata["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
             incomparable.append(f"drawer tasks were rendered with shader {shader} instead of {RAY_TRACED}")
-    return Probe(facts, problems, incomparable)
+    return Probe(metadata, problems, incomparable)
 
 
 def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
@@ -51,13 +51,13 @@ def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
     problems = []
     for split in dict.fromkeys(split for split, _ in tasks):
         own = setup.suite["robots"][setup.split(split)["robot"]]["camera"]
-        lacking = [camera for camera in setup.needs.cameras if camera != own]
+        lacking = [camera for camera in setup.observation_spec.cameras if camera != own]
         if lacking:
             problems.append(
                 f"{split} has the camera {own} alone, and the policy looks through {', '.join(lacking)}: "
                 f"choose a split of the policy's own robot with --split"
             )
-    if setup.needs.expert:
+    if setup.observation_spec.oracle_steps:
         from .oracle import unknown
 
         problems += [problem for split, task in tasks if (problem := unknown(setup, split, task))]
@@ -74,13 +74,13 @@ def _assets(setup: Setup, tasks: Sequence[tuple[str, str]], vulkan_works: bool) 
     stages: set[Path] = set()
     problems = []
     for split, task in tasks:
-        needs = [assets.needed(setup, scene) for scene in scenes_of(setup, split, task)]
-        own = set().union(*(needed.files for needed in needs))
+        observation_spec = [assets.needed(setup, scene) for scene in scenes_of(setup, split, task)]
+        own = set().union(*(needed.files for needed in observation_spec))
         absent = assets.missing(root, own)
         if absent:
             problems.append(f"{split}/{task} cannot be played: {assets.describe(absent)}")
         files |= own
-        stages |= set().union(*(needed.stages for needed in needs))
+        stages |= set().union(*(needed.stages for needed in observation_spec))
     if problems or not vulkan_works:
         return None, problems
     try:

@@ -90,7 +90,7 @@ class _Properties(ctypes.Structure):
         ("versions_and_ids", ctypes.c_uint32 * 4),
         ("kind", ctypes.c_int),
         ("name", ctypes.c_char * 256),
-        ("rest", ctypes.c_uint8 * 2048),  # limits and more, which nothing here reads
+        ("idle_action", ctypes.c_uint8 * 2048),  # limits and more, which nothing here reads
     ]
 
 

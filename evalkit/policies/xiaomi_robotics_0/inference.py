@@ -69,7 +69,7 @@ class Inference:
         self._invariant = batch_invariant
         self._mask = loaded.processor.get_action_mask(robot_type).to(loaded.model.device, loaded.model.dtype)
         self._continuation = Continuation(loaded.model, loaded.processor, robot_type, self._mask, max_guidance)
-        self.remarks: list[str] = []
+        self.warnings: list[str] = []
 
     @property
     def chunk(self) -> int:
@@ -77,7 +77,7 @@ class Inference:
         return int(self._mask.shape[1])
 
     @property
-    def continues(self) -> tuple[Kind, ...]:
+    def supported_prefixes(self) -> tuple[Kind, ...]:
         """The kinds of prefix that the model can continue."""
         return self._continuation.kinds
 
@@ -102,7 +102,7 @@ class Inference:
             examples: requests to try it with, of different lengths; each is also tried with every kind of prefix.
         """
         still = np.zeros((self.chunk // 2, ACTION_SIZE), np.float32)
-        for prefix in (None, *(Prefix(still, len(still) // 2, kind) for kind in self.continues)):
+        for prefix in (None, *(Prefix(still, len(still) // 2, kind) for kind in self.supported_prefixes)):
             for one, other in permutations([replace(example, prefix=prefix) for example in examples], 2):
                 alone = self.chunks([one])[0]
                 for place in {self._max_batch // 2, self._max_batch - 1}:
@@ -152,7 +152,7 @@ class Inference:
         half = len(batch) // 2
         if half < self._max_batch:
             self._max_batch = half
-            self.remarks.append(f"out of memory with {len(batch)} requests in a pass: went on with {half}")
+            self.warnings.append(f"out of memory with {len(batch)} requests in a pass: went on with {half}")
         return [chunk for start in range(0, len(batch), half) for chunk in self._run(batch[start : start + half])]
 
     def _forward(self, batch: list[_Prepared]) -> list[np.ndarray]:

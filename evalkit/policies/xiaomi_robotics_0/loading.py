@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem
-from evalkit.policies.weights import Located
+from evalkit.policies.weights import CheckpointFiles
 
 EXTRA = "pip install torch 'transformers>=4.57.1,<4.58' pillow transforms3d"
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
@@ -35,7 +35,7 @@ class Loaded:
 
     model: Any
     processor: Any
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def missing_libraries() -> str | None:
@@ -49,7 +49,7 @@ def missing_libraries() -> str | None:
     return None
 
 
-def load(located: Located, attention: Attention, dtype: Dtype, device: str) -> Loaded:
+def load(located: CheckpointFiles, attention: Attention, dtype: Dtype, device: str) -> Loaded:
     """Loads model and processor from a directory, without touching the network.
 
     Args:
@@ -71,18 +71,18 @@ def load(located: Located, attention: Attention, dtype: Dtype, device: str) -> L
     kind = dtype if dtype != "auto" else "bfloat16" if place.type == "cuda" else "float32"
     model, used, passed_over = _model(located, _candidates(attention, place.type), getattr(torch, kind))
     model = model.to(place).eval()
-    facts: dict[str, Any] = {"device": _name(place), "dtype": kind, "attention": used, "libraries": _versions()}
+    metadata: dict[str, Any] = {"device": _name(place), "dtype": kind, "attention": used, "libraries": _versions()}
     if place.type == "cpu":
-        facts["threads"] = torch.get_num_threads()
+        metadata["threads"] = torch.get_num_threads()
     else:
-        facts["cuda"] = {
+        metadata["cuda"] = {
             "version": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "tf32": torch.backends.cuda.matmul.allow_tf32,
         }
     if passed_over:
-        facts["attention_passed_over"] = passed_over
-    return Loaded(model, _processor(located), facts)
+        metadata["attention_passed_over"] = passed_over
+    return Loaded(model, _processor(located), metadata)
 
 
 def _versions() -> dict[str, str]:
@@ -121,7 +121,7 @@ def _candidates(attention: Attention, device_type: str) -> list[str]:
     return (["flash_attention_2"] if device_type == "cuda" else []) + ["sdpa", "eager"]
 
 
-def _model(located: Located, candidates: list[str], dtype: Any) -> tuple[Any, str, dict[str, str]]:
+def _model(located: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[Any, str, dict[str, str]]:
     """The model under the first attention that works, its name, and why earlier ones did not."""
     from transformers import AutoModel
 
@@ -154,7 +154,7 @@ def _model(located: Located, candidates: list[str], dtype: Any) -> tuple[Any, st
     raise EnvironmentProblem(f"no attention implementation works here ({why})")
 
 
-def _processor(located: Located) -> Any:
+def _processor(located: CheckpointFiles) -> Any:
     """The processor. Its class asks for a video processor, which needs torchvision; no request has a video."""
     from transformers import AutoProcessor
     from transformers.dynamic_module_utils import get_class_from_dynamic_module

@@ -9,20 +9,20 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field, model_validator
 
-from evalkit.policies.checkpoint import Named
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, unknown
 from evalkit.observation import Observation
+from evalkit.policies.checkpoint import NamedParameters
+from evalkit.policies.weights import CheckpointFiles, locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, Setting, settings
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, RobotPreset, settings
 from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
-from evalkit.policies.weights import Located, locate
 
 _BATCH = 8  # rows of a batch-invariant pass where nothing else is asked for
 
 
-class Parameters(Named):
+class Parameters(NamedParameters):
     """What can be set for a checkpoint of this family, in ``checkpoints.yaml`` or where one is named."""
 
     source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
@@ -78,17 +78,17 @@ class XiaomiRobotics0:
         if parameters.batch_invariant:
             self._inference.check_invariance(self._examples(suite))
         self.spec = Spec(
-            needs=chosen.needs,
-            chunk=self._inference.chunk,
-            facts={
+            observation_spec=chosen.observation_spec,
+            chunk_size=self._inference.chunk,
+            metadata={
                 **located.identity,
-                **loaded.facts,
+                **loaded.metadata,
                 "robot_type": self._robot_type,
                 "setting": chosen.name,
                 "batch": {"most": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
             },
             batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
-            continues=self._inference.continues,
+            supported_prefixes=self._inference.supported_prefixes,
         )
 
     def _examples(self, suite: Suite) -> list[ModelRequest]:
@@ -98,8 +98,10 @@ class XiaomiRobotics0:
         shapes = {name: vector.size for name, vector in suite.state.items()}
         examples = []
         for instruction in ("pick it up", "pick it up now"):
-            images = {name: chance.integers(0, 256, sizes[name], np.uint8) for name in self._setting.needs.cameras}
-            state = {name: chance.uniform(0, 1, shapes[name]) for name in self._setting.needs.state}
+            images = {
+                name: chance.integers(0, 256, sizes[name], np.uint8) for name in self._setting.observation_spec.cameras
+            }
+            state = {name: chance.uniform(0, 1, shapes[name]) for name in self._setting.observation_spec.state}
             seen = Observation(instruction, images, state)
             examples.append(self._setting.request(seen, self._robot_type))
         return examples
@@ -115,9 +117,9 @@ class XiaomiRobotics0:
             return asked
         return replace(asked, prefix=replace(request.prefix, actions=self._setting.decoded(request.prefix.actions)))
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """See :class:`evalkit.policy.Remarks`."""
-        said, self._inference.remarks = self._inference.remarks, []
+        said, self._inference.warnings = self._inference.warnings, []
         return said
 
     def close(self) -> None:
@@ -126,11 +128,11 @@ class XiaomiRobotics0:
         gc.collect()
 
 
-def _located(parameters: Parameters) -> Located:
+def _located(parameters: Parameters) -> CheckpointFiles:
     """The checkpoint's files; all that is missing on this machine is said at once."""
     libraries = missing_libraries()
     try:
-        located = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.called)
+        located = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.display_name)
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
     if libraries:
@@ -138,7 +140,7 @@ def _located(parameters: Parameters) -> Located:
     return located
 
 
-def _setting(suite: Suite, parameters: Parameters) -> Setting:
+def _setting(suite: Suite, parameters: Parameters) -> RobotPreset:
     """The rules for this suite and robot. Raises UsageError with what there is."""
     every = settings()
     if parameters.setting is not None:
@@ -161,7 +163,7 @@ def _setting(suite: Suite, parameters: Parameters) -> Setting:
     return fitting[0]
 
 
-def _robot_type(setting: Setting, parameters: Parameters, known: Sequence[str]) -> str:
+def _robot_type(setting: RobotPreset, parameters: Parameters, known: Sequence[str]) -> str:
     """The name by which the checkpoint's processor knows the robot."""
     if parameters.robot_type is not None:
         if parameters.robot_type not in known:

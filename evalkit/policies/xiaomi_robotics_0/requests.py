@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evalkit.execution import Prefix
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.rotations import axis_angle
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ModelRequest:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RobotPreset:
     """The released rules for one robot in one benchmark.
 
     Attributes:
@@ -63,7 +63,7 @@ class Setting:
     """
 
     name: str
-    needs: Needs
+    observation_spec: ObservationSpec
     robot_types: tuple[str, ...]
     suites: tuple[str, ...]
     request: Callable[[Observation, str], ModelRequest]
@@ -256,21 +256,21 @@ def _openness_before(closing: np.ndarray) -> np.ndarray:
     return value
 
 
-def settings() -> dict[str, Setting]:
+def settings() -> dict[str, RobotPreset]:
     """Every setting by name. The last is evalkit's own, not the authors': they release no Meta-World checkpoint."""
     both = ("calvin_abc_orig", "calvin_abcd_orig")
     simpler = ("eef_pose", "gripper_openness")
-    widowx, google = Needs(("third_view",), simpler), Needs(("overhead",), simpler)
-    libero = Needs(("agentview", "wrist"), ("eef_pos", "eef_quat", "gripper_qpos"))
-    calvin = Needs(("rgb_static", "rgb_gripper"), ("robot_obs",))
-    metaworld = Needs(("corner2", "gripperPOV"), ("proprioception",))
+    widowx, google = ObservationSpec(("third_view",), simpler), ObservationSpec(("overhead",), simpler)
+    libero = ObservationSpec(("agentview", "wrist"), ("eef_pos", "eef_quat", "gripper_qpos"))
+    calvin = ObservationSpec(("rgb_static", "rgb_gripper"), ("robot_obs",))
+    metaworld = ObservationSpec(("corner2", "gripperPOV"), ("proprioception",))
     opening, closing = _simpler_actions(_open_or_closed), _simpler_actions(_relative_closing)
     opened, closed = _simpler_decoded(_openness), _simpler_decoded(_openness_before)
     every = [
-        Setting("libero", libero, ("libero_all",), ("libero",), _libero, _first(7), _as_they_are),
-        Setting("calvin", calvin, both, ("calvin",), _calvin, _calvin_actions, _as_they_are),
-        Setting("widowx", widowx, ("bridge_delta",), ("simpler",), _widowx, opening, opened),
-        Setting("google_robot", google, ("fractal_delta",), ("simpler",), _google_robot, closing, closed),
-        Setting("metaworld", metaworld, ("metaworld",), ("metaworld",), _metaworld, _first(4), _as_they_are),
+        RobotPreset("libero", libero, ("libero_all",), ("libero",), _libero, _first(7), _as_they_are),
+        RobotPreset("calvin", calvin, both, ("calvin",), _calvin, _calvin_actions, _as_they_are),
+        RobotPreset("widowx", widowx, ("bridge_delta",), ("simpler",), _widowx, opening, opened),
+        RobotPreset("google_robot", google, ("fractal_delta",), ("simpler",), _google_robot, closing, closed),
+        RobotPreset("metaworld", metaworld, ("metaworld",), ("metaworld",), _metaworld, _first(4), _as_they_are),
     ]
     return {setting.name: setting for setting in every}

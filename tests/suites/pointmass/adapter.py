@@ -11,7 +11,7 @@ import numpy as np
 
 from evalkit.adapter import Outcome, Probe, Setup, SimulatorError
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
+from evalkit.observation import Observation, ObservationSpec
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
 
@@ -24,7 +24,7 @@ def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     missing = os.environ.get("POINTMASS_MISSING")
     remark = os.environ.get("POINTMASS_INCOMPARABLE")
     return Probe(
-        facts={"assets": {"digest": "none"}},
+        metadata={"assets": {"digest": "none"}},
         problems=[f"{missing} is missing; put it there"] if missing else [],
         incomparable=[remark] if remark else [],
     )
@@ -56,23 +56,23 @@ class PointMass:
         delay = os.environ.get("POINTMASS_DELAY")
         if delay:
             time.sleep(float(delay))
-        return self.judge().success
+        return self.outcome().success
 
-    def look(self, needs: Needs) -> Observation:
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
         return Observation(
             instruction=self._setup.instruction(self._episode.split, self._episode.task),
-            images={camera: self.film(camera) for camera in needs.cameras},
-            state={"position": self._physics[:2].copy()} if "position" in needs.state else {},
+            images={camera: self.render_frame(camera) for camera in observation_spec.cameras},
+            state={"position": self._physics[:2].copy()} if "position" in observation_spec.state else {},
         )
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         distance = float(np.linalg.norm(self._physics[:2] - self._goal))
         return Outcome(success=distance < 0.05, metrics={"distance": distance})
 
     def state(self) -> np.ndarray:
         return self._physics.copy()
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         physics, plan = self._physics, []
         for step in range(steps):
             action = np.clip(10 * (self._goal - physics[:2]) - 5 * physics[2:], -1, 1).astype(np.float32)
@@ -82,7 +82,7 @@ class PointMass:
             physics = self._next(physics, action)
         return np.stack(plan)
 
-    def film(self, camera: str) -> np.ndarray:
+    def render_frame(self, camera: str) -> np.ndarray:
         image = np.zeros((24, 32, 3), np.uint8)
         for point, colour in ((self._goal, (0, 255, 0)), (self._physics[:2], (255, 0, 0))):
             column, row = np.clip((point * 5 + (16, 12)).astype(int), 0, (31, 23))

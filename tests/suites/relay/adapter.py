@@ -8,7 +8,7 @@ import numpy as np
 
 from evalkit.adapter import Outcome, Probe, Setup
 from evalkit.episode import Episode
-from evalkit.observation import Needs, Observation
+from evalkit.observation import ObservationSpec, Observation
 
 PLACES = {"left": -1.0, "middle": 0.0, "right": 1.0}
 
@@ -44,22 +44,22 @@ class Relay:
         self._turned = self._turned and not over
         return over
 
-    def turned(self) -> bool:
+    def subtask_done(self) -> bool:
         return self._turned
 
-    def look(self, needs: Needs) -> Observation:
-        position = {"position": np.array([self._x])} if "position" in needs.state else {}
+    def observe(self, observation_spec: ObservationSpec) -> Observation:
+        position = {"position": np.array([self._x])} if "position" in observation_spec.state else {}
         return Observation(f"go {self._order[self._solved]}", {}, position)
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         attempted = self._order[: self._solved + 1]
-        parts = [(name, place < self._solved) for place, name in enumerate(attempted)]
-        return Outcome(self._solved == len(self._order), parts=parts)
+        subtasks = [(name, place < self._solved) for place, name in enumerate(attempted)]
+        return Outcome(self._solved == len(self._order), subtasks=subtasks)
 
     def state(self) -> np.ndarray:
         return np.array([self._x, self._steps, self._solved])
 
-    def demonstrate(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         x, goal, plan = self._x, PLACES[self._order[self._solved]], []
         for step in range(steps):
             ours = committed is not None and step < len(committed)

@@ -1,0 +1,46 @@
+"""`evalkit doctor`: find out what works on this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from evalkit.cli._common import FAILED, console, report_errors
+from evalkit.cli._options import (
+    AsJson,
+)
+
+
+def doctor(
+    suite: Annotated[
+        str | None, typer.Argument(metavar="[SUITE]", help="Look at one suite; at all by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out what works here, what is missing, and how to get it.
+
+    With a SUITE, the exit code is 2 where that suite cannot run.
+    """
+    from dataclasses import asdict
+
+    from evalkit.locations import suite_folders
+    from evalkit.runner.doctor import check_suite, machine_checks
+
+    with report_errors():
+        found = {"machine": machine_checks()}
+        with console(stderr=True).status("looking ..."):
+            found |= {name: check_suite(name) for name in ([suite] if suite else suite_folders())}
+        if as_json:
+            typer.echo(json.dumps({name: [asdict(c) for c in checks] for name, checks in found.items()}, indent=1))
+        else:
+            shown = console(stderr=False)
+            for name, checks in found.items():
+                shown.print(name, style="bold", markup=False)
+                for check in checks:
+                    mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
+                    shown.print(f"  {mark} {check.what:<12} ", end="")
+                    shown.print(check.seen, markup=False, highlight=False, soft_wrap=True)
+        if suite and not all(check.ok for check in found[suite]):
+            raise typer.Exit(FAILED)
