@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import need
+from support.requirements import need
 
 from evalkit.setup.assets import assets_folder
 from evalkit.suite import load_suite

@@ -77,7 +77,10 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
     [
         ({"seed": "seven"}, "suite.yaml: seed: "),
         ({"colour": {"a": 1}, "episodes": 99}, "episodes: 99 is more than the 20 scenes"),
-        ({"action": {"size": 2, "low": -1, "high": 1, "out_of_bounds": "wrap", "description": []}}, "action.out_of_bounds: "),
+        (
+            {"action": {"size": 2, "low": -1, "high": 1, "out_of_bounds": "wrap", "description": []}},
+            "action.out_of_bounds: ",
+        ),
         ({"video": {"camera": "side", "fps": 3}}, "no camera 'side'"),
         ({"headline": None}, "headline: is missing"),
         ({"oracle": ["middle"]}, "no split 'middle'"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import need
+from support.requirements import need
 
 REPOSITORY = Path(__file__).parents[1]
 WORKFLOW = REPOSITORY / "examples" / "github-actions" / "gate.yml"

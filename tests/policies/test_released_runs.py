@@ -1,0 +1,147 @@
+"""Whole runs of a checkpoint of the released shape: real images from real simulators, through the real loading path."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.observations import seen_with_exact_requests
+from support.requirements import need
+from typer.testing import CliRunner
+
+from evalkit.analysis.summary import summarize
+from evalkit.cli import app
+from evalkit.errors import PolicyProblem
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
+from evalkit.suite import Suite, load_suite
+
+pytestmark = pytest.mark.sim
+
+
+def played(out: Path, suite: str, **options: Any) -> list[dict[str, Any]]:
+    play(RunOptions(suite, out=out, **options), Silent())
+    return canonical(read_journal(out).values())
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes of a hundred steps: these tests are about what is asked and answered."""
+
+    def shortened(name: str) -> Suite:
+        suite = load_suite(name)
+        splits = {n: s.model_copy(update={"max_steps": 100}) for n, s in suite.splits.items()}
+        return suite.model_copy(update={"splits": splits})
+
+    monkeypatch.setattr("evalkit.runner.run.load_suite", shortened)
+
+
+@contextmanager
+def serving(checkpoint: Path, suite: str) -> Iterator[str]:
+    """`evalkit serve` in a process of its own; yields its URL."""
+    command = [sys.executable, "-m", "evalkit", "serve", "--checkpoint", str(checkpoint), "--suite", suite]
+    process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = process.stderr.readline()
+        found = re.search(r"ws://\S+", said)
+        assert found, said + process.stderr.read()
+        yield found.group()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+def test_metaworld_to_a_table_the_same_however_it_is_run(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    options: dict[str, Any] = {"tasks": ["reach-v3", "door-open-v3"], "episodes": 1}
+    one = played(tmp_path / "1", "metaworld", checkpoint=str(tiny), workers=1, **options)
+    assert one == played(tmp_path / "2", "metaworld", checkpoint=str(tiny), workers=2, shuffle=1, **options)
+    assert [r["inferences"] for r in one] == [10, 10] and one[0]["digest"] != one[1]["digest"]
+    assert summarize(tmp_path / "1").finished == 2
+    manifest = read_manifest(tmp_path / "1").checkpoint
+    assert manifest["metadata"]["robot_type"] == "metaworld" and len(manifest["metadata"]["weights_sha256"]) == 64
+    fixed = {"settings": {"max_batch": 2, "batch_invariant": True}, **options}
+    alone = played(tmp_path / "3", "metaworld", checkpoint=str(tiny), workers=1, **fixed)
+    assert alone == played(tmp_path / "4", "metaworld", checkpoint=str(tiny), workers=2, **fixed)
+
+
+@pytest.mark.parametrize("execution", ["rtc", "prefix"])
+def test_metaworld_while_the_policy_thinks_is_the_same_however_it_is_run(
+    tiny: Path, tmp_path: Path, execution: str
+) -> None:
+    need("metaworld")
+    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 3, "delay": "2", "horizon": 5}
+    late = {"checkpoint": str(tiny), "execution": execution, **options}
+    one = played(tmp_path / "1", "metaworld", workers=1, **late)
+    assert one == played(tmp_path / "3", "metaworld", workers=3, shuffle=1, **late)
+    journal = tmp_path / "3" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-700])  # as a kill leaves it: with a torn last line
+    assert one == played(tmp_path / "3", "metaworld", workers=1, resume=True, **late)
+    naive = played(tmp_path / "naive", "metaworld", checkpoint=str(tiny), workers=1, execution="naive", **options)
+    assert [r["inferences"] for r in one] == [r["inferences"] for r in naive] == [20] * 3
+    assert all(a["digest"] != b["digest"] for a, b in zip(one, naive, strict=True))
+
+
+def test_real_time_chunking_from_the_command_line(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    command = ["run", "metaworld", "--checkpoint", f"{tiny}:max_guidance=4", "--task", "reach-v3", "--episodes", "1"]
+    late = ["--execution", "rtc", "--delay", "2", "--workers", "1", "--out", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(app, [*command, *late])
+    assert done.exit_code == 0 and json.loads(done.stdout)["errors"] == 0
+    manifest = read_manifest(tmp_path / "run")
+    assert (manifest.execution["name"], manifest.execution["horizon"]) == ("rtc", 5)
+    assert manifest.checkpoint["parameters"]["max_guidance"] == 4.0
+
+
+def test_metaworld_through_a_server_is_the_same_run(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    options: dict[str, Any] = {"tasks": ["reach-v3"], "episodes": 2}
+    here = played(tmp_path / "here", "metaworld", checkpoint=str(tiny), **options)
+    with serving(tiny, "metaworld") as url:
+        there = played(tmp_path / "there", "metaworld", checkpoint=f"remote:url={url}", **options)
+    assert here == there
+    metadata = read_manifest(tmp_path / "there").checkpoint["metadata"]
+    assert metadata["lost"] == []
+    here = read_manifest(tmp_path / "here").checkpoint["metadata"]
+    assert metadata["server"]["metadata"] == {name: fact for name, fact in here.items() if name != "where"}
+
+
+def test_a_model_that_returns_nan_ends_the_run(tiny: Path, tmp_path: Path) -> None:
+    need("metaworld")
+    from safetensors.torch import load_file, save_file
+
+    broken = Path(shutil.copytree(tiny, tmp_path / "broken"))
+    tensors = {k: v.clone() for k, v in load_file(broken / "model.safetensors").items()}
+    name = next(k for k in sorted(tensors) if k.startswith("action_output"))
+    save_file({**tensors, name: tensors[name] * np.nan}, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PolicyProblem, match=r"the policy returned nan at metaworld/easy/reach-v3/0/.* step 0"):
+        played(tmp_path / "run", "metaworld", checkpoint=str(broken), tasks=["reach-v3"], episodes=1)
+
+
+def test_libero_to_a_table_the_same_through_a_server(tiny: Path, tmp_path: Path) -> None:
+    need("libero")
+    options: dict[str, Any] = {"splits": ["object"], "tasks": ["0"], "episodes": 2}
+    here = played(tmp_path / "here", "libero", checkpoint=str(tiny), **options)
+    with serving(tiny, "libero") as url:
+        there = played(tmp_path / "there", "libero", checkpoint=f"remote:url={url}", **options)
+    assert here == there and [r["inferences"] for r in here] == [10, 10]
+    assert summarize(tmp_path / "here").finished == 2
+
+
+def test_libero_requests_from_the_real_simulator_equal_an_independent_computation(tmp_path: Path) -> None:
+    need("libero")
+    where = {"suite": "libero", "splits": ["goal"], "tasks": ["3"], "out": tmp_path}
+    assert len(seen_with_exact_requests("libero", "libero_all", reach=1, chunk=10, **where)) >= 20

@@ -1,0 +1,336 @@
+"""Serving a policy, to evalkit itself and to any client that speaks openpi's protocol."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from evalkit.episode import Episode
+from evalkit.errors import PolicyProblem, UsageError
+from evalkit.execution import Prefix
+from evalkit.observation import Observation, ObservationSpec
+from evalkit.policies.remote import Remote, RemoteParameters
+from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
+from evalkit.policy import Policy, Request, Spec
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import Candidate, RunOptions, run_candidate
+from evalkit.serving.protocol import pack, unpack
+from evalkit.serving.server import Server
+from evalkit.suite import Suite, load_suite
+
+IMAGE, STATE = np.zeros((24, 32, 3), np.uint8), np.zeros(2)
+
+
+class Stub:
+    """Returns actions that say which request they answer, or raises; remembers every batch."""
+
+    def __init__(
+        self, observation_spec: ObservationSpec = ObservationSpec(("above",), ("position",)), delay: float = 0
+    ) -> None:
+        self.spec = Spec(observation_spec, 3, {"weights": "none"})
+        self.seen: list[list[Request]] = []
+        self.closed = False
+        self._delay = delay
+
+    def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        self.seen.append(list(requests))
+        time.sleep(self._delay)
+        if any(request.observation.instruction == "break" for request in requests):
+            raise RuntimeError("CUDA out of memory")
+        return [np.full((3, 2), float(request.observation.state["position"][0]), np.float32) for request in requests]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@contextmanager
+def served(policy: Policy, **identity: Any) -> Iterator[str]:
+    server = Server(policy, identity={"suite": "pointmass", "action_size": 2, **identity})
+    url = server.start()
+    try:
+        yield url
+    finally:
+        server.stop()
+
+
+@contextmanager
+def plain_client(url: str) -> Iterator[tuple[ClientConnection, Any]]:
+    """As openpi's own client connects."""
+    with connect(url, compression=None, max_size=None, proxy=None) as connection:
+        yield connection, unpack(connection.recv())  # type: ignore[arg-type]
+
+
+def ask(connection: ClientConnection, **fields: Any) -> Any:
+    message = {"image/above": IMAGE, "state/position": STATE, "prompt": "go"}
+    connection.send(pack({**message, **{k.replace("__", "/"): v for k, v in fields.items()}}))
+    reply = connection.recv(timeout=10)
+    return reply if isinstance(reply, str) else unpack(reply)
+
+
+def play(suite: str, policy: Policy, out: Path, workers: int) -> list[dict[str, Any]]:
+    options = RunOptions(suite, out=out, workers=workers)
+    run_candidate(load_suite(suite), Candidate("policy", policy, {"id": "policy"}), options, Silent())
+    return canonical(read_journal(out).values())
+
+
+# To evalkit: nothing changes.
+
+
+def random_policy(suite: Suite) -> Policy:
+    return Random(suite, Look(chunk=7, cameras="all"))
+
+
+def noisy_oracle(suite: Suite) -> Policy:
+    return Oracle(suite, OracleParameters(chunk=10, noise=0.5))
+
+
+@pytest.mark.parametrize("make", [random_policy, noisy_oracle])
+def test_a_served_policy_plays_the_same_run_bit_for_bit(pointmass: str, tmp_path: Path, make: Any) -> None:
+    suite = load_suite(pointmass)
+    here = play(pointmass, make(suite), tmp_path / "here", workers=1)
+    with served(make(suite), checkpoint={"id": "it"}) as url:
+        for workers in (1, 3):
+            remote = Remote(suite, RemoteParameters(url=url))
+            there = play(pointmass, remote, tmp_path / str(workers), workers)
+            remote.close()
+            assert there == here and len(here) == 16
+    metadata = read_manifest(tmp_path / "3").checkpoint["metadata"]
+    server = {"suite": "pointmass", "metadata": make(suite).spec.metadata, "checkpoint": {"id": "it"}}
+    assert metadata == {"where": url, "extension": True, "lost": [], "server": server}
+
+
+def test_a_remote_has_the_spec_of_what_is_served(pointmass: str) -> None:
+    with served(Stub(ObservationSpec(("above",), (), oracle_steps=4))) as url:
+        remote = Remote(load_suite(pointmass), RemoteParameters(url=url))
+        assert (remote.spec.observation_spec, remote.spec.chunk_size) == (
+            ObservationSpec(("above",), (), oracle_steps=4),
+            3,
+        )
+        assert remote.spec.batch_invariant
+        remote.close()
+        remote.close()
+
+
+def test_a_whole_request_arrives(pointmass: str) -> None:
+    policy = Stub()
+    observation = Observation("go", {"above": IMAGE}, {"position": STATE})
+    prefix = Prefix(np.ones((4, 2), np.float32), 2, "prefix")
+    asked = Request(Episode("pointmass", "near", "left", 2, 3, repeat=1), 20, observation, prefix)
+    with served(policy) as url:
+        remote = Remote(load_suite(pointmass), RemoteParameters(url=url))
+        remote.act([asked])
+        remote.close()
+    arrived = policy.seen[0][0]
+    assert (arrived.episode, arrived.step, arrived.seed) == (asked.episode, 20, asked.seed)
+    assert arrived.prefix is not None and (arrived.prefix.committed, arrived.prefix.kind) == (2, "prefix")
+    assert arrived.prefix.actions.dtype == np.float32 and (arrived.prefix.actions == 1).all()
+
+
+def test_a_served_policy_that_breaks_its_word_is_one_line(pointmass: str) -> None:
+    policy = Stub()
+    observation = Observation("go", {"above": IMAGE}, {"position": STATE})
+    asked = Request(Episode("pointmass", "near", "left", 2, 3), 0, observation)
+    policy.spec = Spec(policy.spec.observation_spec, 4, {})
+    with served(policy) as url:
+        remote = Remote(load_suite(pointmass), RemoteParameters(url=url))
+        with pytest.raises(PolicyProblem, match=r"its chunk is \(3, 2\), not \(4, 2\)"):
+            remote.act([asked])
+        policy.act = lambda requests: []  # type: ignore[method-assign]
+        with pytest.raises(PolicyProblem, match="failed there: the policy returned 0 chunks for 1 requests"):
+            remote.act([asked])
+        remote.close()
+
+
+# To others.
+
+
+def test_a_plain_client_is_told_what_to_send_and_is_answered() -> None:
+    policy = Stub()
+    with served(policy) as url, plain_client(url) as (connection, metadata):
+        assert metadata["evalkit"]["keys"] == {
+            "prompt": "the task in words",
+            "image/above": "uint8 (H, W, 3) RGB, as the suite's simulator gives it",
+            "state/position": "(N,) float, as the suite gives it",
+        }
+        reply = ask(connection, state__position=np.array([0.5, 1], np.float32), prompt="go left")
+        assert (reply["actions"] == np.full((3, 2), 0.5, np.float32)).all() and reply["actions"].dtype == np.float32
+        assert reply["server_timing"]["infer_ms"] > 0
+    seen = policy.seen[0][0].observation
+    assert seen.instruction == "go left" and seen.state["position"].dtype == np.float64 and seen.oracle_plan is None
+
+
+def test_a_plain_clients_episodes_begin_with_its_connection_and_where_it_says_so() -> None:
+    policy = Stub()
+    with served(policy) as url:
+        for _ in range(2):
+            with plain_client(url) as (connection, _):
+                for fields in ({"reset": True}, {}, {"reset": True}):
+                    ask(connection, **fields)
+    asked = [(r.episode.id, r.step) for batch in policy.seen for r in batch]
+    first = [("pointmass/remote/remote/0/s0/r0", 0), ("pointmass/remote/remote/0/s0/r0", 1)]
+    assert asked[:3] == [*first, ("pointmass/remote/remote/1/s0/r0", 0)]
+    assert [name.replace("r1", "r0") for name, _ in asked[3:]] == [name for name, _ in asked[:3]]
+    assert len({r.seed for batch in policy.seen for r in batch}) == 6
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xc1", "evalkit cannot read this observation: "),
+        ("text", "it must be a map in msgpack, in a binary frame"),
+        (pack([1]), "it must be a map"),
+        (
+            pack({"prompt": "go"}),
+            "has no 'image/above'; this policy takes prompt: the task in words; image/above: uint8",
+        ),
+        (pack({"evalkit": 1}), "must be a map"),
+        (
+            pack({"prompt": "break", "image/above": IMAGE, "state/position": STATE}),
+            "RuntimeError: CUDA out of memory\n",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_in_a_text_frame_and_hurts_no_other_client(data: Any, message: str) -> None:
+    with served(Stub()) as url, plain_client(url) as (other, _):
+        with plain_client(url) as (connection, _):
+            connection.send(data)
+            reply = connection.recv(timeout=10)
+            assert isinstance(reply, str) and message in reply
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(timeout=10)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+        assert ask(other)["actions"].shape == (3, 2)
+
+
+@pytest.mark.parametrize("how", ["exit", "ragged", "remark"])
+def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
+    class Bad(Stub):
+        def act(self, requests: Sequence[Request]) -> list[Any]:
+            chunks: list[Any] = super().act(requests)
+            if requests[0].observation.instruction == "bad" and how == "exit":
+                sys.exit(0)
+            bad = requests[0].observation.instruction == "bad" and how == "ragged"
+            return [[[1.0], [1.0, 2.0]]] if bad else chunks
+
+        def warnings(self) -> list[str]:
+            if how == "remark" and not hasattr(self, "spoke"):
+                self.spoke = True
+                raise ValueError("lost for words")
+            return []
+
+    with served(Bad()) as url:
+        with plain_client(url) as (connection, _):
+            connection.send(pack({"prompt": "bad", "image/above": IMAGE, "state/position": STATE}))
+            assert isinstance(connection.recv(timeout=10), str)
+        with plain_client(url) as (connection, _):
+            assert ask(connection)["actions"].shape == (3, 2)
+
+
+def test_what_waits_is_asked_about_together_and_one_that_fails_takes_no_other_with_it() -> None:
+    policy = Stub(delay=0.2)
+    with served(policy) as url:
+        replies: dict[int, Any] = {}
+
+        def client(number: int) -> None:
+            with plain_client(url) as (connection, _):
+                time.sleep(0.05 if number else 0)
+                prompt = "break" if number == 2 else "go"
+                replies[number] = ask(connection, state__position=np.array([number, 0.0]), prompt=prompt)
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert max(len(batch) for batch in policy.seen) >= 3
+    assert "CUDA out of memory" in replies[2]
+    assert {n: r["actions"][0, 0] for n, r in replies.items() if n != 2} == {0: 0, 1: 1, 3: 3, 4: 4}
+
+
+def test_a_health_check_is_answered_and_clients_are_logged() -> None:
+    lines: list[str] = []
+    server = Server(Stub(), identity={"suite": "pointmass", "action_size": 2}, log=lines.append)
+    url = server.start()
+    with urllib.request.urlopen(url.replace("ws:", "http:") + "/healthz", timeout=10) as reply:
+        assert (reply.status, reply.read()) == (200, b"OK\n")
+    with plain_client(url) as (connection, _):
+        ask(connection)
+    server.stop()
+    assert [line.partition(": ")[2] for line in lines] == ["connected", "gone after 1 requests"]
+
+
+# Coming and going.
+
+
+def test_a_port_in_use_is_one_line_and_a_stopped_server_frees_it() -> None:
+    identity = {"suite": "pointmass", "action_size": 2}
+    first = Server(Stub(), identity=identity)
+    port = int(first.start().rpartition(":")[2])
+    second = Server(Stub(), identity=identity, port=port)
+    with pytest.raises(UsageError, match=rf"cannot serve at 127\.0\.0\.1:{port}: .*in use.*; give another --port"):
+        second.start()
+    second.stop()
+    first.stop()
+    first.stop()
+    third = Server(Stub(), identity=identity, port=port)
+    third.start()
+    third.stop()
+    with pytest.raises(UsageError, match=r"cannot serve at no\.such\.host\.invalid"):
+        Server(Stub(), identity=identity, host="no.such.host.invalid").start()
+    with pytest.raises(UsageError, match="identity: action_size: is missing"):
+        Server(Stub(), identity={"suite": "pointmass"})
+
+
+def test_stopping_waits_for_the_policy_and_leaves_no_client_waiting() -> None:
+    policy = Stub(delay=0.3)
+    server = Server(policy, identity={"suite": "pointmass", "action_size": 2})
+    with plain_client(server.start()) as (connection, _):
+        connection.send(pack({"image/above": IMAGE, "state/position": STATE, "prompt": "go"}))
+        while not policy.seen:
+            time.sleep(0.01)
+        server.stop()
+        with pytest.raises(ConnectionClosed):
+            connection.recv(timeout=10)
+    assert not policy.closed, "whoever built it closes it"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_serving_cleanly(pointmass: str, number: signal.Signals) -> None:
+    program = f"""
+from evalkit.policies.scripted import Look, Random
+from evalkit.serving.server import serve
+from evalkit.suite import load_suite
+suite = load_suite({pointmass!r})
+policy = Random(suite, Look(chunk=10, cameras="all"))
+serve(policy, port=0, identity={{"suite": suite.name, "action_size": 2}}, ready=lambda url: print(url, flush=True))
+print("over")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    with plain_client(url) as (connection, _):
+        ask(connection)
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 0
+    output, errors = process.communicate()
+    assert (output, errors) == ("over\n", "")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5)

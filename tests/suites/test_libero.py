@@ -1,0 +1,143 @@
+"""LIBERO in its real simulator. Assets are found through EVALKIT_LIBERO_ASSETS or what `evalkit setup` recorded."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from support.processes import kill_and_resume
+from support.requirements import need
+
+from evalkit.analysis.summary import summarize
+from evalkit.errors import EnvironmentProblem
+from evalkit.records.journal import canonical, read_journal
+from evalkit.records.manifest import read_manifest
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
+from evalkit.setup.assets import assets_folder
+from evalkit.setup.environment import Environment
+from evalkit.suite import load_suite
+from evalkit.testing import AdapterConformance
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment() -> None:
+    need("libero")
+
+
+def played(out: Path, **options: Any) -> list[dict[str, Any]]:
+    play(RunOptions("libero", out=out, **{"workers": 2, **options}), Silent())
+    return canonical(read_journal(out).values())
+
+
+class TestLibero(AdapterConformance):
+    suite = "libero"
+    tasks: ClassVar = [
+        ("object", "pick_up_the_milk_and_place_it_in_the_basket"),
+        ("spatial", "pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it_on_the_plate"),
+    ]
+    steps = 25
+
+
+def test_tasks_and_instructions_are_the_packages_own() -> None:
+    """tasks.yaml against the installed package: names from its task map, instructions by its rule."""
+    suite = load_suite("libero")
+    code = """
+import importlib.util, json, pathlib, re, sys
+root = pathlib.Path(next(iter(importlib.util.find_spec("libero").submodule_search_locations))) / "libero"
+spec = importlib.util.spec_from_file_location("tasks", root / "benchmark" / "libero_suite_task_map.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+source = (root / "benchmark" / "__init__.py").read_text()
+rule = re.search(r"def grab_language_from_filename.*?return [^\\n]*\\n", source, re.S).group(0)
+scope = {}
+exec(rule, scope)
+names = module.libero_task_map
+print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t in names[k]} for k in sys.argv[1:]}))
+"""
+    upstream = {name: split.model_extra["upstream"] for name, split in suite.splits.items() if split.model_extra}
+    python = str(Environment.of(suite, "libero").python)
+    theirs = yaml.safe_load(subprocess.check_output([python, "-c", code, *upstream.values()], text=True))
+    ours = {upstream[name]: split.tasks for name, split in suite.splits.items()}
+    assert ours == theirs and sum(map(len, ours.values())) == 130
+    assert all(list(ours[name]) == list(theirs[name]) for name in ours)
+
+
+def test_the_oracle_solves_object_tasks(tmp_path: Path) -> None:
+    played(tmp_path, checkpoint="oracle", splits=["object"], tasks=["0", "4"], episodes=2)
+    assert summarize(tmp_path).headline.value == 1.0
+
+
+@pytest.mark.parametrize("split", ["spatial", "object", "goal", "long", "90"])
+def test_every_split_runs_with_random(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
+    records = played(tmp_path, checkpoint="random", splits=[split], tasks=["1"], episodes=1)
+    assert [r["success"] for r in records] == [False] and records[0]["steps"] == 40
+
+
+def _hurried(name: str) -> Any:
+    suite = load_suite(name)
+    splits = {n: s.model_copy(update={"max_steps": 40}) for n, s in suite.splits.items()}
+    return suite.model_copy(update={"splits": splits})
+
+
+def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
+    options: dict[str, Any] = {"splits": ["object"], "tasks": ["0", "1"], "episodes": 2}
+    one = played(tmp_path / "1", checkpoint="random", workers=1, **options)
+    assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, workers=3, **options)
+    assert one == played(tmp_path / "l", checkpoint="random:cameras=all", **options)
+
+
+def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": "oracle", "splits": ["object"], "tasks": ["0", "3"], "episodes": 3}
+    whole = played(tmp_path / "whole", workers=1, **options)
+    arguments = ["libero", "--checkpoint", "oracle", "--split", "object", "--episodes", "3", "--workers", "2"]
+    arguments += ["--task", "0", "--task", "3"]
+    kill_and_resume(arguments, tmp_path / "killed", len(whole), seed=4)
+    assert canonical(read_journal(tmp_path / "killed").values()) == whole
+
+
+def test_stand_in_assets_mark_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
+    played(tmp_path, checkpoint="hold", splits=["object"], tasks=["0"], episodes=1, workers=1)
+    manifest = read_manifest(tmp_path)
+    stand_ins = manifest.fingerprint["assets"]["stand_ins"]
+    declared = (assets_folder(load_suite("libero")) or Path()) / "STAND_INS.txt"
+    assert len(stand_ins) == (len(declared.read_text().split()) if declared.exists() else 0)
+    assert bool(manifest.incomparable) == bool(stand_ins)
+
+
+def test_a_missing_asset_is_named_before_the_first_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = assets_folder(load_suite("libero"))
+    assert whole is not None
+    partial = tmp_path / "assets"
+    for path in whole.rglob("*"):
+        if path.is_file() and "milk" not in path.parts:
+            (partial / path.relative_to(whole)).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path.relative_to(whole)).symlink_to(path)
+    monkeypatch.setenv("EVALKIT_LIBERO_ASSETS", str(partial))
+    with pytest.raises(EnvironmentProblem, match=r"milk.xml: missing, needed by object/"):
+        played(tmp_path / "run", checkpoint="hold", splits=["object"], episodes=1)
+    monkeypatch.setenv("EVALKIT_LIBERO_ASSETS", str(tmp_path / "nowhere"))
+    with pytest.raises(EnvironmentProblem, match="does not exist: evalkit setup libero --assets DIR"):
+        played(tmp_path / "run", checkpoint="hold", splits=["object"], episodes=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_gl_is_said_before_the_first_episode_and_only_where_images_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
+    monkeypatch.setenv("MUJOCO_GL", "glfw")  # which needs a display
+    for display in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(display, raising=False)
+    options: dict[str, Any] = {"splits": ["object"], "tasks": ["0"], "episodes": 1, "workers": 1}
+    assert len(played(tmp_path / "blind", checkpoint="hold", **options)) == 1
+    with pytest.raises(EnvironmentProblem, match=r"GL does not work .*libosmesa6"):
+        played(tmp_path / "seeing", checkpoint="hold:cameras=all", **options)

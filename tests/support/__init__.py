@@ -1,0 +1,1 @@
+"""What tests of several rooms share. No test imports from a test."""

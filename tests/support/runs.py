@@ -1,0 +1,39 @@
+"""Runs on the point mass, and copies of them that differ in something."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from evalkit.records.journal import read_journal
+from evalkit.runner.progress import Silent
+from evalkit.runner.run import RunOptions, play
+from support.paths import POINTMASS
+
+
+def run(out: Path, suite: str = POINTMASS, **options: Any) -> Path:
+    return play(RunOptions(suite, out=out, **{"workers": 1, "episodes": 20, **options}), Silent())
+
+
+def altered(run: Path, out: Path, change: dict[str, Any]) -> Path:
+    """A copy of a run with other values in its manifest, by dotted field."""
+    shutil.copytree(run, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for field, value in change.items():
+        place = manifest
+        *path, last = field.split(".")
+        for part in path:
+            place = place[part]
+        place[last] = value
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def kept(run: Path, out: Path, keep: Any) -> Path:
+    """A copy of a run with the records that ``keep`` wants."""
+    shutil.copytree(run, out)
+    records = [r for r in read_journal(run).values() if keep(r)]
+    (out / "journal.jsonl").write_text("".join(r.to_json() + "\n" for r in records))
+    return out
