@@ -177,7 +177,7 @@ class Adapter(Protocol):
 class OraclePlanner(Protocol):
     """An adapter that also has a scripted expert, which is what the ``oracle`` checkpoints ask for."""
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """What the expert would do for the next ``steps`` control steps from here, as (steps, A) float32.
 
         Planned with privileged state, in closed loop, on a saved simulator state that is restored bit for bit.

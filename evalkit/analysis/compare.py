@@ -12,7 +12,7 @@ from evalkit.analysis.rows import LENGTH, RATE
 from evalkit.episode import Episode
 from evalkit.errors import NotComparable, UsageError
 from evalkit.records.comparability import check_comparable
-from evalkit.runner.video import video_path
+from evalkit.records.folder import RunFolder
 from evalkit.stats import contrasts
 from evalkit.stats.contrasts import Contrast
 from evalkit.suite import Headline
@@ -243,7 +243,7 @@ def _flips(a: Side, b: Side, pairs: pd.DataFrame) -> Iterable[Flip]:
         split, task, scene, repeat = (row[name] for name in KEY)
         episode = Episode(suite, str(split), str(task), int(scene), seed, int(repeat))
         scores = float(row["score_a"]), float(row["score_b"])
-        videos = [video_path(s.folder, episode, score == 1) for s, score in zip((a, b), scores, strict=True)]
+        videos = [RunFolder(s.folder).video(episode, score == 1) for s, score in zip((a, b), scores, strict=True)]
         yield Flip(episode.id, *scores, tuple(str(v) for v in videos if v.exists()))
 
 

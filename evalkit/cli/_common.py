@@ -24,6 +24,7 @@ INTERRUPTED = 130
 
 def report(summary: Summary, as_json: bool) -> None:
     """Prints a run's table, or its JSON document."""
+    from evalkit.records.folder import RunFolder
     from evalkit.report import terminal
 
     if as_json:
@@ -32,9 +33,10 @@ def report(summary: Summary, as_json: bool) -> None:
     out = console(stderr=False)
     terminal.show(summary, out)
     out.print(f"\nrun: {summary.folder}", highlight=False, markup=False, soft_wrap=True)
-    videos = len(list(summary.folder.glob("videos/**/*.mp4")))
+    place = RunFolder(summary.folder).videos
+    videos = len(list(place.rglob("*.mp4")))
     if videos:
-        where = f"videos: {summary.folder / 'videos'} ({videos})"
+        where = f"videos: {place} ({videos})"
         out.print(where, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -33,9 +33,10 @@ def accept(
         evalkit baseline accept results/runs/released --reason "the release of May" --name released
     """
     from evalkit.experiments.baselines import accept as accepted
+    from evalkit.report.formats import render
 
     with report_errors():
-        place = accepted(run, reason, name, replaces, folder)
+        place = accepted(run, reason, lambda summary: render([summary], "md"), name, replaces, folder)
         console(stderr=False).print(
             f"accepted: {place} (review and commit it)", highlight=False, markup=False, soft_wrap=True
         )

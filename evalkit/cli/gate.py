@@ -93,13 +93,13 @@ def gate(
     from evalkit.errors import EvalkitError, NotComparable, UsageError
     from evalkit.experiments.baselines import find_baseline
     from evalkit.experiments.gate import GateForecast, GateOptions, gate_finished_run, gate_live_run
-    from evalkit.records.manifest import FILE
+    from evalkit.records.folder import RunFolder
     from evalkit.report import gates
     from evalkit.runner.run import RunOptions
     from evalkit.stats.sequential import ErrorRates
 
     err = console(stderr=True)
-    finished = (Path(what) / FILE).is_file()
+    finished = RunFolder(Path(what)).is_run
     progress = progress_for(f"gate {what}")
     with report_errors(progress):
         try:

@@ -87,10 +87,10 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     """Every run under a folder, oldest first."""
     from evalkit.errors import EvalkitError
     from evalkit.records.journal import read_journal
-    from evalkit.records.manifest import FILE, read_manifest
+    from evalkit.records.manifest import read_manifest
 
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob(f"*/{FILE}"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(folder.glob("*/manifest.json"), key=lambda p: p.stat().st_mtime):
         try:
             manifest = read_manifest(path.parent)
             records = read_journal(path.parent).values() if (path.parent / "journal.jsonl").exists() else []

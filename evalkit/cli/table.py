@@ -41,7 +41,7 @@ def table(
         evalkit table results/runs/my-run --published --format latex
     """
     from evalkit.analysis.summary import summarize
-    from evalkit.report import tables, terminal
+    from evalkit.report import formats, terminal
 
     with report_errors():
         summaries = [summarize(run, execution_stats=False) for run in runs]
@@ -52,7 +52,7 @@ def table(
             against = comparisons(summaries, leaderboards)
             _say_what_is_not_published([str(s.manifest.fingerprint["suite"]) for s in summaries])
         if form is not None:
-            typer.echo(tables.render(summaries, form.value, against))
+            typer.echo(formats.render(summaries, form.value, against))
             return
         out = console(stderr=False)
         for summary in summaries:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.documents import parse
 from evalkit.errors import RunExists, UsageError, unknown
-from evalkit.records.journal import FILE as JOURNAL
+from evalkit.records.folder import RunFolder
 from evalkit.records.journal import read_journal
-from evalkit.records.manifest import FILE as MANIFEST
 from evalkit.records.manifest import now, read_manifest
 
 FOLDER = Path("results/baselines")
@@ -52,12 +52,20 @@ class Acceptance(BaseModel):
     journal_sha256: str
 
 
-def accept(run: Path, reason: str, name: str | None = None, replaces: bool = False, folder: Path = FOLDER) -> Path:
+def accept(
+    run: Path,
+    reason: str,
+    table: Callable[[Summary], str],
+    name: str | None = None,
+    replaces: bool = False,
+    folder: Path = FOLDER,
+) -> Path:
     """Makes a finished run a baseline; returns its folder.
 
     Args:
         run: the run's folder.
         reason: why; it is what a reviewer reads.
+        table: makes the markdown table of the baseline's page.
         name: the baseline's; ``<suite>-<checkpoint>`` where None.
         replaces: whether it may take the place of one of that name.
         folder: where baselines are.
@@ -66,8 +74,6 @@ def accept(run: Path, reason: str, name: str | None = None, replaces: bool = Fal
         UsageError: the run is unfinished or has errors, or the reason is empty.
         RunExists: there is one of that name, and it is not to be replaced.
     """
-    from evalkit.report.tables import render
-
     summary = summarize(run)
     if not reason.strip():
         raise UsageError("--reason: say why this run is to be the baseline; reviewers read it")
@@ -92,7 +98,7 @@ def accept(run: Path, reason: str, name: str | None = None, replaces: bool = Fal
         records = read_journal(run)
         order = manifest.plan.episodes(str(manifest.fingerprint["suite"]))
         lines = [replace(records[episode], host={}, timeline=None).to_json() for episode in order]
-        (draft / JOURNAL).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        RunFolder(draft).journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
         accepted = Acceptance(
             name=name,
             reason=reason.strip(),
@@ -100,12 +106,12 @@ def accept(run: Path, reason: str, name: str | None = None, replaces: bool = Fal
             checkpoint=str(manifest.checkpoint["id"]),
             suite=str(manifest.fingerprint["suite"]),
             headline=summary.to_json()["headline"],
-            journal_sha256=_sha256(draft / JOURNAL),
+            journal_sha256=_sha256(RunFolder(draft).journal),
         )
         (draft / FILE).write_text(
             json.dumps(accepted.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        page = f"# {name}\n\n{accepted.reason}\n\nAccepted {accepted.accepted}.\n\n{render([summary], 'md')}\n"
+        page = f"# {name}\n\n{accepted.reason}\n\nAccepted {accepted.accepted}.\n\n{table(summary)}\n"
         (draft / "README.md").write_text(page, encoding="utf-8")
         if place.exists():
             shutil.rmtree(place)
@@ -123,19 +129,19 @@ def find_baseline(named: str, folder: Path = FOLDER) -> Path:
     Raises:
         UsageError: there is none, or it was changed since it was accepted.
     """
-    place = next((p for p in (Path(named), folder / named) if (p / MANIFEST).is_file()), None)
+    place = next((p for p in (Path(named), folder / named) if RunFolder(p).is_run), None)
     if place is None:
         if Path(named).is_dir():
-            raise UsageError(f"--baseline {named}: not a run (there is no {MANIFEST})")
+            raise UsageError(f"--baseline {named}: not a run (there is no manifest.json)")
         names = [one.name for one in accepted_baselines(folder)]
         if not names:
             raise UsageError(f"--baseline {named}: neither a run's folder nor one of {folder}, which has none")
         raise unknown("baseline", named, names)
     if (place / FILE).is_file():
         accepted = _read(place)
-        if _sha256(place / JOURNAL) != accepted.journal_sha256:
+        if _sha256(RunFolder(place).journal) != accepted.journal_sha256:
             raise UsageError(
-                f"{place / JOURNAL}: changed since it was accepted (its SHA-256 is not {FILE}'s journal_sha256): "
+                f"{RunFolder(place).journal}: changed since it was accepted (its SHA-256 is not {FILE}'s journal_sha256): "
                 "accept a run anew"
             )
     read_manifest(place)

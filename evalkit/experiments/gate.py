@@ -33,7 +33,7 @@ class GateOptions:
         cap: scenes played at most; all that both have where None.
         seed: of the order in which scenes are played and weighed.
         allow: see :func:`evalkit.records.comparability.check_comparable`.
-        max_errors: share of episodes that may end in errors; with more there is no verdict.
+        max_error_rate: share of episodes that may end in errors; with more there is no verdict.
     """
 
     baseline: Path
@@ -45,7 +45,7 @@ class GateOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_error_rate < 1:
-            raise ValueError(f"max_errors must be at least 0 and below 1, got {self.max_error_rate}")
+            raise ValueError(f"max_error_rate must be at least 0 and below 1, got {self.max_error_rate}")
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ class Gate:
         """See :class:`evalkit.runner.run.Judge`."""
         self.gate_order.on_record(record)
 
-    def observation_spec(self, episode: Episode) -> bool:
+    def needs(self, episode: Episode) -> bool:
         """See :class:`evalkit.runner.run.Judge`."""
-        return self.gate_order.observation_spec(episode)
+        return self.gate_order.needs(episode)
 
     def result(self, run: Path) -> GateResult:
         """What was found. Raises EvalkitError where there are too many errors for a verdict."""

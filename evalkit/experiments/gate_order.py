@@ -126,7 +126,7 @@ class GateOrder:
             test.look()
         return True
 
-    def observation_spec(self, episode: Episode) -> bool:
+    def needs(self, episode: Episode) -> bool:
         """Whether its result could still change the verdict."""
         return self._strata.get(Unit.of(episode)) in self.tests.undecided
 
@@ -147,7 +147,7 @@ class GateOrder:
 
     def missing(self) -> list[Episode]:
         """Episodes whose result is wanted and was not heard."""
-        return [e for e in self.order() if e not in self._heard and self.observation_spec(e)]
+        return [e for e in self.order() if e not in self._heard and self.needs(e)]
 
     def planned(self, stratum: str) -> int:
         """How many units a stratum has in all."""

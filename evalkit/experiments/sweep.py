@@ -15,7 +15,7 @@ from evalkit.execution.resolve import resolve_execution
 from evalkit.execution.strategies import EXECUTORS
 from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policy import Policy
-from evalkit.records.manifest import FILE
+from evalkit.records.folder import RunFolder
 from evalkit.runner.recorder import Progress
 from evalkit.runner.run import Candidate, RunOptions, default_folder, run_candidate
 from evalkit.stats.contrasts import paired_verdicts
@@ -84,7 +84,7 @@ def sweep(
                 delay=None if cell.execution == BASELINE else cell.delay,
                 horizon=horizon,
                 out=cell.folder,
-                resume=options.resume and (cell.folder / FILE).is_file(),
+                resume=options.resume and RunFolder(cell.folder).is_run,
             )
             with progress(cell.title) as shown:  # type: ignore[attr-defined]  # every display is a context manager
                 run_candidate(suite, candidate, one, shown)

@@ -15,10 +15,9 @@ from evalkit.errors import RunExists, UsageError
 from evalkit.execution import Execution
 from evalkit.locations import own_version
 from evalkit.policies.checkpoint import load_checkpoints
-from evalkit.records.folder import LOGS, lock_run_folder
-from evalkit.records.journal import FILE as JOURNAL
+from evalkit.records.folder import RunFolder
 from evalkit.records.journal import Journal, Record
-from evalkit.records.manifest import FILE as MANIFEST
+from evalkit.records.lock import lock_run_folder
 from evalkit.records.manifest import Manifest, Origin, Plan, PlannedTask, fingerprint, now
 from evalkit.suite import Suite
 
@@ -147,22 +146,22 @@ def write(imported: Imported, out: Path) -> None:
         RunExists: ``out`` holds a run, or another process is at work there.
         UsageError: it cannot be written, or holds something else.
     """
-    if (out / MANIFEST).exists():
+    if RunFolder(out).manifest.exists():
         raise RunExists(f"{out}: holds a run already; name another --out")
     manifest = _manifest(imported)
-    with lock_run_folder(out, resume=False):
-        draft = out / LOGS  # what lies there is taken away with the folder, if nothing comes of it
-        with Journal(draft) as journal:
+    with lock_run_folder(out, resume=False) as folder:
+        draft = RunFolder(folder.logs)  # what lies there is taken away with the folder, if nothing comes of it
+        with Journal(draft.root) as journal:
             for record in _records(imported):
                 journal.append(record)
-        (draft / JOURNAL).replace(out / JOURNAL)
+        draft.journal.replace(folder.journal)
         try:
             manifest.write(out)
         except BaseException:
-            (out / JOURNAL).unlink()
+            folder.journal.unlink()
             raise
         with contextlib.suppress(OSError):
-            draft.rmdir()
+            draft.root.rmdir()
 
 
 def _manifest(imported: Imported) -> Manifest:

@@ -1,65 +1,64 @@
-"""A run's folder: claimed by one process at a time, and taken away again where nothing came of it."""
+"""The layout of a run's folder. Every file of a run is named here and nowhere else."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.errors import RunExists, UsageError
-from evalkit.records.manifest import FILE as MANIFEST
-from evalkit.records.manifest import exists_already
-
-LOGS = "logs"
-_LOCK = ".lock"
-_LEFTOVERS = {LOGS, _LOCK}  # what a process that was killed before its manifest may leave
+from evalkit.episode import Episode
 
 
-@contextmanager
-def lock_run_folder(out: Path, resume: bool) -> Iterator[None]:
-    """Holds ``out`` for this process, for a new run or (``resume``) for one that is there.
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
 
-    A new folder in which no manifest was written is removed at the end.
-
-    Raises:
-        RunExists: it holds a run (without ``resume``), or another process is at work in it.
-        UsageError: it cannot be written, holds something else, or (with ``resume``) holds no run.
+    Attributes:
+        root: the run's folder, as the user named it.
     """
-    if resume and not (out / MANIFEST).is_file():
-        raise UsageError(f"--resume: {out} holds no run; leave --resume out to begin one there")
-    try:
-        if not resume:
-            _refuse_existing(out)
-        existed = out.exists()
-        (out / LOGS).mkdir(parents=True, exist_ok=True)
-        lock = (out / _LOCK).open("w")
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = (out / _LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one that was just taken away
-        except OSError as error:
-            raise RunExists(f"{out}: another evalkit process is at work there") from error
-        if not ours:
-            raise RunExists(f"{out}: another evalkit process is at work there")
-        try:
-            yield
-        finally:
-            if not (out / MANIFEST).exists():
-                shutil.rmtree(out / LOGS, ignore_errors=True)
-                (out / _LOCK).unlink(missing_ok=True)
-                if not existed:
-                    with contextlib.suppress(OSError):
-                        out.rmdir()
 
+    root: Path
 
-def _refuse_existing(out: Path) -> None:
-    if (out / MANIFEST).exists():
-        raise RunExists(exists_already(out))
-    if out.is_dir() and {p.name for p in out.iterdir()} - _LEFTOVERS:
-        raise UsageError(f"--out {out}: exists and is not empty; name a new folder")
+    @property
+    def manifest(self) -> Path:
+        """``manifest.json``, written before the first episode."""
+        return self.root / "manifest.json"
+
+    @property
+    def journal(self) -> Path:
+        """``journal.jsonl``, one line per finished episode."""
+        return self.root / "journal.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """``logs/``, the output of the simulators and the policy."""
+        return self.root / "logs"
+
+    @property
+    def policy_log(self) -> Path:
+        """``logs/policy.log``, the policy's warnings and tracebacks."""
+        return self.logs / "policy.log"
+
+    @property
+    def lock(self) -> Path:
+        """``.lock``, held by the process at work in the folder."""
+        return self.root / ".lock"
+
+    @property
+    def videos(self) -> Path:
+        """``videos/``."""
+        return self.root / "videos"
+
+    @property
+    def is_run(self) -> bool:
+        """True if the folder holds a run: a manifest."""
+        return self.manifest.is_file()
+
+    def worker_log(self, number: int) -> Path:
+        """Return ``logs/worker-<number>.log``."""
+        return self.logs / f"worker-{number}.log"
+
+    def video(self, episode: Episode, success: bool | None) -> Path:
+        """Return ``videos/<split>/<task>/<scene>-<verdict>.mp4``."""
+        verdict = "success" if success else "failure"
+        repeat = f"-r{episode.repeat}" if episode.repeat else ""
+        return self.videos / episode.split / episode.task / f"{episode.scene:03d}{repeat}-{verdict}.mp4"

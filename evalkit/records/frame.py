@@ -15,7 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.records.journal import FILE, Record, chain_length, check_subtasks, read_journal
+from evalkit.records.folder import RunFolder
+from evalkit.records.journal import Record, chain_length, check_subtasks, read_journal
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,7 +73,7 @@ def read_frame(folder: Path, extras: bool = True) -> pd.DataFrame:
     Raises:
         UsageError: as :func:`evalkit.records.journal.read_journal` does.
     """
-    frame = _read_quickly(folder / FILE, extras)
+    frame = _read_quickly(RunFolder(folder).journal, extras)
     return episodes_frame(read_journal(folder).values()) if frame is None else frame
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
-
-FILE = "journal.jsonl"
+from evalkit.records.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Journal:
         Raises:
             UsageError: a line other than the last is not a record.
         """
-        self.path = folder / FILE
+        self.path = RunFolder(folder).journal
         self._file = self.path.open("ab+")
         whole = _whole_lines(self.path)
         if whole < self.path.stat().st_size:
@@ -126,7 +125,7 @@ def read_journal(folder: Path) -> dict[Episode, Record]:
     killed process. Raises UsageError that names the file and the line for any other damage, and where two verdicts on
     one episode differ.
     """
-    path = folder / FILE
+    path = RunFolder(folder).journal
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

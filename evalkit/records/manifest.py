@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from evalkit.documents import first_difference, parse, short
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
+from evalkit.records.folder import RunFolder
 from evalkit.suite import Headline, Suite, protocol
 
-FILE = "manifest.json"
 FORMAT = 1
 
 
@@ -154,10 +154,11 @@ class Manifest(BaseModel):
     def write(self, folder: Path) -> None:
         """Writes it into ``folder``; raises RunExists where there is one already, however close the race."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-        draft = folder / f".{FILE}.{os.getpid()}"
+        target = RunFolder(folder).manifest
+        draft = folder / f".{target.name}.{os.getpid()}"
         try:
             draft.write_text(text, encoding="utf-8")
-            os.link(draft, folder / FILE)
+            os.link(draft, target)
         except FileExistsError as error:
             raise RunExists(exists_already(folder)) from error
         finally:
@@ -202,10 +203,10 @@ def now() -> str:
 
 def read_manifest(folder: Path) -> Manifest:
     """A run's manifest. Raises UsageError that names the file and the field at fault."""
-    path = folder / FILE
+    path = RunFolder(folder).manifest
     try:
         if not path.is_file():
-            raise UsageError(f"{folder}: not a run (there is no {FILE})")
+            raise UsageError(f"{folder}: not a run (there is no {path.name})")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error

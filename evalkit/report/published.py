@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalkit.analysis.published import LEGEND, Cell, Column, Comparison, Line
-from evalkit.report.tables import escaped
+from evalkit.report.latex import escaped
 
 
 def render(comparison: Comparison) -> RenderableType:

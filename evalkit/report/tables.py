@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from evalkit.analysis.rows import RATE, Row
-from evalkit.analysis.summary import Summary, rows_frame
+from evalkit.analysis.summary import Summary
 from evalkit.execution.delay import Delay
+from evalkit.report.latex import escaped
 
 if TYPE_CHECKING:
-    from evalkit.analysis.published import Comparison
-
-Format = Literal["md", "csv", "json", "latex"]
-
-
-_LATEX = str.maketrans(
-    {
-        **{c: rf"\{c}" for c in "_&%$#{}"},
-        **{"–": "--", "~": r"\~{}", "^": r"\^{}", "\\": r"\textbackslash{}", "<": r"$<$", ">": r"$>$", "·": r"$\cdot$"},
-        **{"≠": r"$\neq$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "*": r"$^{*}$", "→": r"$\to$", "π": r"$\pi$"},
-        **{c: f"$_{{{i}}}$" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-        **{"²": "$^{2}$", "[": "{[}", "]": "{]}"},  # a bracket after a line's end would be read as its argument
-    }
-)
-
-
-def escaped(text: str) -> str:
-    """Text as LaTeX takes it."""
-    return text.translate(_LATEX)
+    pass
 
 
 def percent(value: float | None) -> str:
@@ -56,45 +37,6 @@ def label(row: Row) -> str:
     if row.split and not row.task and row.metric != RATE:
         return f"{row.split}: {row.metric}"
     return row.task or row.split or row.metric
-
-
-def render(summaries: Sequence[Summary], form: Format, against: Sequence[Comparison] | None = None) -> str:
-    """Every row of every run, as one document, and after them how they compare with what is published.
-
-    JSON and CSV have one record per row and numbers in full; markdown and LaTeX have one table per run, in percent.
-    """
-    from evalkit.report import published
-
-    if form == "json":
-        document: dict[str, Any] = {"rows": [row.to_dict() for s in summaries for row in s.rows]}
-        if against is not None:
-            document["published"] = [row for c in against for row in published.documents(c)]
-            document["comparisons"] = [row for c in against for row in published.comparisons(c)]
-        return json.dumps(document, indent=1)
-    if form == "csv":
-        return _csv(summaries, against)
-    tables = [_markdown(s) if form == "md" else _latex(s) for s in summaries]
-    compared = published.markdown if form == "md" else published.latex
-    return "\n\n".join([*tables, *(compared(c) for c in against or [])])
-
-
-def _csv(summaries: Sequence[Summary], against: Sequence[Comparison] | None) -> str:
-    import pandas as pd
-
-    from evalkit.report import published
-
-    frame = rows_frame(summaries)
-    if against is not None:
-        keys = ["run", "suite", "split", "task", "metric"]
-        held = pd.DataFrame(
-            [h for c in against for h in published.comparisons(c)], columns=[*keys, "published", "outside_interval"]
-        )
-        frame = frame.merge(held, how="left", on=keys)
-        rows = pd.DataFrame([r for c in against for r in published.records(c)], columns=[*frame.columns, "source"])
-        frame = pd.concat([frame.astype(object), rows.astype(object)]) if len(rows) else frame.assign(source=None)
-        frame[["n", "errors"]] = frame[["n", "errors"]].astype("Int64")
-    text: str = frame.to_csv(index=False)
-    return text.rstrip("\n")
 
 
 def title(summary: Summary) -> str:
@@ -164,7 +106,7 @@ def _cells(row: Row, summary: Summary) -> list[str]:
     return [label(row), number(row), interval(row), *counts]
 
 
-def _markdown(summary: Summary) -> str:
+def markdown(summary: Summary) -> str:
     header = ["", heading(summary), "95 % interval", "n", *(["n effective"] if repeats(summary) else []), "errors"]
     lines = [f"**{title(summary)}**", "", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     for row in summary.rows:
@@ -175,7 +117,7 @@ def _markdown(summary: Summary) -> str:
     return "\n".join([*lines, *(f"\n{note}" for note in [execution_line(summary), *notes(summary)] if note)])
 
 
-def _latex(summary: Summary) -> str:
+def latex(summary: Summary) -> str:
     more = [r"$n_\mathrm{eff}$"] if repeats(summary) else []
     header = ["", escaped(heading(summary)), r"95\,\% interval", "$n$", *more, "errors"]
     lines = [rf"% {title(summary)}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]

@@ -88,7 +88,12 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(config.environment.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), str(theirs.fileno())],
+                [
+                    str(config.environment.python),
+                    "-I",
+                    str(package_folder() / "worker" / "_bootstrap.py"),
+                    str(theirs.fileno()),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from evalkit.episode import Episode
-from evalkit.records.folder import LOGS
+from evalkit.records.folder import RunFolder
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import now
-from evalkit.runner.video import VideoWriter, video_path
+from evalkit.runner.video import VideoWriter
 from evalkit.suite import Suite
 
 Video = Literal["none", "failures", "all"]
@@ -83,7 +83,7 @@ class Recorder:
 
     def policy_warning(self, text: str) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`. Kept in the run's folder, and shown."""
-        with (self._out / LOGS / "policy.log").open("a", encoding="utf-8") as log:
+        with RunFolder(self._out).policy_log.open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)
 
@@ -96,4 +96,4 @@ class Recorder:
             )
 
     def _path(self, record: Record) -> Path:
-        return video_path(self._out, record.episode, record.success)
+        return RunFolder(self._out).video(record.episode, record.success)

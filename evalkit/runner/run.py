@@ -19,8 +19,9 @@ from evalkit.execution.resolve import resolve_execution
 from evalkit.locations import own_version
 from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policy import Policy
-from evalkit.records.folder import LOGS, lock_run_folder
+from evalkit.records.folder import RunFolder
 from evalkit.records.journal import Journal, Record
+from evalkit.records.lock import lock_run_folder
 from evalkit.records.manifest import Manifest, Plan, fingerprint, machine, now
 from evalkit.runner.process import WorkerConfig, WorkerProcess, started
 from evalkit.runner.recorder import Progress, Recorder, Video
@@ -107,7 +108,7 @@ class EpisodeSelector(Protocol):
     def on_record(self, record: Record) -> None:
         """A result; those that are there already when the run is continued come first."""
 
-    def observation_spec(self, episode: Episode) -> bool:
+    def needs(self, episode: Episode) -> bool:
         """Whether an episode is still to be played."""
 
 
@@ -260,7 +261,7 @@ def _worker_config(
         video_camera=suite.video.camera if suite.video and options.video != "none" else None,
         assets=assets_folder(suite),
         sources=checkouts(suite),
-        logs=out / LOGS,
+        logs=RunFolder(out).logs,
         worker_timeout_s=options.worker_timeout_s,
     )
 
@@ -341,6 +342,6 @@ def _play_missing(
         frames = frame_every if config.video_camera else 0
         scheduler = Scheduler(config, policy, recorder, workers, grouped=not in_order, frame_every=frames)
         try:
-            scheduler.run(missing, selector.observation_spec if selector else lambda _: True)
+            scheduler.run(missing, selector.needs if selector else lambda _: True)
         finally:
             workers[:] = scheduler.workers

@@ -8,15 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.episode import Episode
-
-
-def video_path(folder: Path, episode: Episode, success: bool | None) -> Path:
-    """Where an episode's video goes: ``videos/<split>/<task>/<scene>-<verdict>.mp4``."""
-    verdict = "success" if success else "failure"
-    repeat = f"-r{episode.repeat}" if episode.repeat else ""
-    return folder / "videos" / episode.split / episode.task / f"{episode.scene:03d}{repeat}-{verdict}.mp4"
-
 
 class VideoWriter:
     """Writes one H.264 mp4. The file appears under its name only when it is complete."""

@@ -78,7 +78,7 @@ class Trial:
         actions: list[np.ndarray] = []
         states = [self._state()]
         while len(actions) < trial["steps"]:
-            for action in self._adapter.plan_oracle(plan)[: trial["steps"] - len(actions)]:
+            for action in self._adapter.plan(plan)[: trial["steps"] - len(actions)]:
                 over = self._adapter.step(action, observe=False)
                 states.append(self._state())
                 actions.append(action)
@@ -95,7 +95,7 @@ class Trial:
         states = [self._state()]
         for step, action in enumerate(actions):
             if ask and step % 7 == 0:
-                self._adapter.plan_oracle(5)
+                self._adapter.plan(5)
                 states[-1] = self._state()
             over = self._adapter.step((action * 0.5).astype(np.float32), observe=False)
             states.append(self._state())
@@ -107,13 +107,13 @@ class Trial:
         """Whether a plan begins with what is committed and goes on as the expert does from where that leads."""
         assert isinstance(self._adapter, OraclePlanner)
         self._adapter.reset(self._at(trial["task"], 0))
-        committed = (self._adapter.plan_oracle(4) * 0.5).astype(np.float32)
-        plan = self._adapter.plan_oracle(8, committed)
+        committed = (self._adapter.plan(4) * 0.5).astype(np.float32)
+        plan = self._adapter.plan(8, committed)
         for action in committed:
             over = self._adapter.step(action, observe=False)
             if over or (isinstance(self._adapter, SubtaskChain) and self._adapter.subtask_done()):
                 return True  # nothing is left to go on with
-        return bool((plan[:4] == committed).all() and (plan[4:] == self._adapter.plan_oracle(4)).all())
+        return bool((plan[:4] == committed).all() and (plan[4:] == self._adapter.plan(4)).all())
 
     def _refuses(self, action: np.ndarray) -> bool:
         before = self._state()

@@ -164,7 +164,7 @@ class Worker:
         if not isinstance(adapter, OraclePlanner):
             raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted expert; use another checkpoint")
         committed = prefix.actions[: prefix.committed] if prefix and prefix.kind == "prefix" else None
-        return replace(observation, oracle_plan=adapter.plan_oracle(observation_spec.oracle_steps, committed))
+        return replace(observation, oracle_plan=adapter.plan(observation_spec.oracle_steps, committed))
 
     def _ask(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
         if prefix is not None:

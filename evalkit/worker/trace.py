@@ -82,7 +82,9 @@ class Trace:
             found[f"chunk_jump_{name}"] = round(float(far.mean()), 6)
         if "gripper" in self._groups:
             columns = list(self._groups["gripper"])
-            found["gripper_reversals"] = int((np.sign(before[:, columns]) != np.sign(after[:, columns])).any(axis=1).sum())
+            found["gripper_reversals"] = int(
+                (np.sign(before[:, columns]) != np.sign(after[:, columns])).any(axis=1).sum()
+            )
         return found
 
     def timeline(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class CalvinAdapter:
         """A frame of this instant."""
         return self._current().picture(camera)
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """The expert's next ``steps`` actions, found by letting it act in a copy of this process."""
         simulator = self._current()
         if self._expert is None:

@@ -87,7 +87,7 @@ class LiberoAdapter:
             raise SimulatorError("nothing is rendered here: name the film camera in the setup")
         return np.ascontiguousarray(scene.render(self._view(camera))[::-1])
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """The expert's next ``steps`` actions, found by letting a copy of it act and undoing what it did."""
         scene = self._current()
         if self._expert is None:

@@ -137,7 +137,7 @@ class MetaWorldAdapter:
         placement = (env.model.body_pos, env.model.body_quat, env.model.site_pos)  # a scene may move fixtures
         return np.concatenate([integration_state(env), *(part.ravel() for part in placement)])
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""
         env, observed, solved = self._current.env, self._observed, self._solved
         here = Snapshot(env)

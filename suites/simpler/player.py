@@ -66,7 +66,7 @@ class SimplerAdapter:
         """See :meth:`Simulation.state`."""
         return self._current.state()
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         """See :class:`evalkit.adapter.Demonstrates`. The expert plays ahead in a second simulator of this episode."""
         if self._expert is None:
             self._expert = expert_for(self._setup, self._episode, lambda: self._build(self._scene))

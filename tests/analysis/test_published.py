@@ -19,7 +19,7 @@ from evalkit.analysis.summary import summarize
 from evalkit.errors import UsageError
 from evalkit.locations import published_folder
 from evalkit.policies.checkpoint import load_checkpoints
-from evalkit.report.tables import render
+from evalkit.report.formats import render
 from evalkit.suite import load_suite
 
 SUITES = ["libero", "calvin", "simpler"]

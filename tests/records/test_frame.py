@@ -20,7 +20,7 @@ from evalkit.episode import Episode
 from evalkit.errors import UsageError
 from evalkit.records import frame as frames
 from evalkit.records.frame import episodes_frame, read_frame
-from evalkit.records.journal import FILE, Record, read_journal
+from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import read_manifest
 
 
@@ -48,7 +48,7 @@ def mixed(folder: Path, suite: str, seed: int) -> Path:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_quick_way_gives_the_same_frame_and_rows(tmp_path: Path, suite: str, seed: int) -> None:
     run = mixed(tmp_path / "run", suite, seed)
-    quick, slow = frames._read_quickly(run / FILE, True), episodes_frame(read_journal(run).values())
+    quick, slow = frames._read_quickly(run / "journal.jsonl", True), episodes_frame(read_journal(run).values())
     assert quick is not None
     assert_frame_equal(quick, slow)
     manifest = read_manifest(run)
@@ -81,7 +81,9 @@ GOOD = Record(Episode("s", "a", "t", 1, 0), True, subtasks=[["x", True]], digest
 )
 def test_what_is_no_record_is_refused_by_line(tmp_path: Path, change: dict[str, object]) -> None:
     other = replace(GOOD, episode=replace(GOOD.episode, scene=7)).to_json()
-    (tmp_path / FILE).write_text(f"{other}\n{json.dumps({**json.loads(GOOD.to_json()), **change})}\n{other}\n")
+    (tmp_path / "journal.jsonl").write_text(
+        f"{other}\n{json.dumps({**json.loads(GOOD.to_json()), **change})}\n{other}\n"
+    )
     with pytest.raises(UsageError, match=r"journal\.jsonl: line 2 is not an episode record"):
         read_frame(tmp_path)
 
@@ -107,7 +109,7 @@ def test_a_torn_last_line_and_an_odd_folder_are_read_too(tmp_path: Path) -> None
     odd.mkdir()
     for folder in (tmp_path, odd):
         write(folder, [GOOD])
-        with (folder / FILE).open("a") as journal:
+        with (folder / "journal.jsonl").open("a") as journal:
             journal.write('{"id": "s/a')
         assert len(read_frame(folder)) == 1
 

@@ -6,7 +6,7 @@ import pytest
 
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
-from evalkit.records.journal import FILE, Journal, Record, canonical, read_journal
+from evalkit.records.journal import Journal, Record, canonical, read_journal
 
 
 def record(scene: int, success: bool | None = True, **host: object) -> Record:
@@ -27,13 +27,13 @@ def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path, torn: byte
     with Journal(tmp_path) as journal:
         journal.append(record(0))
         journal.append(record(1))
-    whole = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(whole + torn)
+    whole = (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(whole + torn)
     assert len(read_journal(tmp_path)) == 2
     with Journal(tmp_path) as journal:
         assert len(journal.records) == 2
         journal.append(record(2))
-    assert (tmp_path / FILE).read_bytes().startswith(whole) and len(read_journal(tmp_path)) == 3
+    assert (tmp_path / "journal.jsonl").read_bytes().startswith(whole) and len(read_journal(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
@@ -41,23 +41,23 @@ def test_any_prefix_of_a_journal_is_a_journal(tmp_path: Path, cut: int) -> None:
     with Journal(tmp_path) as journal:
         journal.append(record(0))
         journal.append(record(1))
-    data = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(data[:-cut])
+    data = (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(data[:-cut])
     assert len(read_journal(tmp_path)) == 1
 
 
 def test_damage_in_the_middle_is_named_and_left_alone(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.append(record(0))
-    damaged = b"not json\n" + (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(damaged)
+    damaged = b"not json\n" + (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(damaged)
     with pytest.raises(UsageError, match=r"journal\.jsonl: line 1 is not an episode record"):
         Journal(tmp_path)
-    assert (tmp_path / FILE).read_bytes() == damaged
+    assert (tmp_path / "journal.jsonl").read_bytes() == damaged
 
 
 def test_a_record_whose_id_is_not_its_episodes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(record(0).to_json().replace("s/a/t/0", "s/a/t/9") + "\n")
+    (tmp_path / "journal.jsonl").write_text(record(0).to_json().replace("s/a/t/0", "s/a/t/9") + "\n")
     with pytest.raises(UsageError, match="not that of its episode"):
         read_journal(tmp_path)
 

@@ -17,7 +17,7 @@ from evalkit.episode import Episode
 from evalkit.execution import Execution
 from evalkit.execution.strategies import build_executor
 from evalkit.records.journal import Record, canonical, read_journal
-from evalkit.report.tables import render
+from evalkit.report.formats import render
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.stats.metrics import average_length, mean_of, solved_in_a_row

@@ -24,7 +24,7 @@ def follow(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
     actions, told, over = [], [], False
     while not over:
         told.append(adapter.observe(ObservationSpec()).instruction)
-        plan = adapter.plan_oracle(1)[0]
+        plan = adapter.plan(1)[0]
         plan[:6] += question["noise"] * noise.normal(size=6).astype(np.float32)
         over = adapter.step(plan, observe=False)
         actions.append(plan)

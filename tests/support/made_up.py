@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.episode import Episode
-from evalkit.records.journal import FILE, Record
+from evalkit.records.journal import Record
 from evalkit.records.manifest import Manifest, Plan
 from evalkit.suite import load_suite
 
@@ -41,7 +41,7 @@ def made_up(
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """The journal with these records."""
-    (folder / FILE).write_text("".join(record.to_json() + "\n" for record in records))
+    (folder / "journal.jsonl").write_text("".join(record.to_json() + "\n" for record in records))
 
 
 def record(episode: Episode, came: bool | int | None, chain: int | None = None, digest: str | None = None) -> Record:

@@ -72,7 +72,7 @@ class PointMass:
     def state(self) -> np.ndarray:
         return self._physics.copy()
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         physics, plan = self._physics, []
         for step in range(steps):
             action = np.clip(10 * (self._goal - physics[:2]) - 5 * physics[2:], -1, 1).astype(np.float32)

@@ -59,7 +59,7 @@ class Relay:
     def state(self) -> np.ndarray:
         return np.array([self._x, self._steps, self._solved])
 
-    def plan_oracle(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
+    def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
         x, goal, plan = self._x, PLACES[self._order[self._solved]], []
         for step in range(steps):
             ours = committed is not None and step < len(committed)

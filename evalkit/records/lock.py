@@ -1,0 +1,63 @@
+"""The lock of a run's folder: one process at a time, and nothing left behind by a run that never began."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evalkit.errors import RunExists, UsageError
+from evalkit.records.folder import RunFolder
+from evalkit.records.manifest import exists_already
+
+
+@contextmanager
+def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
+    """Hold ``out`` for this process, for a new run or (``resume``) for one that is there.
+
+    A new folder in which no manifest was written is removed at the end.
+
+    Raises:
+        RunExists: it holds a run (without ``resume``), or another process is at work in it.
+        UsageError: it cannot be written, holds something else, or (with ``resume``) holds no run.
+    """
+    folder = RunFolder(out)
+    if resume and not folder.is_run:
+        raise UsageError(f"--resume: {out} holds no run; leave --resume out to begin one there")
+    try:
+        if not resume:
+            _refuse_existing(folder)
+        existed = out.exists()
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        lock = folder.lock.open("w")
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = folder.lock.stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one that was just taken away
+        except OSError as error:
+            raise RunExists(f"{out}: another evalkit process is at work there") from error
+        if not ours:
+            raise RunExists(f"{out}: another evalkit process is at work there")
+        try:
+            yield folder
+        finally:
+            if not folder.manifest.exists():
+                shutil.rmtree(folder.logs, ignore_errors=True)
+                folder.lock.unlink(missing_ok=True)
+                if not existed:
+                    with contextlib.suppress(OSError):
+                        out.rmdir()
+
+
+def _refuse_existing(folder: RunFolder) -> None:
+    if folder.manifest.exists():
+        raise RunExists(exists_already(folder.root))
+    left_by_a_killed_process = {folder.logs.name, folder.lock.name}
+    if folder.root.is_dir() and {p.name for p in folder.root.iterdir()} - left_by_a_killed_process:
+        raise UsageError(f"--out {folder.root}: exists and is not empty; name a new folder")
