@@ -27,7 +27,7 @@ class CalvinAdapter:
         self._configuration = upstream.environment_configuration(checkouts, cameras=setup.renders, egl=egl)
         self._checks = upstream.task_checks(checkouts)
         self._annotations = upstream.annotations(checkouts)
-        self._limit = int(setup.suite["protocol"]["subtask_steps"])
+        self._limit = int(setup.settings["subtask_steps"])
         self._simulator: Simulator | None = None
         self._tasks: tuple[str, ...] = ()
         self._solved = 0

@@ -45,9 +45,8 @@ Rules = tuple[Mapping[str, Any], Mapping[str, int]]
 
 def of(setup: Setup, checkouts: Checkouts) -> list[Chain]:
     """The suite's sequences, in the order of its scenes; kept among evalkit's caches."""
-    suite = setup.suite
-    digest = str(suite["protocol"]["sequences_sha256"])
-    return official(partial(sequence_rules, checkouts), int(suite["scenes"]), digest, home_folder() / "cache")
+    digest = str(setup.settings["sequences_sha256"])
+    return official(partial(sequence_rules, checkouts), int(setup.suite["scenes"]), digest, home_folder() / "cache")
 
 
 def official(rules: Callable[[], Rules], count: int, digest: str, cache: Path | None) -> list[Chain]:

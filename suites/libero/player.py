@@ -36,9 +36,9 @@ class LiberoAdapter:
             raise SimulatorError(f"{episode.task} has scenes 0..{len(self._initial_states) - 1}, not {episode.scene}")
         scene.reset(episode.seed, self._initial_states[episode.scene])
         self._episode, self._expert = episode, None
-        protocol = self._setup.suite["protocol"]
-        action = np.asarray(protocol["waiting_action"], dtype=np.float32)
-        waiting = int(protocol["waiting_steps"])
+        settings = self._setup.settings
+        action = np.asarray(settings["waiting_action"], dtype=np.float32)
+        waiting = int(settings["waiting_steps"])
         if waiting == 0:
             self._sample = scene.observe(self._watched)
         for last in reversed(range(waiting)):
@@ -113,7 +113,7 @@ class LiberoAdapter:
         if self._scene is not None and self._episode is not None and self._episode.task_key == episode.task_key:
             return self._scene
         self.close()
-        folder = self._setup.split(episode.split)["upstream"]
+        folder = self._setup.split_settings(episode.split)["upstream"]
         self._initial_states = upstream.initial_states(folder, episode.task)
         try:
             self._scene = Scene(
@@ -146,6 +146,6 @@ class LiberoAdapter:
 
 def camera_views(setup: Setup) -> Mapping[str, CameraView]:
     """The suite's cameras, by the names ``suite.yaml`` gives them."""
-    upstream_names = setup.suite["upstream_cameras"]
+    upstream_names = setup.settings["upstream_cameras"]
     cameras = setup.suite["cameras"].items()
     return {name: CameraView(str(upstream_names[name]), int(c["height"]), int(c["width"])) for name, c in cameras}

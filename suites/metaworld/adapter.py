@@ -62,9 +62,9 @@ class _Built:
             raise SimulatorError(f"task {task}: not in this version of metaworld")
         ((height, width),) = {(c["height"], c["width"]) for c in setup.suite["cameras"].values()}  # one size for all
         self.env = kind(height=height, width=width)
-        for camera, position in setup.suite["camera_positions"].items():
+        for camera, position in setup.settings["camera_positions"].items():
             self.env.model.camera(camera).pos = position
-        self._flipped = setup.suite["camera_flips"]
+        self._flipped = setup.settings["camera_flips"]
         self.placements = fixed_placements(self.env, task, int(setup.suite["seed"]), int(setup.suite["scenes"]))
         self.expert = ENV_POLICY_MAP[task]()
 

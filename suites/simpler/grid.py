@@ -55,7 +55,7 @@ class Scene:
 
 def scene_of(setup: Setup, split: str, task: str, index: int) -> Scene:
     """A task's scene by its index in the published order. Raises SimulatorError where there is none."""
-    grid, robot = _grid(setup, split, task), _robot(setup, split)
+    grid, robot = _grid(setup, split, task), robot_of(setup, split)
     remaining = index
     for axes in _blocks(grid):
         sizes = [len(values) for values in axes]
@@ -68,21 +68,22 @@ def scene_of(setup: Setup, split: str, task: str, index: int) -> Scene:
 
 def scenes_of(setup: Setup, split: str, task: str) -> Iterator[Scene]:
     """A task's scenes in the published order."""
-    grid, robot = _grid(setup, split, task), _robot(setup, split)
+    grid, robot = _grid(setup, split, task), robot_of(setup, split)
     for axes in _blocks(grid):
         for chosen in itertools.product(*axes):
             yield _scene(robot, grid["all"], list(chosen))
 
 
 def _grid(setup: Setup, split: str, task: str) -> Mapping[str, Any]:
-    grids: Mapping[str, Mapping[str, Any]] = setup.split(split)["grid"]
+    grids: Mapping[str, Mapping[str, Any]] = setup.split_settings(split)["grid"]
     if task not in grids:
         raise SimulatorError(f"suite.yaml has no grid for {split}/{task}")
     return grids[task]
 
 
-def _robot(setup: Setup, split: str) -> Mapping[str, Any]:
-    robot: Mapping[str, Any] = setup.suite["robots"][setup.split(split)["robot"]]
+def robot_of(setup: Setup, split: str) -> Mapping[str, Any]:
+    """Return the section of ``suite.yaml`` for a split's robot."""
+    robot: Mapping[str, Any] = setup.settings["robots"][setup.split_settings(split)["robot"]]
     return robot
 
 

@@ -60,7 +60,7 @@ def expert_for(setup: Setup, episode: Episode, build: Callable[[], Simulation]) 
 
 def unknown(setup: Setup, split: str, task: str) -> str | None:
     """Why the expert cannot play a task, or None where it can."""
-    known = setup.suite["oracle_tasks"]
+    known = setup.settings["oracle_tasks"]
     if task in known:
         return None
     return f"{split}/{task}: the scripted expert knows {' and '.join(known)} alone; name those with --task"

@@ -21,7 +21,7 @@ class SimplerAdapter:
         """Finds Vulkan. Raises SimulatorError where there is none."""
         self._setup = setup
         self._space = setup.action_space
-        self._shader = setup.suite["protocol"]["cpu_shader"] if vulkan.on_cpu(vulkan.prepare()) else None
+        self._shader = setup.settings["cpu_shader"] if vulkan.on_cpu(vulkan.prepare()) else None
         self._simulation: Simulation | None = None
         self._expert: Expert | None = None
 

@@ -9,7 +9,7 @@ from typing import Any
 from evalkit.adapter import Probe, Setup, SimulatorError
 
 from . import assets, cooking, upstream, vulkan
-from .grid import scenes_of
+from .grid import robot_of, scenes_of
 
 RAY_TRACED = "rt"
 
@@ -41,7 +41,7 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     if setup.renders and devices and vulkan.on_cpu(devices):
         incomparable.append("images were rendered on the CPU (lavapipe), not by an NVIDIA driver")
         if _any_ray_traced(setup, tasks):
-            shader = metadata["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
+            shader = metadata["gl"]["shader"] = setup.settings["cpu_shader"]
             incomparable.append(f"drawer tasks were rendered with shader {shader} instead of {RAY_TRACED}")
     return Probe(metadata, problems, incomparable)
 
@@ -50,7 +50,7 @@ def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
     """What a policy asks for that a task's robot or the expert does not have."""
     problems = []
     for split in dict.fromkeys(split for split, _ in tasks):
-        own = setup.suite["robots"][setup.split(split)["robot"]]["camera"]
+        own = robot_of(setup, split)["camera"]
         lacking = [camera for camera in setup.observation_spec.cameras if camera != own]
         if lacking:
             problems.append(

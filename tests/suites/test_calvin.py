@@ -74,8 +74,8 @@ def chains(modules: Any) -> list[Any]:
 def test_the_sequences_are_the_official_ones(modules: Any, chains: list[Any]) -> None:
     digest = "840cb992c69ce9b6d59f6020966b6300c15233f8e0b9667b6486c1962424d308"
     assert len(chains) == 1000 and {len(tasks) for _, tasks in chains} == {5}
-    protocol = (load_suite("calvin").model_extra or {})["protocol"]
-    assert modules[0].sequences.digest_of(chains) == protocol["sequences_sha256"] == digest
+    stated = load_suite("calvin").adapter["sequences_sha256"]
+    assert modules[0].sequences.digest_of(chains) == stated == digest
 
 
 def test_sequences_are_kept_and_a_damaged_or_foreign_list_is_not_used(

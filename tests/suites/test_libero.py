@@ -60,7 +60,7 @@ exec(rule, scope)
 names = module.libero_task_map
 print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t in names[k]} for k in sys.argv[1:]}))
 """
-    upstream = {name: split.model_extra["upstream"] for name, split in suite.splits.items() if split.model_extra}
+    upstream = {name: split.adapter["upstream"] for name, split in suite.splits.items()}
     python = str(Environment.of(suite, "libero").python)
     theirs = yaml.safe_load(subprocess.check_output([python, "-c", code, *upstream.values()], text=True))
     ours = {upstream[name]: split.tasks for name, split in suite.splits.items()}

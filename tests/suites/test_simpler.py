@@ -231,7 +231,7 @@ def linked(source: Path, target: Path, unmatched: tuple[str, ...] = ()) -> None:
     """A copy of a checkout, by links to its files, without those that end in one of the names left out."""
     for path in source.rglob("*"):
         inside = path.relative_to(source)
-        if path.is_file() and ".git" not in inside.subtasks and not str(inside).endswith(unmatched or ("\0",)):
+        if path.is_file() and ".git" not in inside.parts and not str(inside).endswith(unmatched or ("\0",)):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             (target / inside).symlink_to(path)
 

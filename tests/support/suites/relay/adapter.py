@@ -29,7 +29,7 @@ class Relay:
         random = np.random.default_rng([episode.seed, episode.scene])
         names = list(PLACES)
         self._order = [names[i] for i in random.integers(0, 3, int(self._setup.suite["chain"]))]
-        self._limit = int(self._setup.split(episode.split)["subtask_steps"])
+        self._limit = int(self._setup.split_settings(episode.split)["subtask_steps"])
         self._x, self._steps, self._solved, self._turned, self._lost = random.uniform(0.3, 0.7), 0, 0, False, False
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
