@@ -28,7 +28,7 @@ def package_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """Return the parent of ``suites/``, ``results/published/`` and ``checkpoints.yaml``: in a wheel or at a checkout's root."""
+    """Return the folder with ``suites/``, ``results/published/`` and ``checkpoints.yaml``, in a wheel or a checkout."""
     installed = package_folder() / "_data"
     return installed if installed.is_dir() else package_folder().parent
 
@@ -39,7 +39,7 @@ def published_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """Return the folder of environments and caches: ``$EVALKIT_HOME``, or ``evalkit`` in the user's cache folder."""
+    """Return the folder of environments and caches: ``$EVALKIT_HOME``, by default ``evalkit`` in the cache folder."""
     chosen = os.environ.get("EVALKIT_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""What to test suites, policies and tools with; each is imported when it is first used.
+"""Helpers for tests of suites, policies and tools; each is imported on first use.
 
 AdapterConformance   the tests that an adapter must pass (needs pytest)
 build_tiny_vla       a small model of the released checkpoints' shape, as a hub-format directory (needs transformers)

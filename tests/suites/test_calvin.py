@@ -151,7 +151,7 @@ def test_images_and_states_are_upstreams_bit_for_bit(modules: Any, chains: list[
     suite = load_suite("calvin")
     observation_spec: Any = {"cameras": tuple(suite.cameras), "state": tuple(suite.state)}
     for scene in (0, 5):
-        ours = TestCalvin()._play([(CHAIN, scene, 7)], **observation_spec, look_every=1)[0]["looks"]
+        ours = TestCalvin()._play([(CHAIN, scene, 7)], **observation_spec, observe_every=1)[0]["observations"]
         generator = np.random.default_rng(7)
         actions = np.stack([generator.uniform(-1, 1, 7).astype(np.float32) for _ in range(TestCalvin.steps)])
         actions[:, 6] = np.where(actions[:, 6] > 0, 1, -1)
