@@ -24,7 +24,8 @@ def load_factory(policy: str, folder: Path | None) -> Any:
     Args:
         policy: the module's dotted name and the factory's name in it.
         folder: the folder of the checkpoint file that names the policy, or None. A module in it comes before any other
-            module of that name; modules that it imports from the same folder do, too. ``sys.path`` ends as it began.
+            module of that name, and so do the modules that it imports from there, by name while it is being imported
+            or relatively at any time. ``sys.path`` and ``sys.modules`` keep no trace of those names.
 
     Raises:
         ImportError, AttributeError: the module or the factory does not exist. The module may raise any other error.
@@ -78,15 +79,9 @@ def _import_beside(folder: Path, module: str) -> types.ModuleType:
 
 @contextlib.contextmanager
 def _import_path(folder: Path) -> Iterator[None]:
-    """Put ``folder`` before all else on the import path, and set aside modules from elsewhere with names in it."""
-    local = _modules_in(folder)
-    foreign = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in local and name.partition(".")[0] not in sys.stdlib_module_names
-    }
-    path = list(sys.path)
-    for name in foreign:
+    """Put ``folder`` first on the import path; afterwards, path and modules by the names in it are as before."""
+    path, before = list(sys.path), _loaded(folder)
+    for name in before:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
@@ -94,4 +89,12 @@ def _import_path(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = path
-        sys.modules.update(foreign)
+        for name in _loaded(folder):
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _loaded(folder: Path) -> dict[str, types.ModuleType]:
+    """Return the loaded modules with a name in ``folder``, the standard library's excepted."""
+    local = _modules_in(folder) - sys.stdlib_module_names
+    return {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in local}
