@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, RootModel, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, RootModel, StringConstraints, model_validator
 
 from evalkit.documents import Section, parse, read_yaml
 from evalkit.episode import Episode
@@ -181,6 +181,19 @@ class Suite(Section):
     oracle: list[str] = Field([], description="splits with tasks that the suite's oracle knows")
     adapter: dict[str, Any] = Field({}, description="the adapter's own settings")
 
+    _folder: Path = PrivateAttr(Path())
+    _reference: str = PrivateAttr("")
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds ``suite.yaml`` and ``adapter.py``."""
+        return self._folder
+
+    @property
+    def reference(self) -> str:
+        """The name or folder by which the user referred to the suite, for commands in messages."""
+        return self._reference
+
     @model_validator(mode="after")
     def _names_exist(self) -> Suite:
         for field, names in {"headline.splits": self.headline.splits, "default.splits": self.default.splits}.items():
@@ -265,13 +278,21 @@ def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
     return {k: without_descriptions(v) for k, v in suite.items() if k not in harmless}
 
 
-def load_suite(name: str) -> Suite:
-    """Read a suite by name or folder. Raises UsageError that names the file and the field at fault."""
+def load_suite(name: str | Suite) -> Suite:
+    """Read a suite by its name or folder; return a Suite as it is.
+
+    Raises:
+        UsageError: names the file and the field at fault.
+    """
+    if isinstance(name, Suite):
+        return name
     folder = suite_folder(name)
     content = read_yaml(folder / "suite.yaml")
     if (folder / "tasks.yaml").is_file():
         content = _with_tasks(content, folder / "tasks.yaml")
-    return parse(Suite, content, folder / "suite.yaml")
+    suite = parse(Suite, content, folder / "suite.yaml")
+    suite._folder, suite._reference = folder, name
+    return suite
 
 
 def _with_tasks(content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem
-from evalkit.locations import home_folder, suite_folder
+from evalkit.locations import home_folder
 from evalkit.suite import Suite
 
 _READY = "evalkit-ready.json"
@@ -33,20 +33,20 @@ class Environment:
         suite: the suite's name.
         source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
         folder: the virtual environment, or None for a suite without requirements, which runs in evalkit's own.
-        asked: the suite's name or folder, as given on the command line.
+        reference: the name or folder by which the user referred to the suite.
         other_python: the Python version to build with, e.g. ``"3.11"``, or None for evalkit's own.
     """
 
     suite: str
     source: Path
     folder: Path | None
-    asked: str
+    reference: str
     other_python: str | None = None
 
     @classmethod
-    def of(cls, suite: Suite, name: str) -> Environment:
-        """Return the environment of a suite, given its name or folder from the command line."""
-        source = suite_folder(name)
+    def of(cls, suite: Suite) -> Environment:
+        """Return the environment of a suite that :func:`evalkit.suite.load_suite` read."""
+        source, name = suite.folder, suite.reference
         if not (source / "requirements.txt").is_file():
             return cls(suite.name, source, None, name)
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -69,7 +69,9 @@ class Environment:
     def require(self) -> None:
         """Raise EnvironmentProblem that says how to build it, unless it is ready."""
         if not self.ready:
-            raise EnvironmentProblem(f"the environment of {self.suite} is not built: run `evalkit setup {self.asked}`")
+            raise EnvironmentProblem(
+                f"the environment of {self.suite} is not built: run `evalkit setup {self.reference}`"
+            )
 
     def build(self, say: Callable[[str], None]) -> bool:
         """Build it if it is not ready, and report each step to ``say``. Returns True if anything was built.
@@ -118,7 +120,7 @@ class Environment:
                 return found
         raise EnvironmentProblem(
             f"the simulator of {self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
-            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.asked}` again"
+            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.reference}` again"
         )
 
     def _install(self, requirements: Path) -> None:
