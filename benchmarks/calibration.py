@@ -28,7 +28,7 @@ from scipy.stats import beta, binom
 
 from evalkit.report.plots import plot_power
 from evalkit.stats.sequential import ErrorRates, decide
-from evalkit.stats.simulation import CORRELATIONS, differences, discordant
+from evalkit.stats.simulation import CORRELATIONS, discordant_shares, simulate_differences
 
 LEVELS = ErrorRates()
 RATES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
@@ -55,7 +55,7 @@ def compared(seed: str, runs: int, rate: float, drop: float, correlation: float,
     for begin in range(0, runs, CHUNK):
         shift = shifts(rng, min(CHUNK, runs - begin), apart, order)
         before, after = rate - shift / 2, rate + shift / 2 - drop
-        yield differences(rng, np.clip(before, 0, 1), np.clip(after, 0, 1), correlation)
+        yield simulate_differences(rng, np.clip(before, 0, 1), np.clip(after, 0, 1), correlation)
 
 
 def decided(chunks: Iterator, every: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,14 +143,14 @@ def fixed(runs: int, rates: tuple[float, ...]) -> pd.DataFrame:
     rows = []
     for rate in rates:
         for name, correlation in CORRELATIONS.items():
-            square = sum(discordant(rate, 0.0, correlation))
+            square = sum(discordant_shares(rate, 0.0, correlation))
             size = int(
                 np.ceil((quantile(1 - LEVELS.alpha) + quantile(1 - LEVELS.beta)) ** 2 * square / LEVELS.margin**2)
             )
             least = int(np.ceil(np.log(LEVELS.beta) / np.log(1 - LEVELS.margin)))
             rng = np.random.default_rng(zlib.crc32(f"fixed {rate} {name}".encode()))
             plans = (np.full((min(500, runs - i), max(size, 500)), rate) for i in range(0, runs, 500))
-            _, used = decided((differences(rng, plan, plan, correlation) for plan in plans), 1)
+            _, used = decided((simulate_differences(rng, plan, plan, correlation) for plan in plans), 1)
             row = {"rate": rate, "correlation": name, "disagree": square, "fixed_n": size}
             row |= {"exact_n": exact(square / 2), "least_possible": least}
             row |= {"pairs_mean": float(used.mean()), "of_fixed_n": float(used.mean() / size)}

@@ -52,13 +52,13 @@ def main() -> None:
 def phases(folder: Path) -> None:
     """Times the parts of making a table."""
     timed("importing", lambda: __import__("evalkit.analysis.summary", fromlist=["summarize"]))
-    from evalkit.analysis.rows import rows_of
-    from evalkit.analysis.summary import measures, read_frame
+    from evalkit.analysis.rows import compute_rows
+    from evalkit.analysis.summary import mean_execution_stats, read_frame
 
     made = timed("the manifest", lambda: manifest.read_manifest(folder))
     frame = timed("journal to frame", lambda: read_frame(folder, extras=False))
-    timed("frame to rows", lambda: rows_of(made, frame))
-    timed("what the execution did", lambda: measures(made, frame))
+    timed("frame to rows", lambda: compute_rows(made, frame))
+    timed("what the execution did", lambda: mean_execution_stats(made, frame))
 
 
 def timed(what: str, do: Callable[[], Any]) -> Any:

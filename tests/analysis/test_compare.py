@@ -40,7 +40,7 @@ def test_runs_are_compared_episode_by_episode(runs: Path) -> None:
     assert head.p == pytest.approx(stats.binomtest(len(won), len(won) + len(lost)).pvalue)
     assert [head.a, head.b] == pytest.approx([summarize(runs / name).headline.value for name in ("good", "bad")])
     assert found.verdict == "REGRESSION" and "is lower" in found.reason
-    near = [x for x in found.lines if x.split == "near"]
+    near = [x for x in found.rows if x.split == "near"]
     assert [x.task for x in near] == ["left", "right", None] and all(x.contrast.p_adjusted is not None for x in near)
     video = Path(found.flips[0].videos[0])
     assert video.exists() and video.is_relative_to(runs / "bad")
@@ -77,10 +77,10 @@ def test_chains_are_compared_by_their_lengths(tmp_path: Path) -> None:
     found = compare(a, b)
     assert found.headline.metric == "average length" and found.headline.to_dict()["a"] == 3
     assert found.headline.to_dict()["difference"] == -3 and found.verdict == "REGRESSION"
-    assert [x.metric for x in found.lines if x.split == "here"] == [
+    assert [x.metric for x in found.rows if x.split == "here"] == [
         "1 in a row", "2 in a row", "3 in a row", "average length",
     ]  # fmt: skip
-    assert found.lines[0].to_dict()["difference"] == -1.0
+    assert found.rows[0].to_dict()["difference"] == -1.0
 
 
 def test_repeats_that_could_not_differ_count_once(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_vla_evals_chains_and_simpler_tasks(tmp_path: Path) -> None:
         "stack_green_cube_on_yellow_cube": (0.5, 24),
         "put_carrot_on_plate": (0.25, 24),
     }
-    assert "2 of 4 tasks, 48 episodes where the protocol has 576" in summary.covered
+    assert "2 of 4 tasks, 48 episodes where the protocol has 576" in summary.coverage_note
 
 
 def test_tasks_of_libero_90_that_share_an_instruction_need_their_number(tmp_path: Path) -> None:

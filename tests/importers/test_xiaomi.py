@@ -127,7 +127,7 @@ def test_a_manifest_says_where_a_run_comes_from_and_what_it_lacks(tmp_path: Path
     assert manifest.execution["name"] == "sync" and manifest.execution["horizon"] == 10
     (about, whole) = notes(summary)[:2]
     assert "Xiaomi-Robotics-0" in about and "simulator versions" in about and "digests" in about
-    assert whole == "not the protocol's whole: 2 of 40 tasks, 6 episodes where the protocol has 2000"
+    assert whole == "covers only part of the protocol: 2 of 40 tasks, 6 episodes where the protocol has 2000"
     assert "inferences" not in summary.execution_stats and "seconds" not in summary.execution_stats
     assert all(r.steps is r.inferences is r.digest is None for r in read_journal(tmp_path / "run").values())
     again = summarize(import_run("xiaomi-logs", logs, tmp_path / "again", ImportOptions(checkpoint="mine")))

@@ -14,7 +14,7 @@ from support.made_up import made_up, record, write
 from support.paths import RELAY
 
 import evalkit
-from evalkit.analysis.rows import rows_of
+from evalkit.analysis.rows import compute_rows
 from evalkit.analysis.summary import summarize
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
@@ -48,11 +48,11 @@ def mixed(folder: Path, suite: str, seed: int) -> Path:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_quick_way_gives_the_same_frame_and_rows(tmp_path: Path, suite: str, seed: int) -> None:
     run = mixed(tmp_path / "run", suite, seed)
-    quick, slow = frames._read_quickly(run / "journal.jsonl", True), episodes_frame(read_journal(run).values())
+    quick, slow = frames._read_with_duckdb(run / "journal.jsonl", True), episodes_frame(read_journal(run).values())
     assert quick is not None
     assert_frame_equal(quick, slow)
     manifest = read_manifest(run)
-    assert rows_of(manifest, quick) == rows_of(manifest, slow)
+    assert compute_rows(manifest, quick) == compute_rows(manifest, slow)
     assert_frame_equal(read_frame(run, extras=False), slow[[c for c in slow if "." not in c]])
 
 
