@@ -245,7 +245,7 @@ def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
         "source",
         "sources",
         "default",
-        "video_camera",
+        "video",
         "oracle",
         "headline",
         "episodes",

@@ -286,11 +286,11 @@ BAD = {
         edit("1_eval.log", "success: True", "success: False"),
         "all_results.csv: bridge/stack",
     ),
-    "simpler: no log": ("bridge", removed("0_eval.log"), "entries 0, 2, 4, 6 and 284 more spans of 576 are missing"),
+    "simpler: no log": ("bridge", removed("0_eval.log"), "entries 0, 2, 4, 6 and 284 more ranges of 576 are missing"),
     "simpler: another list": ("bridge", edit("0_eval.log", "/576", "/577", 999), "577: the list has 576"),
     "simpler: another worker": ("bridge", edit("0_eval.log", "Worker ID: 0", "Worker ID: 1"), "does not play it"),
     "simpler: unknown list": ("bridge", edit("0_eval.log", "dataset: bridge", "dataset: bridges"), "of bridge among"),
-    "not a log": ("bridge", edit("0_eval.log", "Running dataset", "nothing"), "is no log of libero, calvin, simpler"),
+    "not a log": ("bridge", edit("0_eval.log", "Running dataset", "nothing"), "is not a log of libero, calvin, simpler"),
 }
 
 
@@ -324,7 +324,7 @@ def test_mixed_suites_are_refused(kept: dict[str, Path], tmp_path: Path, others:
 
 def test_what_is_no_folder_of_logs_is_refused(kept: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty: there is no \*\.log in it"):
+    with pytest.raises(UsageError, match=r"empty: contains no \*\.log"):
         read(tmp_path / "empty", ImportOptions())
     with pytest.raises(UsageError, match="must be the folder"):
         read(kept["bridge"] / "0_eval.log", ImportOptions())
