@@ -1,4 +1,4 @@
-"""Comparing finished runs: the command and what it rests on, with real runs of the tests' suites."""
+"""The comparison of finished runs and its command, with real runs of the tests' suites."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_log_cut_anywhere_is_refused_or_says_what_the_whole_says(
     kept: dict[str, Path], tmp_path: Path, kind: str, chance: st.DataObject
 ) -> None:
-    """And with --allow-partial it has the same outcomes, less the missing ones. So it is where a line is lost."""
+    """With --allow-partial, a truncated log or one with a lost line gives the same outcomes, less the missing ones."""
     everything = outcomes(kept[kind], allow_partial=False)
     damaged = tmp_path / "damaged"
     shutil.rmtree(damaged, ignore_errors=True)
@@ -239,7 +239,7 @@ def edit(name: str, old: str, new: str, count: int = 1) -> Callable[[Path], None
 
 
 def repeated(name: str, line: str, instead: str) -> Callable[[Path], None]:
-    """The line again at the end of its log, changed."""
+    """Append the line to its log again, changed."""
 
     def change(folder: Path) -> None:
         found = next(x for x in (folder / name).read_text().splitlines() if line in x)
@@ -290,7 +290,11 @@ BAD = {
     "simpler: another list": ("bridge", edit("0_eval.log", "/576", "/577", 999), "577: the list has 576"),
     "simpler: another worker": ("bridge", edit("0_eval.log", "Worker ID: 0", "Worker ID: 1"), "does not play it"),
     "simpler: unknown list": ("bridge", edit("0_eval.log", "dataset: bridge", "dataset: bridges"), "of bridge among"),
-    "not a log": ("bridge", edit("0_eval.log", "Running dataset", "nothing"), "is not a log of libero, calvin, simpler"),
+    "not a log": (
+        "bridge",
+        edit("0_eval.log", "Running dataset", "nothing"),
+        "is not a log of libero, calvin, simpler",
+    ),
 }
 
 

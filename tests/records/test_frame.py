@@ -1,4 +1,4 @@
-"""The two ways from a journal to a frame, and what is refused on them."""
+"""The two ways from a journal to a frame, and the journals that both refuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from evalkit.records.manifest import read_manifest
 
 
 def mixed(folder: Path, suite: str, seed: int) -> Path:
-    """A run with errors, some of them tried again, repeats that cannot differ, and a journal in no order."""
+    """A run with errors, some of them retried, repeats with equal digests, and a journal in random order."""
     chance = random.Random(seed)
     made_up(folder, suite, lambda e: True, repeats=3, episodes=4)
     manifest = read_manifest(folder)

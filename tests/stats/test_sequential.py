@@ -17,7 +17,7 @@ differences = st.lists(st.floats(-1, 1, allow_nan=False), max_size=60)
 
 
 def wealths(values: list[float], error_rates: ErrorRates = LOOSE, every: int = 1) -> tuple[float, float]:
-    """Both e-values after all of the values, verdicts aside."""
+    """Both e-values after all of the values, without verdicts."""
     test = PairedTest(ErrorRates(1e-300, 1e-300, error_rates.margin))
     for place, value in enumerate(values, 1):
         test.update(value, place % every == 0)
@@ -25,7 +25,7 @@ def wealths(values: list[float], error_rates: ErrorRates = LOOSE, every: int = 1
 
 
 def expected(steps: list[dict[float, float]], every: int = 1) -> tuple[float, float]:
-    """The mean of both e-values over all sequences of independent steps, each a value → chance."""
+    """The mean of both e-values over all sequences of independent steps, each a value → probability."""
     total = np.zeros(2)
     for path in product(*(step.items() for step in steps)):
         total += math.prod(chance for _, chance in path) * np.array(wealths([value for value, _ in path], every=every))
