@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import console, report_errors
-from evalkit.cli._options import (
-    SuiteName,
-)
+from evalkit.cli._options import SuiteName
 
 
 def setup(
@@ -22,7 +20,7 @@ def setup(
 ) -> None:
     """Build a suite's isolated Python environment, and get its assets.
 
-    Safe to run again: what is there already is kept.
+    Safe to repeat: finished parts are kept.
     """
     from evalkit.setup.assets import assets_folder, download_assets, set_assets
     from evalkit.setup.environment import Environment
@@ -36,7 +34,7 @@ def setup(
             use_source(loaded, source)
         if assets is not None:
             set_assets(loaded, assets)
-        environment = Environment.of(loaded, suite)
+        environment = Environment.of(loaded)
 
         def say(text: str) -> None:
             err.print(text, highlight=False, soft_wrap=True)
