@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.analysis.pairs import Side, paired, side
+from evalkit.analysis.pairs import Side, pair_episodes, read_side
 from evalkit.analysis.summary import summarize
 from evalkit.errors import UsageError
 from evalkit.execution.strategies import EXECUTORS
@@ -17,7 +17,7 @@ from evalkit.runner.recorder import Progress
 from evalkit.runner.resolve import default_folder, resolve_run
 from evalkit.runner.run import open_candidate, run_candidate
 from evalkit.setup.installed import InstalledSuite
-from evalkit.stats.contrasts import paired_verdicts
+from evalkit.stats.contrasts import paired_rates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def table_of(cells: Sequence[Cell]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    sides = {cell: side(cell.folder) for cell in cells}
+    sides = {cell: read_side(cell.folder) for cell in cells}
     base = next(one for cell, one in sides.items() if cell.execution == BASELINE)
     rows = []
     for cell, one in sides.items():
@@ -125,10 +125,10 @@ def _options_of(cell: Cell, options: RunOptions, horizon: int) -> RunOptions:
 
 def _difference(base: Side, other: Side) -> dict[str, Any]:
     """The paired difference in success with its interval (Bonett and Price 2012)."""
-    pairs = paired(base, other)
+    pairs = pair_episodes(base, other)
     if pairs.empty:
         return {"difference": None, "difference_low": None, "difference_high": None, "pairs": 0}
     solved = pairs.assign(**{name: (pairs[name] == 1).astype(float) for name in ("score_a", "score_b")})
-    found = paired_verdicts(solved)
+    found = paired_rates(solved)
     interval = {"difference_low": found.low, "difference_high": found.high}
     return {"difference": found.difference, **interval, "pairs": found.n}

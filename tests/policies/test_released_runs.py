@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from evalkit.analysis.summary import summarize
 from evalkit.cli import app
 from evalkit.errors import PolicyProblem
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
+from evalkit.testing import canonical
 
 pytestmark = pytest.mark.sim
 

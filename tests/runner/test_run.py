@@ -23,13 +23,14 @@ from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, RunE
 from evalkit.observation import ObservationSpec
 from evalkit.policies.checkpoint import Checkpoint, Entry
 from evalkit.policy import Request, Spec
-from evalkit.records.journal import Record, canonical, read_journal
+from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.report.tables import notes
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
 from evalkit.suite import Suite, load_suite
+from evalkit.testing import canonical
 
 
 def play(suite: str | Suite, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -465,8 +466,8 @@ def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(pointmass: s
     assert (whole.headline.metric, whole.complete) == ("mean of two", True)
     assert (split.headline.metric, split.complete) == ("success rate of near", False)
     assert (fewer.headline.metric, fewer.complete) == ("mean of two", False)
-    assert whole.covered == "" and fewer.covered == "4 of 4 tasks, 4 episodes where the protocol has 16"
-    assert any("not the protocol's whole" in note for note in notes(fewer))
+    assert whole.coverage_note == "" and fewer.coverage_note == "4 of 4 tasks, 4 episodes where the protocol has 16"
+    assert any("covers only part of the protocol" in note for note in notes(fewer))
 
 
 def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tmp_path: Path) -> None:

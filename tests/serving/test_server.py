@@ -27,12 +27,13 @@ from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.remote import Remote, RemoteParameters
 from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
 from evalkit.policy import Policy, Request, Spec
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.options import Candidate, RunOptions
 from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
+from evalkit.testing import canonical
 
 IMAGE, STATE = np.zeros((24, 32, 3), np.uint8), np.zeros(2)
 

@@ -21,14 +21,14 @@ from support.runs import shortened
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.locations import package_folder
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import Suite, load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 from evalkit.worker.loop import load_adapter_module
 
 pytestmark = pytest.mark.sim

@@ -14,14 +14,14 @@ from support.runs import shortened
 
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
 from evalkit.suite import Suite, load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 
 pytestmark = pytest.mark.sim
 

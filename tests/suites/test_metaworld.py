@@ -12,13 +12,13 @@ from support.requirements import need
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
 from evalkit.locations import package_folder, suite_folders
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.suite import load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 
 pytestmark = pytest.mark.sim
 

@@ -20,14 +20,14 @@ from evalkit.adapter import Setup, SimulatorError
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
 from evalkit.locations import package_folder, suite_folders
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 from evalkit.worker.loop import load_adapter_module
 
 UPSTREAM = Path(__file__).parents[1] / "support" / "simpler_upstream.py"
