@@ -1,4 +1,4 @@
-"""The checkpoint: a named policy, as ``checkpoints.yaml`` lists it; its parameters can be set where it is named."""
+"""Checkpoints: named policies with parameters, as ``checkpoints.yaml`` lists them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from evalkit.suite import Suite
 _FAMILIES = {"mibot": "evalkit.policies.xiaomi_robotics_0:XiaomiRobotics0"}  # model_type in config.json → policy
 
 
-class Published(Section):
-    """What the authors report.
+class PublishedScores(Section):
+    """The scores that a checkpoint's authors report.
 
     Attributes:
-        metric: what the scores are: success rate (a fraction of 1) or average length.
-        source: where they were published.
+        metric: the metric of the scores: success rate (a fraction of 1) or average length.
+        source: the publication.
         scores: by suite (``libero``) or split (``libero/spatial``).
     """
 
@@ -38,17 +38,17 @@ class Published(Section):
 
 
 class Entry(Section):
-    """One checkpoint in the file.
+    """One checkpoint in a checkpoints file.
 
     Attributes:
-        summary: one line for people.
-        policy: the factory, ``module:name``: called with (suite, parameters).
-        source: its weights, for policies that have any: a repository on the Hugging Face hub, or a directory.
+        summary: a one-line description.
+        policy: the factory, ``module:name``, called with (suite, parameters).
+        source: its weights, if it has any: a repository on the Hugging Face hub, or a directory.
         revision: the repository's full commit.
-        trust_remote_code: whether the code that comes with the weights may run.
+        trust_remote_code: True if the code that comes with the weights may run.
         robot_type: the model's own name for the robot.
-        suites: the suites it is for; any where absent.
-        splits: by suite, the splits it is for; all where absent.
+        suites: the suites that it supports; all by default.
+        splits: the splits that it supports, by suite; all by default.
         chunk: the length T of its action chunks, checked against the loaded model.
         parameters: further parameters of the policy.
         published: the authors' figures.
@@ -64,7 +64,7 @@ class Entry(Section):
     splits: dict[str, list[str]] = Field(default_factory=dict)
     chunk: int | None = Field(default=None, ge=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
-    published: Published | None = None
+    published: PublishedScores | None = None
 
     @field_validator("revision")
     @classmethod
@@ -81,32 +81,32 @@ class Entry(Section):
         return value
 
     def defaults(self) -> dict[str, Any]:
-        """Everything here that is a parameter of the policy."""
+        """Return the entry's values for the policy's parameters."""
         own = {k: getattr(self, k) for k in ("source", "revision", "trust_remote_code", "robot_type", "chunk")}
         return {**{k: v for k, v in own.items() if v is not None}, **self.parameters}
 
 
 class Listing(Section):
-    """The file."""
+    """A checkpoints file: entries by name."""
 
     checkpoints: dict[Annotated[str, StringConstraints(pattern=r"^[^:,\s][^:,\n]*$")], Entry]
 
 
 class NamedParameters(Section):
-    """Parameters of a policy that speaks of its checkpoint by name, in the commands that its messages suggest."""
+    """Parameters of a policy that needs its checkpoint's name, for the commands that its messages suggest."""
 
-    display_name: str = Field("", exclude=True, description="what the checkpoint was called; filled in by evalkit")
+    display_name: str = Field("", exclude=True, description="the checkpoint's name on the command line; set by evalkit")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was asked for.
+    """A checkpoint as requested on the command line.
 
     Attributes:
         id: its name in ``checkpoints.yaml``, or that of its directory or repository.
-        entry: what the file says of it.
-        parameters: the file's parameters with those of the command line over them.
-        asked: how it was named on the command line, without parameters.
+        entry: its entry in the file.
+        parameters: the file's parameters, overridden by those of the command line.
+        asked: its name on the command line, without parameters.
     """
 
     id: str
@@ -115,7 +115,7 @@ class Checkpoint:
     asked: str = ""
 
     def suite(self, asked: str | None) -> str:
-        """The suite that was asked for, or the only one it is for. Raises UsageError where that leaves a choice."""
+        """Return the requested suite, or the only one that it supports. Raises UsageError if there is a choice."""
         if asked is not None:
             return asked
         if self.entry.suites is None or len(self.entry.suites) != 1:
@@ -123,7 +123,7 @@ class Checkpoint:
         return self.entry.suites[0]
 
     def having(self, settings: Mapping[str, Any]) -> Checkpoint:
-        """The same with some parameters set. Raises UsageError for one that this policy does not have."""
+        """Return a copy with other parameters. Raises UsageError for a parameter that this policy does not have."""
         known = _parameters_of(self._factory()).model_fields if settings else {}
         for key in settings:
             if key not in known:
@@ -131,11 +131,11 @@ class Checkpoint:
         return replace(self, parameters={**self.parameters, **settings})
 
     def build(self, suite: Suite) -> Policy:
-        """The policy, ready to be asked about ``suite``.
+        """Build the policy for ``suite``.
 
         Raises:
-            UsageError: it does not run on this suite, or a parameter does not exist or does not fit.
-            EnvironmentProblem: it needs something that this machine lacks.
+            UsageError: it does not support this suite, or a parameter does not exist or is invalid.
+            EnvironmentProblem: this machine lacks something that it needs.
             PolicyProblem: its code cannot be imported or fails.
         """
         if self.entry.suites is not None and suite.name not in self.entry.suites:
@@ -155,7 +155,7 @@ class Checkpoint:
         return policy
 
     def identity(self) -> dict[str, Any]:
-        """Id, code and every parameter, the defaults included, for the manifest."""
+        """Return id, factory and every parameter, including defaults, for the manifest."""
         settings = self._settings().model_dump(mode="json")
         return {"id": self.id, "policy": self.entry.policy, "parameters": settings}
 
@@ -163,7 +163,7 @@ class Checkpoint:
         model = _parameters_of(self._factory())
         given = dict(self.parameters)
         if issubclass(model, NamedParameters):
-            given["called"] = self.asked or self.id
+            given["display_name"] = self.asked or self.id
         return parse(model, given, f"checkpoint {self.id!r}")
 
     def _factory(self) -> Any:
@@ -176,9 +176,9 @@ class Checkpoint:
 
 
 def load_checkpoints(more: Path | None = None) -> dict[str, Entry]:
-    """Every checkpoint of ``checkpoints.yaml``, then those of the user's own file.
+    """Read every checkpoint of ``checkpoints.yaml``, then those of the user's own file.
 
-    Raises UsageError that names the file, the entry and the field at fault.
+    Raises UsageError that names the invalid file, entry and field.
     """
     path = data_folder() / "checkpoints.yaml"
     entries = parse(Listing, read_yaml(path), path).checkpoints
@@ -192,7 +192,7 @@ def load_checkpoints(more: Path | None = None) -> dict[str, Entry]:
 
 
 def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
-    """A checkpoint as ``NAME`` or ``NAME:key=value,key=value``.
+    """Find a checkpoint by ``NAME`` or ``NAME:key=value,key=value``.
 
     Args:
         text: the NAME is an entry of ``checkpoints.yaml`` or of the user's own file, the path of a directory that
@@ -200,7 +200,7 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
         more: the user's own file.
 
     Raises:
-        UsageError: there is no such thing; names the nearest entries.
+        UsageError: no such checkpoint exists; the message names the nearest entries.
     """
     name, settings = (text, "") if _folder(text) else (text.partition(":")[0], text.partition(":")[2])
     entries = load_checkpoints(more)
@@ -220,16 +220,16 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
 
 
 def _folder(name: str) -> Path | None:
-    """The directory of that name, if there is one."""
+    """Return the directory of that name, or None."""
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # ~somebody whom this machine does not know
+    except RuntimeError:  # ~user for an unknown user
         return None
     return folder if name and folder.is_dir() else None
 
 
 def _given(text: str, name: str, settings: str) -> dict[str, Any]:
-    """The parameters on the command line; values are read as YAML."""
+    """Return the parameters on the command line, with values read as YAML."""
     given: dict[str, Any] = {}
     for setting in filter(None, settings.split(",")):
         key, equals, value = setting.partition("=")
@@ -243,7 +243,7 @@ def _given(text: str, name: str, settings: str) -> dict[str, Any]:
 
 
 def _entry_of_folder(folder: Path) -> Entry:
-    """A directory that was named by hand: its code is the user's to trust, and its content hash pins it."""
+    """Return the entry for a directory: naming it means to trust its code, and its content hash pins it."""
     config = folder / "config.json"
     try:
         kind = json.loads(config.read_text(encoding="utf-8"))["model_type"]
@@ -258,7 +258,7 @@ def _entry_of_folder(folder: Path) -> Entry:
 
 
 def _parameters_of(factory: Any) -> type[BaseModel]:
-    """The pydantic model that a factory takes as its second parameter."""
+    """Return the pydantic model that a factory takes as its second parameter."""
     target = factory.__init__ if inspect.isclass(factory) else factory
     hints = get_type_hints(target)
     kinds = [k for k in hints.values() if inspect.isclass(k) and issubclass(k, BaseModel) and not issubclass(k, Suite)]

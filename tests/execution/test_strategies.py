@@ -82,7 +82,7 @@ def cases(draw: st.DrawFn, names: Sequence[str] = tuple(EXECUTORS)) -> tuple[Exe
 def test_every_step_is_driven_by_a_chunk_that_had_arrived_and_is_not_too_old(case) -> None:
     execution, length, turns, chunk = case
     played = play(execution, length, turns, chunk)
-    d, s = execution.delay.typical(HZ), execution.horizon
+    d, s = execution.delay.nominal(HZ), execution.horizon
     for step, (source, move) in enumerate(zip(played.sources, played.moves, strict=True)):
         began = max([0, *(t for t in turns if t <= step)])
         if source is None:
@@ -103,7 +103,7 @@ def test_every_step_is_driven_by_a_chunk_that_had_arrived_and_is_not_too_old(cas
 def test_asks_are_a_horizon_apart_and_never_two_at_a_time(case) -> None:
     execution, length, turns, chunk = case
     played = play(execution, length, turns, chunk)
-    d = execution.delay.typical(HZ)
+    d = execution.delay.nominal(HZ)
     assert played.asks[0] == 0 and played.arrivals[0] == 0
     for asked in played.asks[1:]:
         if asked in played.arrivals:
@@ -140,7 +140,7 @@ def test_a_prefix_is_what_is_executed_next(case) -> None:
 def test_real_time_chunking_is_given_all_that_is_left_and_how_much_is_frozen(case) -> None:
     execution, length, turns, chunk = case
     played = play(execution, length, turns, chunk)
-    d = execution.delay.typical(HZ)
+    d = execution.delay.nominal(HZ)
     for asked, prefix in played.prefixes.items():
         if prefix is None:
             assert asked == 0 or asked in turns or execution.horizon == chunk
@@ -175,7 +175,7 @@ def test_delays_that_are_drawn_leave_every_step_with_one_action_from_a_chunk_tha
     drawn = Execution(
         execution.name,
         execution.horizon,
-        Delay(None, spread=(mean, spread)),
+        Delay(None, normal_ms=(mean, spread)),
         execution.prefix,
         execution.parameters,
     )
@@ -234,7 +234,7 @@ def test_a_late_reply_is_an_underrun_and_the_robot_holds() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sync", {"delay": Delay(1)}, "with --execution sync the world waits"),
+        ("sync", {"delay": Delay(1)}, "with --execution sync the simulator waits"),
         ("sync", {"horizon": 11}, "1 <= s <= H"),
         ("naive", {"horizon": 3, "delay": Delay(4)}, r"d <= s, .* \(H = 10, s = 3, d = 4\)"),
         ("naive", {"horizon": 7, "delay": Delay(4)}, r"s <= H - d, .* \(H = 10, s = 7, d = 4\)"),

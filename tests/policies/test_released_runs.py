@@ -114,7 +114,7 @@ def test_metaworld_through_a_server_is_the_same_run(tiny: Path, tmp_path: Path) 
         there = played(tmp_path / "there", "metaworld", checkpoint=f"remote:url={url}", **options)
     assert here == there
     metadata = read_manifest(tmp_path / "there").checkpoint["metadata"]
-    assert metadata["lost"] == []
+    assert metadata["unsupported"] == []
     here = read_manifest(tmp_path / "here").checkpoint["metadata"]
     assert metadata["server"]["metadata"] == {name: fact for name, fact in here.items() if name != "where"}
 

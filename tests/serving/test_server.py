@@ -24,7 +24,7 @@ from evalkit.errors import PolicyProblem, UsageError
 from evalkit.execution import Prefix
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.remote import Remote, RemoteParameters
-from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
+from evalkit.policies.scripted import Oracle, OracleParameters, Random, ScriptedParameters
 from evalkit.policy import Policy, Request, Spec
 from evalkit.records.journal import canonical, read_journal
 from evalkit.records.manifest import read_manifest
@@ -93,7 +93,7 @@ def play(suite: str, policy: Policy, out: Path, workers: int) -> list[dict[str, 
 
 
 def random_policy(suite: Suite) -> Policy:
-    return Random(suite, Look(chunk=7, cameras="all"))
+    return Random(suite, ScriptedParameters(chunk=7, cameras="all"))
 
 
 def noisy_oracle(suite: Suite) -> Policy:
@@ -112,7 +112,7 @@ def test_a_served_policy_plays_the_same_run_bit_for_bit(pointmass: str, tmp_path
             assert there == here and len(here) == 16
     metadata = read_manifest(tmp_path / "3").checkpoint["metadata"]
     server = {"suite": "pointmass", "metadata": make(suite).spec.metadata, "checkpoint": {"id": "it"}}
-    assert metadata == {"where": url, "extension": True, "lost": [], "server": server}
+    assert metadata == {"where": url, "extension": True, "unsupported": [], "server": server}
 
 
 def test_a_remote_has_the_spec_of_what_is_served(pointmass: str) -> None:
@@ -164,9 +164,9 @@ def test_a_plain_client_is_told_what_to_send_and_is_answered() -> None:
     policy = Stub()
     with served(policy) as url, plain_client(url) as (connection, metadata):
         assert metadata["evalkit"]["keys"] == {
-            "prompt": "the task in words",
-            "image/above": "uint8 (H, W, 3) RGB, as the suite's simulator gives it",
-            "state/position": "(N,) float, as the suite gives it",
+            "prompt": "the instruction",
+            "image/above": "uint8 (H, W, 3) RGB, as the suite's simulator renders it",
+            "state/position": "(N,) float, as the suite defines it",
         }
         reply = ask(connection, state__position=np.array([0.5, 1], np.float32), prompt="go left")
         assert (reply["actions"] == np.full((3, 2), 0.5, np.float32)).all() and reply["actions"].dtype == np.float32
@@ -197,7 +197,7 @@ def test_a_plain_clients_episodes_begin_with_its_connection_and_where_it_says_so
         (pack([1]), "it must be a map"),
         (
             pack({"prompt": "go"}),
-            "has no 'image/above'; this policy takes prompt: the task in words; image/above: uint8",
+            "has no 'image/above'; this policy takes prompt: the instruction; image/above: uint8",
         ),
         (pack({"evalkit": 1}), "must be a map"),
         (
@@ -218,7 +218,7 @@ def test_what_goes_wrong_is_said_in_a_text_frame_and_hurts_no_other_client(data:
         assert ask(other)["actions"].shape == (3, 2)
 
 
-@pytest.mark.parametrize("how", ["exit", "ragged", "remark"])
+@pytest.mark.parametrize("how", ["exit", "ragged", "warning"])
 def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
     class Bad(Stub):
         def act(self, requests: Sequence[Request]) -> list[Any]:
@@ -229,7 +229,7 @@ def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
             return [[[1.0], [1.0, 2.0]]] if bad else chunks
 
         def warnings(self) -> list[str]:
-            if how == "remark" and not hasattr(self, "spoke"):
+            if how == "warning" and not hasattr(self, "spoke"):
                 self.spoke = True
                 raise ValueError("lost for words")
             return []
@@ -272,7 +272,7 @@ def test_a_health_check_is_answered_and_clients_are_logged() -> None:
     with plain_client(url) as (connection, _):
         ask(connection)
     server.stop()
-    assert [line.partition(": ")[2] for line in lines] == ["connected", "gone after 1 requests"]
+    assert [line.partition(": ")[2] for line in lines] == ["connected", "disconnected after 1 requests"]
 
 
 # Coming and going.
@@ -313,11 +313,11 @@ def test_stopping_waits_for_the_policy_and_leaves_no_client_waiting() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_serving_cleanly(pointmass: str, number: signal.Signals) -> None:
     program = f"""
-from evalkit.policies.scripted import Look, Random
+from evalkit.policies.scripted import Random, ScriptedParameters
 from evalkit.serving.server import serve
 from evalkit.suite import load_suite
 suite = load_suite({pointmass!r})
-policy = Random(suite, Look(chunk=10, cameras="all"))
+policy = Random(suite, ScriptedParameters(chunk=10, cameras="all"))
 serve(policy, port=0, identity={{"suite": suite.name, "action_size": 2}}, ready=lambda url: print(url, flush=True))
 print("over")
 """
