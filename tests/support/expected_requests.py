@@ -67,7 +67,7 @@ def expected(preset_name: str, seen: Observation) -> tuple[str, list[Image.Image
         if preset_name == "libero":
             shown = [image.transpose(Image.Transpose.ROTATE_180) for image in shown]
             vector = zeros_to_32(state["eef_pos"], axis_angle(state["eef_quat"]), state["gripper_qpos"])
-        elif setting == "calvin":
+        elif preset_name == "calvin":
             shown = [expected_crop(image) for image in shown]
             vector = zeros_to_32(state["robot_obs"][:7])
         else:
