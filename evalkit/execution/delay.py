@@ -61,9 +61,7 @@ class Delay:
     def constant(self) -> bool:
         """True if every inference has the same delay."""
         return (
-            self.steps is not None
-            or len(set(self.milliseconds)) == 1
-            or bool(self.normal_ms and not self.normal_ms[1])
+            self.steps is not None or len(set(self.milliseconds)) == 1 or bool(self.normal_ms and not self.normal_ms[1])
         )
 
     def nominal(self, control_hz: float) -> int:

@@ -87,8 +87,8 @@ class Inference:
         """Return one decoded (T, 32) float32 chunk for each request, in order.
 
         Raises:
-            PolicyProblem: the device's memory cannot hold one request (in batch-invariant mode, the batch), or the model
-                does not support a request's prefix.
+            PolicyProblem: the device's memory cannot hold one request (in batch-invariant mode, one batch), or the
+                model does not support a request's prefix.
         """
         inputs = [self._prepare(request) for request in requests]
         chunks: list[np.ndarray | None] = [None] * len(inputs)

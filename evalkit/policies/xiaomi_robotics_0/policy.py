@@ -35,7 +35,7 @@ class Parameters(NamedParameters):
     dtype: Dtype = Field("auto", description="auto is bfloat16 on a GPU, as released, and float32 on a CPU")
     device: str = Field("auto", description="auto is the GPU if there is one, else the CPU")
     max_batch: int = Field(1, ge=1, le=1024, description="largest number of requests in one pass; 1 is as released")
-    batch_invariant: bool = Field(False, description="pad every pass to one shape; chunks then never depend on other requests")
+    batch_invariant: bool = Field(False, description="pad every pass to one shape, so that chunks are independent")
     max_guidance: float = Field(5.0, gt=0, le=1000, description="rtc: largest weight of the guidance")
 
     @model_validator(mode="before")
