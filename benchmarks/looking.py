@@ -1,6 +1,7 @@
-"""How much faster is a policy that looks every 10th step than one that looks at every step?
+"""Measure the rendering cost: control steps per second by the interval between observations.
 
-The same random actions through the same episodes in the same run, with every camera of the suite rendered at each look:
+Every policy executes uniformly random actions in the same episodes. Every camera of the suite is rendered at each
+observation, except for the policy that never observes:
 
     python benchmarks/looking.py libero --split object --task 0
 """
@@ -16,7 +17,7 @@ from evalkit.records.journal import read_journal
 
 
 def rate(suite: str, split: str, task: str, episodes: int, horizon: int, cameras: str) -> float:
-    """Control steps per second of one worker, resets included."""
+    """Return the control steps per second of one worker, resets included."""
     with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(
             suite,
@@ -34,7 +35,7 @@ def rate(suite: str, split: str, task: str, episodes: int, horizon: int, cameras
 
 
 def main() -> None:
-    """Prints the rates and their ratios."""
+    """Print the rates and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite")
     parser.add_argument("--split", required=True)
@@ -43,8 +44,8 @@ def main() -> None:
     given = parser.parse_args()
     where = (given.suite, given.split, given.task, given.episodes + 1)
     each = rate(*where, horizon=1, cameras="all")
-    print(f"looks at every step       {each:8.1f} control steps/s    1.0")
-    for name, horizon, cameras in (("looks at every 10th step", 10, "all"), ("never looks", 10, "none")):
+    print(f"observes every step       {each:8.1f} control steps/s    1.0")
+    for name, horizon, cameras in (("observes every 10th step", 10, "all"), ("never observes", 10, "none")):
         now = rate(*where, horizon=horizon, cameras=cameras)
         print(f"{name:<25} {now:8.1f} control steps/s {now / each:6.1f}")
 

@@ -1,4 +1,4 @@
-"""Delay models: written, drawn and recorded."""
+"""Delay models: parsing, drawing and recording."""
 
 from __future__ import annotations
 

@@ -32,14 +32,14 @@ pytestmark = pytest.mark.sim
 
 
 def played(out: Path, suite: str, **options: Any) -> list[dict[str, Any]]:
-    """Episodes of a hundred steps: these tests are about requests and replies."""
+    """Shorten episodes to a hundred steps: these tests are about requests and replies."""
     play(RunOptions(shortened(suite, 100), out=out, **options), Silent())
     return canonical(read_journal(out).values())
 
 
 @contextmanager
 def serving(checkpoint: Path, suite: str) -> Iterator[str]:
-    """`evalkit serve` in a process of its own; yields its URL."""
+    """Run `evalkit serve` in a process of its own; yield its URL."""
     command = [sys.executable, "-m", "evalkit", "serve", "--checkpoint", str(checkpoint), "--suite", suite]
     process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

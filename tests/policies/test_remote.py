@@ -1,4 +1,4 @@
-"""The client of other people's policies: openpi servers without the extension, and servers that misbehave."""
+"""The client of policy servers: openpi servers without the extension, and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Upstream:
-    """A policy server as openpi's: metadata, then one reply for each message; the reply is one callable's to make."""
+    """A policy server like openpi's: metadata, then one reply for each message, made by one callable."""
 
     def __init__(self, answer: Callable[[Any], Any], metadata: Any, port: int = 0) -> None:
         self.seen: list[Any] = []
@@ -88,7 +88,7 @@ class Upstream:
 
 @contextmanager
 def upstream(answer: Any = None, metadata: Any = None) -> Iterator[Upstream]:
-    """``answer``: what every reply is, or what makes it of a message."""
+    """Run an upstream server; ``answer`` is every reply, or a function from a message to its reply."""
     reply = {"actions": CHUNK} if answer is None else answer
     server = Upstream(reply if callable(reply) else lambda message: reply, {} if metadata is None else metadata)
     try:
@@ -107,7 +107,7 @@ def remote(suite: Suite, url: str, **parameters: Any) -> Iterator[Remote]:
 
 
 def request(suite: Suite, scene: int = 0) -> Request:
-    """Everything that a suite shows, filled with numbers."""
+    """Return a request with all of a suite's cameras and state vectors, filled with random numbers."""
     random = np.random.default_rng(scene)
     images = {n: random.integers(0, 256, (c.height, c.width, 3), np.uint8) for n, c in suite.cameras.items()}
     state = {name: random.normal(size=vector.size) for name, vector in suite.state.items()}
@@ -461,7 +461,7 @@ def test_several_requests_go_over_several_connections_and_come_back_in_order(sui
 
 
 class Stub:
-    """Random with facts of its own."""
+    """A random policy with metadata of its own."""
 
     def __init__(self, suite: Suite, weights: str) -> None:
         self._random = Random(suite, ScriptedParameters(cameras="all"))
@@ -534,6 +534,6 @@ def test_nothing_is_left_behind(suite: Suite) -> None:
 
 
 def open_files() -> int:
-    """How many this process has open, where that can be said."""
+    """Return the number of open files of this process, or 0 if the platform does not tell."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.exists() else 0

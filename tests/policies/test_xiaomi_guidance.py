@@ -1,4 +1,4 @@
-"""Chunks that continue the running one: prefixes, real-time chunking, and what a suite's actions are to the model."""
+"""Chunks that continue the running one: prefixes, real-time chunking, and conversions between action spaces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def loaded(tiny: Path) -> LoadedCheckpoint:
 
 @pytest.fixture(scope="module")
 def even(tiny: Path) -> LoadedCheckpoint:
-    """The tiny checkpoint with half of the velocity, so that five steps follow its flow well."""
+    """Return the tiny checkpoint with half of the velocity, so that five steps follow its flow well."""
     model = loaded_from(tiny)
     with torch.no_grad():
         model.model.action_output.weight.mul_(0.5)
@@ -65,7 +65,7 @@ def asked() -> list[ModelRequest]:
 
 @pytest.fixture(scope="module")
 def chunks(loaded: LoadedCheckpoint, asked: list[ModelRequest]) -> list[np.ndarray]:
-    """What the requests are replied without a prefix."""
+    """Return the replies to the requests without a prefix."""
     return Inference(loaded, "libero_all").chunks(asked)
 
 
@@ -87,7 +87,7 @@ def test_the_mask_is_the_papers() -> None:
 
 
 def overlap_errors(model: LoadedCheckpoint, asked: list[ModelRequest], committed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances to the running chunk at the frozen steps, in standard deviations: naive and guided, (requests, d)."""
+    """Return distances to the running chunk at the frozen steps, in standard deviations: naive and guided, (requests, d)."""
     inference = Inference(model, "libero_all")
     left = [chunk[S:] for chunk in inference.chunks(asked)[:-1]]
     naive = inference.chunks(asked[1:])
@@ -105,9 +105,9 @@ def overlap_errors(model: LoadedCheckpoint, asked: list[ModelRequest], committed
 def test_frozen_steps_come_to_the_running_chunk(
     tiny: Path, asked: list[ModelRequest], gain: float, times: float, committed: int
 ) -> None:
-    """How near depends on how even the flow is: five steps follow random weights' flow roughly.
+    """Test guidance on flows that five Euler steps follow with different accuracy.
 
-    ``gain`` scales the model's velocities: the better five steps follow the flow, the nearer guidance comes.
+    ``gain`` scales the model's velocities: the more accurate the steps are, the nearer guidance comes.
     Measured: 15 to 19 times nearer for the checkpoint as it is built, more than 50 times with half of its velocity.
     """
     model = loaded_from(tiny)
@@ -153,7 +153,7 @@ def test_steps_beyond_the_running_chunk_stay_free(loaded: LoadedCheckpoint, aske
 def test_one_flow_step_is_the_papers_formula(
     loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the whole Jacobian, from central differences."""
+    """Compare with the whole Jacobian, from central differences."""
     left = chunks[0][S:]
     plain, stages = loaded.model.dit_forward, []
 
@@ -190,7 +190,7 @@ def test_one_flow_step_is_the_papers_formula(
 
 @pytest.fixture(scope="module")
 def mixed(asked: list[ModelRequest], chunks: list[np.ndarray]) -> list[ModelRequest]:
-    """Requests with prefixes of every kind and length, and without."""
+    """Return requests with prefixes of every kind and length, and without."""
     return [
         asked[0],
         continuing(asked[1], chunks[0][5:], 2),
@@ -205,7 +205,7 @@ def mixed(asked: list[ModelRequest], chunks: list[np.ndarray]) -> list[ModelRequ
 def test_a_batch_of_mixed_prefixes_answers_as_single_requests_do(
     even: LoadedCheckpoint, mixed: list[ModelRequest]
 ) -> None:
-    """With the whole velocity the last bit of a prefix moves a chunk by up to 3e-4, and so does the rounding here."""
+    """Use half of the velocity: with all of it, rounding the last bit of a prefix moves a chunk by up to 3e-4."""
     single = Inference(even, "libero_all").chunks(mixed)
     for size in (3, 8):
         batched = Inference(even, "libero_all", max_batch=size).chunks(mixed)
@@ -243,7 +243,7 @@ def test_no_prefix_is_the_plain_pass_bit_for_bit(
 def test_with_nothing_committed_the_overlap_still_pulls(
     loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray]
 ) -> None:
-    """Delay 0 is guided in the authors' evaluation too; a prefix of kind ``prefix`` with nothing committed is none."""
+    """Guide at delay 0 as the authors' evaluation does; ignore a prefix of kind ``prefix`` without committed actions."""
     left = chunks[0][S:]
     inference = Inference(loaded, "libero_all")
     naive = np.abs(chunks[1][0] - left[0])[:7].mean()
@@ -308,7 +308,7 @@ def test_out_of_memory_in_a_guided_pass_halves_the_batch(
 
 
 def calls_otherwise(change: Callable[[Any, dict[str, Any]], Any]) -> Callable[[Any], Any]:
-    """A forward whose five calls of ``dit_forward`` are made by ``change``."""
+    """Return a forward whose five calls of ``dit_forward`` are made by ``change``."""
 
     def forward_of(model: Any) -> Any:
         forward = type(model).forward
@@ -405,7 +405,7 @@ def test_the_policy_takes_a_prefix_in_the_suites_actions(tiny: Path) -> None:
 
 
 class Statistics:
-    """A processor that decodes by its own statistics, other ones at every time index."""
+    """A processor with its own statistics, which differ between time indices."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -438,13 +438,13 @@ def test_actions_are_normalised_by_the_statistics_of_their_place_in_the_new_chun
 
 
 def vectors(largest: float) -> st.SearchStrategy[list[float]]:
-    """Rotation vectors up to an angle, about."""
+    """Return rotation vectors up to about the angle ``largest``."""
     part = st.integers(-1000, 1000).map(lambda n: n / 1000 * largest / math.sqrt(3)) | st.just(1e-9)
     return st.lists(part, min_size=3, max_size=3)
 
 
 def actions_of(preset_name: str, largest: float) -> st.SearchStrategy[np.ndarray]:
-    """(K, A) float32 in the suite's action space."""
+    """Return (K, A) float32 in the suite's action space."""
     any_value = st.floats(-1, 1, width=32)
     if preset_name == "metaworld":
         row = st.lists(any_value, min_size=4, max_size=4)

@@ -1,4 +1,4 @@
-"""Loading a checkpoint of the released shape, and asking it alone and in batches."""
+"""A checkpoint of the released shape: loading, single requests and batches."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def loaded(tiny: Path) -> LoadedCheckpoint:
 
 @pytest.fixture(scope="module")
 def asked() -> list[ModelRequest]:
-    """Requests whose prompts differ in length."""
+    """Return requests whose prompts differ in length."""
     return [libero.build_request(o, "libero_all") for o in observations("libero", 6)]
 
 
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
-    """A checkpoint to damage."""
+    """Return a copy of the checkpoint, to damage."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
@@ -216,7 +216,7 @@ def test_another_transformers_is_named(tiny: Path, suite: Suite, monkeypatch: py
 
 
 def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
-    """What the released server does with a request, step by step."""
+    """Compute a request's chunk step by step as the released server does."""
     from transformers import AutoModel
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -244,7 +244,7 @@ def test_one_request_is_asked_exactly_as_released(
 
 @pytest.fixture
 def drawn(loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The noise that each pass starts from."""
+    """Record the noise that each pass starts from."""
     noises: list[Any] = []
     step = loaded.model.dit_forward
 
@@ -337,7 +337,7 @@ def test_a_model_that_draws_otherwise_is_not_batched(
 
 @pytest.fixture
 def small_memory(loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A device that holds two requests at a time; returns the sizes that were tried."""
+    """Limit the memory to two requests at a time; return the batch sizes that were tried."""
     sizes: list[int] = []
     forward = loaded.model.forward
 

@@ -1,4 +1,4 @@
-"""What the released checkpoints are asked, and what their answers become, against independent computations.
+"""Model requests and converted actions of the released checkpoints, compared with independent computations.
 
 The golden figures were made by the released scripts' own functions from the same observations.
 """

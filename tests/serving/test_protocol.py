@@ -64,7 +64,7 @@ def test_numpy_scalars_survive(dtype: str) -> None:
 
 
 def test_the_bytes_are_openpis() -> None:
-    """As ``openpi_client.msgpack_numpy`` writes them: bytes as keys, the dtype as text, the shape as a list."""
+    """Compare with ``openpi_client.msgpack_numpy``: bytes as keys, the dtype as text, the shape as a list."""
     array, scalar = np.arange(6, dtype="<f4").reshape(2, 3), np.float32(1.5)
     theirs = {
         "a": {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": "<f4", b"shape": (2, 3)},
@@ -205,10 +205,10 @@ def test_a_missing_key_is_named_with_all_that_are_expected(key: str) -> None:
         decode_request(fields, NEEDS)
 
 
-def test_a_broken_offer_is_not_taken_for_a_server_without_the_extension() -> None:
+def test_broken_metadata_are_not_taken_for_a_server_without_the_extension() -> None:
     good = {"suite": "s", "action_size": 2, "observation_spec": NEEDS.to_dict(), "chunk_size": 10}
-    offer = ServerMetadata.from_metadata({"evalkit": good}, "ws://h:1")
-    assert offer is not None and offer.observation_spec == NEEDS
+    found = ServerMetadata.from_metadata({"evalkit": good}, "ws://h:1")
+    assert found is not None and found.observation_spec == NEEDS
     assert ServerMetadata.from_metadata({"evalkit_": good}, "ws://h:1") is None
     with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk_size: is missing"):
         ServerMetadata.from_metadata({"evalkit": {k: v for k, v in good.items() if k != "chunk_size"}}, "ws://h:1")

@@ -41,7 +41,7 @@ STEPS = 30  # max_steps of the split
 
 
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Sequence[str]) -> list[list[object]]:
-    """The adapter's calls in one episode that runs to ``max_steps``."""
+    """Return the adapter's calls in one episode that runs to ``max_steps``."""
     suite = shutil.copytree(SUITES / "pointmass", tmp_path / "pointmass")
     adapter = suite / "adapter.py"
     adapter.write_text(adapter.read_text().replace("import os\n", "import json\nimport os\n") + LOGGED)
