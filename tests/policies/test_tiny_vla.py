@@ -1,4 +1,4 @@
-"""The tiny VLA has the released checkpoints' interface, and its actions depend on the same inputs as a trained model's."""
+"""The tiny VLA has the released checkpoints' interface, and its actions depend on the inputs of a trained model."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_the_mask_is_the_papers() -> None:
 
 
 def overlap_errors(model: LoadedCheckpoint, asked: list[ModelRequest], committed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances to the running chunk at the frozen steps, in standard deviations: naive and guided, (requests, d)."""
+    """Return naive and guided distances (requests, d) to the running chunk's frozen steps, in standard deviations."""
     inference = Inference(model, "libero_all")
     left = [chunk[S:] for chunk in inference.chunks(asked)[:-1]]
     naive = inference.chunks(asked[1:])
@@ -243,7 +243,7 @@ def test_no_prefix_is_the_plain_pass_bit_for_bit(
 def test_with_nothing_committed_the_overlap_still_pulls(
     loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray]
 ) -> None:
-    """Guide at delay 0 as the authors' evaluation does; ignore a prefix of kind ``prefix`` without committed actions."""
+    """Guide at delay 0 as the authors' evaluation does; ignore a ``prefix`` without committed actions."""
     left = chunks[0][S:]
     inference = Inference(loaded, "libero_all")
     naive = np.abs(chunks[1][0] - left[0])[:7].mean()
