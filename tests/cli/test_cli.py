@@ -149,7 +149,7 @@ def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
         (["run", "SUITE", "--checkpoint", "oracle:noise=-1"], "noise: Input should be greater than or equal to 0"),
         (["run", "SUITE", "--episodes", "0"], "--episodes 0: pointmass has 1 to 20 scenes a task"),
         (["run", "SUITE", "--horizon", "0"], "--horizon 0"),
-        (["run", "SUITE", "--delay", "2"], "the world waits for the policy, so there is none"),
+        (["run", "SUITE", "--delay", "2"], "the simulator waits for the policy: remove --delay"),
         (["run", "SUITE", "--resume"], "--resume needs --out DIR"),
         (["run", "SUITE", "--resume", "--out", "nowhere"], "holds no run"),
         (["run", "SUITE", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
