@@ -31,7 +31,7 @@ from evalkit.observation import Observation
 from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, load
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 from evalkit.testing import build_tiny_vla
 
 INSTRUCTIONS = ("pick up the milk", "put both moka pots on the stove", "open the middle drawer of the cabinet")
@@ -45,7 +45,7 @@ def requests(count: int) -> list[ModelRequest]:
         images = {name: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for name in ("agentview", "wrist")}
         state = {"eef_pos": rng.normal(size=3), "eef_quat": np.array([1.0, 0, 0, 0]), "gripper_qpos": np.zeros(2)}
         observation = Observation(INSTRUCTIONS[number % len(INSTRUCTIONS)], images, state)
-        found.append(settings()["libero"].request(observation, "libero_all"))
+        found.append(presets()["libero"].build_request(observation, "libero_all"))
     return found
 
 

@@ -22,7 +22,7 @@ from evalkit.suite import Suite
 _FAMILIES = {"mibot": "evalkit.policies.xiaomi_robotics_0:XiaomiRobotics0"}  # model_type in config.json → policy
 
 
-class Published(Section):
+class PublishedScores(Section):
     """The authors' reported results."""
 
     metric: str = Field(description="name of the metric: success rate (a fraction of 1) or average length")
@@ -56,7 +56,9 @@ class Entry(Section):
         default=None, ge=1, description="length T of its action chunks, control steps; checked against the model"
     )
     parameters: dict[str, Any] = Field(default_factory=dict, description="further parameters of the policy")
-    published: Published | None = Field(default=None, description="the authors' reported results; none by default")
+    published: PublishedScores | None = Field(
+        default=None, description="the authors' reported results; none by default"
+    )
 
     @field_validator("revision")
     @classmethod

@@ -76,7 +76,7 @@ def test_runs_without_a_common_episode_are_compared_unpaired(runs: Path, tmp_pat
 def test_chains_are_compared_by_their_lengths(tmp_path: Path) -> None:
     both = ["here", "there"]
     a = run(tmp_path / "a", RELAY, checkpoint="oracle", episodes=6, splits=both)
-    b = run(tmp_path / "b", RELAY, checkpoint="hold", episodes=6, splits=both)
+    b = run(tmp_path / "b", RELAY, checkpoint="zero", episodes=6, splits=both)
     found = compare(a, b)
     assert found.headline.metric == "average length" and found.headline.to_dict()["a"] == 3
     assert found.headline.to_dict()["difference"] == -3 and found.verdict == "REGRESSION"
@@ -88,7 +88,7 @@ def test_chains_are_compared_by_their_lengths(tmp_path: Path) -> None:
 
 def test_repeats_that_could_not_differ_count_once(tmp_path: Path) -> None:
     a = run(tmp_path / "a", checkpoint="oracle", episodes=3, repeats=2)
-    b = run(tmp_path / "b", checkpoint="hold", episodes=3, repeats=2)
+    b = run(tmp_path / "b", checkpoint="zero", episodes=3, repeats=2)
     head = compare(a, b).headline.contrast
     assert (head.n, head.n_effective, head.only_a) == (24, 12, 12)
 

@@ -74,7 +74,7 @@ def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]
     ("arguments", "message"),
     [
         (["--delay", "0,7"], "must have d <= s"),
-        (["--delay", "fast"], "--delay: 'fast' is no delay"),
+        (["--delay", "fast"], "--delay: 'fast' is not a delay"),
         (["--delay", ","], "name one delay at least"),
         (["--delay", "1,1"], "name each once"),
         (["--execution", "sync"], "a sweep compares hold, naive"),

@@ -53,7 +53,7 @@ def test_bad_names_and_parameters_are_refused(pointmass: str, text: str, message
         Entry(summary="", policy="no.such.module:Policy"),
         Entry(summary="", policy="evalkit.policies.scripted:Nobody"),
         Entry(summary="", policy="builtins:len"),
-        Entry(summary="", policy="evalkit.policies.scripted:Hold", suites=["libero"]),
+        Entry(summary="", policy="evalkit.policies.scripted:Zero", suites=["libero"]),
     ],
 )
 def test_a_checkpoint_that_cannot_be_built_is_explained(pointmass: str, entry: Entry) -> None:
@@ -66,8 +66,10 @@ def test_a_checkpoint_that_cannot_be_built_is_explained(pointmass: str, entry: E
 def test_code_that_ends_the_process_is_a_problem_of_the_policy(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    code = "import sys\n" + ("sys.exit(0)" if where == "module" else "from evalkit.policies.scripted import Look\n")
-    code += "def Mine(suite, parameters: Look):\n    sys.exit(0)\n" if where == "factory" else ""
+    code = "import sys\n" + (
+        "sys.exit(0)" if where == "module" else "from evalkit.policies.scripted import ScriptedParameters\n"
+    )
+    code += "def Mine(suite, parameters: ScriptedParameters):\n    sys.exit(0)\n" if where == "factory" else ""
     (tmp_path / f"ends_{where}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PolicyProblem, match="SystemExit"):
@@ -77,11 +79,11 @@ def test_code_that_ends_the_process_is_a_problem_of_the_policy(
 def test_a_users_parameter_called_name_is_the_users(pointmass: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("sized")
     code = """
-from evalkit.policies.scripted import Hold, Look
-class Parameters(Look):
+from evalkit.policies.scripted import ScriptedParameters, Zero
+class Parameters(ScriptedParameters):
     name: str = "small"
 def Mine(suite, parameters: Parameters):
-    policy = Hold(suite, parameters)
+    policy = Zero(suite, parameters)
     policy.name = parameters.name
     return policy
 """
@@ -107,7 +109,7 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, messa
 
 
 def test_splits_that_do_not_exist_are_named(pointmass: str) -> None:
-    entry = Entry(summary="", policy="evalkit.policies.scripted:Hold", splits={"pointmass": ["near", "nowhere"]})
+    entry = Entry(summary="", policy="evalkit.policies.scripted:Zero", splits={"pointmass": ["near", "nowhere"]})
     with pytest.raises(UsageError, match=r"splits\.pointmass: no split 'nowhere'; there are: near, far"):
         Checkpoint("mine", entry).build(load_suite(pointmass))
 
@@ -136,7 +138,7 @@ def test_the_oracle_returns_the_plan_and_hold_holds(pointmass: str) -> None:
     suite = load_suite(pointmass)
     plan = np.linspace(-1, 1, 20, dtype=np.float32).reshape(10, 2)
     assert (find_checkpoint("oracle").build(suite).act([request_at(0, plan=plan)])[0] == plan).all()
-    assert not find_checkpoint("hold").build(suite).act([request_at(0)])[0].any()
+    assert not find_checkpoint("zero").build(suite).act([request_at(0)])[0].any()
 
 
 def test_only_a_policy_that_looks_asks_for_cameras(pointmass: str) -> None:

@@ -232,11 +232,11 @@ def test_looking_every_tenth_step_costs_a_sixth_of_looking_every_step() -> None:
 
 def test_what_does_not_exist_is_said(modules: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="1 to 1000 scenes"):
-        played(tmp_path, checkpoint="hold", episodes=1001)
+        played(tmp_path, checkpoint="zero", episodes=1001)
     outside = "CALVIN has sequences 0 to 999, not 1000"
     assert in_the_environment("outside", scenes=[1000])["answers"] == [outside]
     with pytest.raises(UsageError, match="fly_to_the_moon"):
-        played(tmp_path, checkpoint="hold", tasks=["fly_to_the_moon"])
+        played(tmp_path, checkpoint="zero", tasks=["fly_to_the_moon"])
     moves = importlib.import_module(f"{modules[0].__package__}.moves")
     with pytest.raises(Exception, match="does not know the sub-task 'fly_to_the_moon'"):
         moves.moves("fly_to_the_moon", None)
@@ -252,7 +252,7 @@ def _copied(modules: Any, target: Path) -> Path:
 
 
 def _hold(out: Path, **options: Any) -> list[dict[str, Any]]:
-    return played(out, checkpoint="hold", episodes=1, workers=1, **options)
+    return played(out, checkpoint="zero", episodes=1, workers=1, **options)
 
 
 def test_missing_parts_are_named_before_the_first_episode(
@@ -292,7 +292,7 @@ def test_another_commit_is_refused(modules: Any, tmp_path: Path, monkeypatch: py
 def test_the_renderer_is_chosen_once_and_a_broken_one_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeing: dict[str, Any] = {"checkpoint": "hold:cameras=all", "episodes": 1, "workers": 1}
+    seeing: dict[str, Any] = {"checkpoint": "zero:cameras=all", "episodes": 1, "workers": 1}
     monkeypatch.setenv("EVALKIT_CALVIN_RENDERER", "vulkan")
     with pytest.raises(EnvironmentProblem, match="EVALKIT_CALVIN_RENDERER=vulkan: it must be egl or tiny"):
         hurried(tmp_path / "run", **seeing)
