@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import get_args
 
 import pytest
 from support.paths import REPOSITORY
 
 from evalkit.records.folder import RunFolder
+from evalkit.worker import messages
 
 TEXT = (REPOSITORY / "ARCHITECTURE.md").read_text()
 PACKAGE = REPOSITORY / "evalkit"
@@ -34,6 +36,11 @@ def test_every_arrow_of_the_diagram_names_a_function() -> None:
     assert diagram
     arrows = [line for line in diagram[1].splitlines() if re.search(r"-->>|->>", line)]
     assert len(arrows) > 10 and all("::" in arrow for arrow in arrows)
+
+
+def test_it_names_every_message() -> None:
+    both = (*get_args(messages.HostMessage), *get_args(messages.WorkerMessage))
+    assert len(both) > 10 and not {message.__name__ for message in both if f"`{message.__name__}`" not in TEXT}
 
 
 def test_its_layers_are_those_of_the_import_contract() -> None:

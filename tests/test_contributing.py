@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.commands import invoke
 from support.paths import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text()
@@ -54,30 +57,51 @@ def write_files(heading: str, folder: Path) -> None:
                 target.write_text(target.read_text().replace(before, after))
 
 
-def follow(heading: str, folder: Path, package: Path = REPOSITORY) -> None:
+def follow(heading: str, folder: Path, run: Callable[[str], str]) -> None:
     """Writes a section's files, runs its commands and looks for the output it shows after them."""
     write_files(heading, folder)
     output = ""
     for block in blocks(heading):
         if block.language == "sh":
-            output = "".join(run(command, folder, package) for command in block.content.splitlines())
+            output = "".join(re.sub(r"[ \t]+", " ", run(command)) for command in block.content.splitlines())
         elif block.language == "text":
             for line in block.content.splitlines():
                 assert line in output, f"{line!r} is not in\n{output}"
 
 
-def run(command: str, folder: Path, package: Path) -> str:
-    """The output of a command that must succeed, with runs of spaces made one."""
+def here(command: str) -> str:
+    """The output of a command that must succeed; one of evalkit's runs in this process."""
+    program, *arguments = shlex.split(command)
+    if program != "evalkit":
+        return elsewhere(command, Path.cwd(), REPOSITORY)
+    result = invoke(*arguments)
+    assert result.exit_code == 0, f"{command}\n{result.output}"
+    return str(result.output)
+
+
+def elsewhere(command: str, folder: Path, package: Path) -> str:
+    """The output of a command that must succeed, in another folder and with another copy of the package."""
     environment = {
         **os.environ,
-        "COLUMNS": "120",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(package),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     result = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return re.sub(r"[ \t]+", " ", result.stdout + result.stderr)
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -100,23 +124,23 @@ def check_style(heading: str, folder: Path) -> None:
         assert changed and result.returncode == 0, result.stdout
 
 
-def test_a_suite_from_an_empty_folder(tmp_path: Path) -> None:
-    follow("Add a suite", tmp_path)
+def test_a_suite_from_an_empty_folder(empty: Path) -> None:
+    follow("Add a suite", empty, here)
 
 
-def test_a_policy_beside_a_checkpoint_file(tmp_path: Path) -> None:
-    write_files("Add a suite", tmp_path)
-    follow("Add a policy", tmp_path)
+def test_a_policy_beside_a_checkpoint_file(empty: Path) -> None:
+    write_files("Add a suite", empty)
+    follow("Add a policy", empty, here)
 
 
 def test_an_importer_in_a_checkout(checkout: Path) -> None:
-    follow("Add an importer", checkout, package=checkout)
+    follow("Add an importer", checkout, lambda command: elsewhere(command, checkout, checkout))
     check_style("Add an importer", checkout)
 
 
 def test_an_execution_in_a_checkout(checkout: Path) -> None:
     write_files("Add a suite", checkout)
-    follow("Add an execution", checkout, package=checkout)
+    follow("Add an execution", checkout, lambda command: elsewhere(command, checkout, checkout))
     check_style("Add an execution", checkout)
 
 
