@@ -124,6 +124,7 @@ def check_style(heading: str, folder: Path) -> None:
         assert changed and result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 def test_a_suite_from_an_empty_folder(empty: Path) -> None:
     follow("Add a suite", empty, here)
 
@@ -133,11 +134,13 @@ def test_a_policy_beside_a_checkpoint_file(empty: Path) -> None:
     follow("Add a policy", empty, here)
 
 
+@pytest.mark.slow
 def test_an_importer_in_a_checkout(checkout: Path) -> None:
     follow("Add an importer", checkout, lambda command: elsewhere(command, checkout, checkout))
     check_style("Add an importer", checkout)
 
 
+@pytest.mark.slow
 def test_an_execution_in_a_checkout(checkout: Path) -> None:
     write_files("Add a suite", checkout)
     follow("Add an execution", checkout, lambda command: elsewhere(command, checkout, checkout))

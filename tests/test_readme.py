@@ -21,9 +21,9 @@ ELSEWHERE = {
     "make test": "runs these tests",
     "pip install -e .": "is how the environment of these tests was made",
     "pip install -e '.[xiaomi]'": "likewise",
-    "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "test_workflow.py runs it",
-    "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "test_import_xiaomi.py runs it",
-    "evalkit table results/runs/released --published": "needs the run before; test_published.py runs it",
+    "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "tests/test_workflow.py runs it",
+    "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "tests/importers/test_xiaomi.py runs it",
+    "evalkit table results/runs/released --published": "needs the run before; tests/analysis/test_published.py runs it",
 }
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
