@@ -22,8 +22,8 @@ ELSEWHERE = {
     "pip install -e .": "is how the environment of these tests was made",
     "pip install -e '.[xiaomi]'": "likewise",
     "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "tests/test_workflow.py runs it",
-    "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "tests/importers/test_xiaomi.py runs it",
-    "evalkit table results/runs/released --published": "needs the run before; tests/analysis/test_published.py runs it",
+    "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "tests/importers runs it",
+    "evalkit table results/runs/released --published": "needs the run before; tests/analysis runs it",
 }
 
 
