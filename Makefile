@@ -42,7 +42,9 @@ quick: $(VENV)/installed-dev lint
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "evalkit needs Python 3.10 or later: make PYTHON=python3.11 demo")'
