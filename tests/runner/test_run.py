@@ -97,7 +97,7 @@ def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None
     play(pointmass, tmp_path, checkpoint="zero", tasks=["hangs"], episodes=3, worker_timeout_s=1.5, workers=2)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
     assert records[1].error is not None and records[1].error["kind"] == "hang"
-    assert "said nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
+    assert "sent nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
 
 
 def test_a_simulator_that_always_dies_ends_the_run(
