@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import POINTMASS
+from support.runs import run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
@@ -14,6 +15,25 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 def pointmass() -> str:
     """The folder of the tiny suite, as one would name it on the command line."""
     return POINTMASS
+
+
+@pytest.fixture(scope="session")
+def oracle_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle's run of the point mass's whole protocol, 16 episodes. Shared: change a copy (support.runs.kept)."""
+    return run(tmp_path_factory.mktemp("shared") / "oracle", checkpoint="oracle", episodes=None)
+
+
+@pytest.fixture(scope="session")
+def long_oracle_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle on all 20 scenes of each of the point mass's four tasks, in two splits. Shared: change a copy."""
+    return run(tmp_path_factory.mktemp("shared") / "long-oracle", checkpoint="oracle", episodes=20)
+
+
+@pytest.fixture(scope="session")
+def noisy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run like ``long_oracle_run`` of a worse checkpoint, with videos of its failures. Shared: change a copy."""
+    out = tmp_path_factory.mktemp("shared") / "noisy"
+    return run(out, checkpoint="oracle-noisy:noise=1.5", episodes=20, video="failures")
 
 
 @pytest.fixture(scope="session")

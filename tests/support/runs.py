@@ -14,6 +14,7 @@ from support.paths import POINTMASS
 
 
 def run(out: Path, suite: str = POINTMASS, **options: Any) -> Path:
+    """Play a run; return its folder."""
     return play(RunOptions(suite, out=out, **{"workers": 1, "episodes": 20, **options}), Silent())
 
 
