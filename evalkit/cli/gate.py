@@ -125,7 +125,7 @@ def gate(
                     max_error_rate,
                 )
             except ValueError as error:
-                raise UsageError(f"--{error}".replace("_", "-", 1)) from error
+                raise UsageError(f"--{error}".replace("_", "-")) from error
 
             def announce(forecast: GateForecast) -> None:
                 gates.show_forecast(forecast, err)

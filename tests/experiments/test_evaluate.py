@@ -33,7 +33,7 @@ def test_a_function_is_evaluated(pointmass: str, tmp_path: Path) -> None:
     assert summary.finished == summary.planned > 0 and not summary.errors
     checkpoint = read_manifest(summary.folder).checkpoint
     assert checkpoint["id"] == "step-1000" and checkpoint["parameters"] == {"step": 1000}
-    assert checkpoint["policy"].endswith(":towards_the_goal") and checkpoint["chunk"] == 1
+    assert checkpoint["policy"].endswith(":towards_the_goal") and checkpoint["chunk_size"] == 1
     assert checkpoint["observation_spec"]["cameras"] == ["above"]
 
 

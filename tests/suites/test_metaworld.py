@@ -73,20 +73,20 @@ sys.path.append({str(package_folder().parent)!r})
 import metaworld, numpy as np
 from evalkit.adapter import Setup
 from evalkit.episode import Episode
-from evalkit.observation import Needs
+from evalkit.observation import ObservationSpec
 from suite.adapter import build
 benchmark = metaworld.MT1("drawer-open-v3", seed=42)
 theirs = benchmark.train_classes["drawer-open-v3"](render_mode="rgb_array", camera_name="corner2")
 theirs.set_task(benchmark.train_tasks[3])
 theirs.model.cam_pos[2] = [0.75, 0.075, 0.7]
 theirs.reset()
-needs = Needs(cameras=("corner2",))
+spec = ObservationSpec(cameras=("corner2",))
 ours = build(Setup(json.loads({json.dumps(json.dumps(suite))}), needs))
 ours.reset(Episode("metaworld", "easy", "drawer-open-v3", 3, 42))
 same = []
 for step in range(20):
     if step % 5 == 0:
-        image = ours.look(needs).images["corner2"]
+        image = ours.observe(spec).images["corner2"]
         same.append(bool((image == np.flip(theirs.render(), (0, 1))).all() and image.std() > 10))
     theirs.step(np.float32([0.5, 0.3, -0.4, 1]))
     ours.step(np.float32([0.5, 0.3, -0.4, 1]), observe=True)
