@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, StringConstraints, model_validator
 
 from evalkit.documents import Section, parse, read_yaml
 from evalkit.episode import Episode
@@ -163,7 +163,20 @@ class Suite(BaseModel):
     chain: int | None = Field(
         None, gt=0, description="sub-tasks in a row that an episode asks for; its measure is then how many are solved"
     )
-    oracle: list[str] = Field([], description="splits whose tasks the scripted expert knows")
+    oracle: list[str] = Field([], description="splits whose tasks the scripted oracle knows")
+
+    _folder: Path = PrivateAttr(Path())
+    _reference: str = PrivateAttr("")
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds ``suite.yaml`` and ``adapter.py``."""
+        return self._folder
+
+    @property
+    def reference(self) -> str:
+        """The name or folder by which the user referred to the suite, for commands in messages."""
+        return self._reference
 
     @model_validator(mode="after")
     def _names_exist(self) -> Suite:
@@ -260,8 +273,14 @@ def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
     return {k: without_meanings(v) for k, v in suite.items() if k not in described}
 
 
-def load_suite(name: str) -> Suite:
-    """Reads a suite by name or folder. Raises UsageError that names the file and the field at fault."""
+def load_suite(name: str | Suite) -> Suite:
+    """Read a suite by its name or folder; return a Suite as it is.
+
+    Raises:
+        UsageError: names the file and the field at fault.
+    """
+    if isinstance(name, Suite):
+        return name
     folder = suite_folder(name)
     content = read_yaml(folder / "suite.yaml")
     if (folder / "tasks.yaml").is_file():
@@ -271,7 +290,9 @@ def load_suite(name: str) -> Suite:
             if not isinstance(section, dict):
                 raise UsageError(f"{folder / 'tasks.yaml'}: split {split!r} is not in suite.yaml")
             section["tasks"] = tasks
-    return parse(Suite, content, folder / "suite.yaml")
+    suite = parse(Suite, content, folder / "suite.yaml")
+    suite._folder, suite._reference = folder, name
+    return suite
 
 
 def suite_digest(folder: Path) -> str:

@@ -61,7 +61,7 @@ def suites() -> list[dict[str, Any]]:
                 "title": suite.title,
                 "summary": suite.summary,
                 "splits": {split: len(section.tasks) for split, section in suite.splits.items()},
-                "ready": Environment.of(suite, name).ready,
+                "ready": Environment.of(suite).ready,
             }
         )
     return rows

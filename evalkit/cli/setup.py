@@ -36,7 +36,7 @@ def setup(
             use_source(loaded, source)
         if assets is not None:
             set_assets(loaded, assets)
-        environment = Environment.of(loaded, suite)
+        environment = Environment.of(loaded)
 
         def say(text: str) -> None:
             err.print(text, highlight=False, soft_wrap=True)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import UsageError
-from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policy import Policy, Request
 from evalkit.records.journal import Record, read_journal
+from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
-from evalkit.runner.run import Candidate, RunOptions, default_workers, run_candidate
-from evalkit.suite import load_suite
+from evalkit.runner.resolve import default_workers, resolve_run
+from evalkit.runner.run import open_candidate, run_candidate
+from evalkit.setup.installed import InstalledSuite
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,22 @@ def bench(
     Raises:
         EvalkitError: see :mod:`evalkit.errors`.
     """
-    suite = load_suite(options.suite)
-    checkpoint = find_checkpoint(options.checkpoint or suite.default.checkpoint, options.checkpoint_file)
+    installed = InstalledSuite.find(options.suite)
+    suite = installed.suite
     splits = list(options.splits) or (suite.default.splits or list(suite.splits))[:1]
     tasks = list(options.tasks) or [next(iter(suite.splits[splits[0]].tasks))] if splits[0] in suite.splits else []
     found, latencies = [], []
-    policy = checkpoint.build(suite)
-    try:
+    with open_candidate(suite, options) as candidate:
         for count in workers or sorted({1, default_workers()}):
-            timed = Timed(policy)
-            candidate = Candidate(checkpoint.id, timed, checkpoint.identity(), checkpoint.entry.splits)
+            timed = Timed(candidate.policy)
             with tempfile.TemporaryDirectory(prefix="evalkit-bench-") as folder:
                 one = replace(options, splits=splits, tasks=tasks, workers=count, out=Path(folder) / "run", shuffle=0)
+                run = resolve_run(one, installed, replace(candidate, policy=timed))
                 with progress(count) as shown:  # type: ignore[attr-defined]  # every display is a context manager
-                    run = run_candidate(suite, candidate, one, shown)
-                found.append(_throughput(list(read_journal(run).values()), timed, count))
-            latencies += [
-                1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1
-            ]  # the first warms up
-    finally:
-        policy.close()
+                    run_candidate(run, shown)
+                found.append(_throughput(list(read_journal(run.folder.root).values()), timed, count))
+            single = [1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1]  # the first warms up
+            latencies += single
     if trace is not None:
         if not latencies:
             raise UsageError(f"--trace {trace}: no request was asked alone; add --workers 1")

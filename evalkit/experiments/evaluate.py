@@ -25,10 +25,13 @@ from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import UsageError
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Policy, Request, Spec
+from evalkit.runner.options import Candidate, RunOptions, Video
 from evalkit.runner.progress import Silent
-from evalkit.runner.recorder import Progress, Video
-from evalkit.runner.run import Candidate, RunOptions, run_candidate
-from evalkit.suite import load_suite
+from evalkit.runner.recorder import Progress
+from evalkit.runner.resolve import resolve_run
+from evalkit.runner.run import run_candidate
+from evalkit.setup.installed import InstalledSuite
+from evalkit.suite import Suite, load_suite
 
 
 class FunctionPolicy:
@@ -49,7 +52,7 @@ class FunctionPolicy:
 def evaluate(
     policy: Policy | Callable[[Observation], np.ndarray],
     *,
-    suite: str | Path,
+    suite: str | Path | Suite,
     splits: str | Sequence[str] = (),
     tasks: str | int | Sequence[str | int] = (),
     episodes: int | None = None,
@@ -72,7 +75,7 @@ def evaluate(
     Args:
         policy: a function from an observation to a chunk (T, A) of float32 actions, or an object with the interface of
             :class:`evalkit.policy.Policy`, which is asked in batches. It stays open.
-        suite: a suite's name, or its folder; set up with ``evalkit setup SUITE``.
+        suite: a suite's name, its folder, or a Suite; set up with ``evalkit setup SUITE``.
         splits: names of splits; the suite's default ones where empty.
         tasks: names or numbers of tasks; all where empty.
         episodes: scenes per task; as the protocol has it where None.
@@ -97,8 +100,7 @@ def evaluate(
     Raises:
         EvalkitError: see :mod:`evalkit.errors`.
     """
-    suite = str(suite)
-    loaded = load_suite(suite)
+    loaded = load_suite(str(suite) if isinstance(suite, Path) else suite)
     _check_metadata(metadata)
     if not re.fullmatch(r"[^/\\\s.][^/\\\n]*", name):
         raise UsageError(f"name: {name!r} names the run's folder, so it must have no slash and begin with no dot")
@@ -120,7 +122,7 @@ def evaluate(
     if video not in get_args(Video):
         raise UsageError(f"video: {video!r} is none of {', '.join(get_args(Video))}")
     options = RunOptions(
-        suite=suite,
+        suite=loaded,
         splits=_names(splits),
         tasks=_names(tasks),
         episodes=episodes,
@@ -132,7 +134,8 @@ def evaluate(
         out=None if out is None else Path(out),
         resume=resume,
     )
-    return summarize(run_candidate(loaded, candidate, options, Silent() if progress is None else progress))
+    installed = InstalledSuite.find(loaded)
+    return summarize(run_candidate(resolve_run(options, installed, candidate), Silent() if progress is None else progress))
 
 
 def _names(given: str | int | Sequence[str | int]) -> list[str]:

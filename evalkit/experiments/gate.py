@@ -15,8 +15,9 @@ from evalkit.experiments.gate_order import GateOrder, Rounds, Unit, planned_orde
 from evalkit.records.comparability import check_comparable
 from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import Manifest, read_manifest
+from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
-from evalkit.runner.run import RunOptions, play
+from evalkit.runner.run import play
 from evalkit.stats.sequential import ErrorRates, SplitTests, interval
 from evalkit.suite import Headline, load_suite
 

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 from evalkit.analysis.pairs import Side, paired, side
 from evalkit.analysis.summary import summarize
 from evalkit.errors import UsageError
-from evalkit.execution.delay import Delay
-from evalkit.execution.resolve import resolve_execution
 from evalkit.execution.strategies import EXECUTORS
-from evalkit.policies.checkpoint import find_checkpoint
-from evalkit.policy import Policy
 from evalkit.records.folder import RunFolder
+from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
-from evalkit.runner.run import Candidate, RunOptions, default_folder, run_candidate
+from evalkit.runner.resolve import default_folder, resolve_run
+from evalkit.runner.run import open_candidate, run_candidate
+from evalkit.setup.installed import InstalledSuite
 from evalkit.stats.contrasts import paired_verdicts
-from evalkit.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,33 +61,23 @@ def sweep(
     Raises:
         EvalkitError: see :mod:`evalkit.errors`.
     """
-    suite = load_suite(options.suite)
-    name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
-    checkpoint = find_checkpoint(name, options.checkpoint_file).having(options.settings)
     for execution in executions:
         if execution not in EXECUTORS or execution == BASELINE:
             known = ", ".join(e for e in EXECUTORS if e != BASELINE)
             raise UsageError(f"--execution {execution}: a sweep compares {known} with {BASELINE}")
-    policy = checkpoint.build(suite)
-    try:
-        out = options.out or default_folder(suite, f"{checkpoint.id}-sweep")
-        horizon = max(1, policy.spec.chunk_size // 2) if options.horizon is None else options.horizon
+    installed = InstalledSuite.find(options.suite)
+    suite = installed.suite
+    with open_candidate(suite, options) as candidate:
+        out = options.out or default_folder(suite, f"{candidate.id}-sweep")
+        chunk_size = candidate.policy.spec.chunk_size
+        horizon = max(1, chunk_size // 2) if options.horizon is None else options.horizon
         cells = list(_cells(out, executions, delays))
-        _check(suite, policy, cells, horizon)
-        candidate = Candidate(checkpoint.id, policy, checkpoint.identity(), checkpoint.entry.splits)
-        for cell in cells:
-            one = replace(
-                options,
-                execution=cell.execution,
-                delay=None if cell.execution == BASELINE else cell.delay,
-                horizon=horizon,
-                out=cell.folder,
-                resume=options.resume and RunFolder(cell.folder).is_run,
-            )
+        if len({cell.folder for cell in cells}) < len(cells):
+            raise UsageError("--delay, --execution: name each once")
+        runs = [resolve_run(_options_of(cell, options, horizon), installed, candidate) for cell in cells]
+        for cell, run in zip(cells, runs, strict=True):
             with progress(cell.title) as shown:  # type: ignore[attr-defined]  # every display is a context manager
-                run_candidate(suite, candidate, one, shown)
-    finally:
-        policy.close()
+                run_candidate(run, shown)
     return out, table_of(cells)
 
 
@@ -124,18 +112,15 @@ def _cells(out: Path, executions: Sequence[str], delays: Sequence[str]) -> Itera
             yield Cell(execution, delay, out / f"{execution}-{label}")
 
 
-def _check(suite: Suite, policy: Policy, cells: Sequence[Cell], horizon: int) -> None:
-    """Refuses a sweep of which a part could not run."""
-    for cell in cells:
-        if cell.execution in ("prefix", "rtc") and cell.execution not in policy.spec.supported_prefixes:
-            raise UsageError(f"--execution {cell.execution}: this checkpoint takes no account of the running chunk so")
-        try:
-            delay = Delay() if cell.execution == BASELINE else Delay.parse(cell.delay)
-        except ValueError as error:
-            raise UsageError(f"--delay: {error}") from error
-        resolve_execution(cell.execution, policy.spec.chunk_size, suite.control_hz, horizon, delay)
-    if len({cell.folder for cell in cells}) < len(cells):
-        raise UsageError("--delay, --execution: name each once")
+def _options_of(cell: Cell, options: RunOptions, horizon: int) -> RunOptions:
+    return replace(
+        options,
+        execution=cell.execution,
+        delay=None if cell.execution == BASELINE else cell.delay,
+        horizon=horizon,
+        out=cell.folder,
+        resume=options.resume and RunFolder(cell.folder).is_run,
+    )
 
 
 def _difference(base: Side, other: Side) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from evalkit.execution import Execution
 from evalkit.locations import home_folder
 from evalkit.observation import ObservationSpec
 from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
+from evalkit.records.folder import RunFolder
 from evalkit.runner.process import WorkerConfig, WorkerProcess
-from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
-from evalkit.setup.sources import checkouts
-from evalkit.suite import Suite, load_suite
+from evalkit.setup.installed import InstalledSuite
+from evalkit.suite import load_suite
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,21 @@ class Check:
 
 
 def check_suite(name: str) -> list[Check]:
-    """Looks a suite through, with and without images. Raises UsageError for a suite that does not exist."""
+    """Check a suite, without and with images. Raises UsageError for a suite that does not exist."""
     suite = load_suite(name)
-    environment = Environment.of(suite, name)
+    environment = Environment.of(suite)
     if not environment.ready:
         return [Check("environment", False, f"not built: run `evalkit setup {name}`")]
-    where = environment.folder or "evalkit's own environment"
-    checks = [Check("environment", True, str(where))]
+    checks = [Check("environment", True, str(environment.folder or "evalkit's own environment"))]
     try:
-        checks += _ask(suite, environment, video_camera=None)
+        installed = InstalledSuite.find(suite)
+        checks += _probe(installed, video_camera=None)
     except EnvironmentProblem as error:
         return [*checks, Check("simulator", False, str(error))]
     if suite.video is not None:
         try:
             known = {check.seen for check in checks}
-            checks += [
-                c for c in _ask(suite, environment, video_camera=suite.video.camera) if c.ok or c.seen not in known
-            ]
+            checks += [c for c in _probe(installed, suite.video.camera) if c.ok or c.seen not in known]
         except EnvironmentProblem as error:
             checks.append(Check("images", False, str(error)))
     return checks
@@ -76,20 +74,11 @@ def _models() -> Check:
     return Check("models", True, f"{versions}, {device}, {flash}")
 
 
-def _ask(suite: Suite, environment: Environment, video_camera: str | None) -> list[Check]:
-    """What a worker finds, without (``film`` None) or with images."""
-    tasks = [(split, task) for split, section in suite.splits.items() for task in section.tasks]
-    with tempfile.TemporaryDirectory() as logs:
-        config = WorkerConfig(
-            suite=suite,
-            environment=environment,
-            observation_spec=ObservationSpec(),
-            execution=Execution("sync", 1),
-            video_camera=video_camera,
-            assets=assets_folder(suite),
-            sources=checkouts(suite),
-            logs=Path(logs),
-        )
+def _probe(installed: InstalledSuite, video_camera: str | None) -> list[Check]:
+    """Return a worker's findings, without images if ``video_camera`` is None."""
+    tasks = [(split, task) for split, section in installed.suite.splits.items() for task in section.tasks]
+    with tempfile.TemporaryDirectory() as folder:
+        config = WorkerConfig(installed, ObservationSpec(), Execution("sync", 1), video_camera, RunFolder(Path(folder)))
         worker = WorkerProcess(config, 0)
         try:
             ready = worker.wait_ready()
@@ -97,10 +86,10 @@ def _ask(suite: Suite, environment: Environment, video_camera: str | None) -> li
         finally:
             worker.kill()
     what = "images" if video_camera else "simulator"
-    problems = [Check(what, False, problem) for problem in found["problems"]]
+    problems = [Check(what, False, problem) for problem in found.problems]
     if video_camera:
-        gl = found["metadata"].get("gl", {})
+        gl = found.metadata.get("gl", {})
         return problems or [Check(what, True, ", ".join(f"{k} {v}" for k, v in gl.items()) or "rendered")]
-    versions = ", ".join(f"{name} {version}" for name, version in ready["versions"].items())
-    warnings = [Check("comparable", True, f"no: {reason}") for reason in found["incomparable"]]
-    return [*(problems or [Check(what, True, f"Python {ready['python']}, {versions}")]), *warnings]
+    versions = ", ".join(f"{name} {version}" for name, version in ready.versions.items())
+    doubts = [Check("comparable", True, f"no: {reason}") for reason in found.incomparable]
+    return [*(problems or [Check(what, True, f"Python {ready.python}, {versions}")]), *doubts]

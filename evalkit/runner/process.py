@@ -7,68 +7,84 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.execution import Execution
 from evalkit.locations import package_folder
 from evalkit.observation import ObservationSpec
-from evalkit.setup.environment import Environment
-from evalkit.setup.sources import Checkout
+from evalkit.records.folder import RunFolder
+from evalkit.setup.installed import InstalledSuite
 from evalkit.suite import Suite
+from evalkit.worker import messages
+from evalkit.worker.messages import Configure, Failed, Probed, ProbeTasks, Ready, Stop
 from evalkit.worker.wire import Channel, Closed, TimedOut
 
+if TYPE_CHECKING:
+    from evalkit.runner.resolve import ResolvedRun
+
+_Expected = TypeVar("_Expected", Ready, Probed)
 _LEAVE_S = 3.0  # how long workers may take to end by themselves
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Everything a worker is started with; the same for every worker of a run.
+    """The settings that every worker of a run starts with.
 
     Attributes:
-        suite: the suite.
-        environment: where it runs.
-        needs: what the policy looks at.
-        execution: how chunks become control steps.
-        film: the camera of the run's videos, or None.
-        assets: the suite's asset folder, or None.
-        sources: the suite's checkouts of upstream code.
-        logs: folder for what the simulators print.
-        patience_s: a worker that owes a message for so long has hung.
+        installed: the suite, its environment, assets and sources.
+        observation_spec: the policy's inputs.
+        execution: the way from chunks to control steps.
+        video_camera: the camera of the run's videos, or None.
+        folder: the run's folder, for the logs.
+        worker_timeout_s: seconds of silence after which a worker counts as hung.
     """
 
-    suite: Suite
-    environment: Environment
+    installed: InstalledSuite
     observation_spec: ObservationSpec
     execution: Execution
     video_camera: str | None
-    assets: Path | None
-    sources: Mapping[str, Checkout]
-    logs: Path
+    folder: RunFolder
     worker_timeout_s: float = 300.0
+
+    @classmethod
+    def of(cls, run: ResolvedRun) -> WorkerConfig:
+        """Return the settings of a run's workers."""
+        spec = run.candidate.policy.spec.observation_spec
+        return cls(run.installed, spec, run.execution, run.video_camera, run.folder, run.worker_timeout_s)
+
+    @property
+    def suite(self) -> Suite:
+        """The suite."""
+        return self.installed.suite
 
     @property
     def renders(self) -> bool:
-        """Whether workers will be asked for images."""
+        """True if the workers render images, for the policy or for videos."""
         return bool(self.observation_spec.cameras) or self.video_camera is not None
 
-    def message(self) -> dict[str, Any]:
-        """The worker's first message."""
-        return {
-            "type": "configure",
-            "suite": self.suite.to_message(),
-            "folder": str(self.environment.source),
-            "observation_spec": self.observation_spec.to_dict(),
-            "execution": self.execution.to_dict(),
-            "video_camera": self.video_camera,
-            "assets": str(self.assets) if self.assets else None,
-            "sources": {name: str(checkout.folder) for name, checkout in self.sources.items()},
-            "versions": self.suite.environment.versions,
-        }
+    @property
+    def frame_every(self) -> int:
+        """Control steps between two frames of a video; 0 without videos."""
+        if self.video_camera is None or self.suite.video is None:
+            return 0
+        return max(1, round(self.suite.control_hz / self.suite.video.fps))
+
+    def message(self) -> Configure:
+        """Return a worker's first message."""
+        return Configure(
+            suite=self.suite.to_message(),
+            folder=str(self.suite.folder),
+            observation_spec=self.observation_spec,
+            execution=self.execution,
+            video_camera=self.video_camera,
+            assets=str(self.installed.assets) if self.installed.assets else None,
+            sources={name: str(checkout.folder) for name, checkout in self.installed.sources.items()},
+            versions=self.suite.environment.versions,
+        )
 
 
 class WorkerProcess:
@@ -81,15 +97,16 @@ class WorkerProcess:
         """Starts the process and sends its configuration; the reply is for :meth:`greet`."""
         self.number = number
         self._suite = config.suite.name
-        self._log = config.logs / f"worker-{number}.log"
+        self._log = config.folder.worker_log(number)
         self._worker_timeout_s = config.worker_timeout_s
-        config.logs.mkdir(parents=True, exist_ok=True)
+        config.folder.logs.mkdir(parents=True, exist_ok=True)
+        environment = config.installed.environment
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    str(config.environment.python),
+                    str(environment.python),
                     "-I",
                     str(package_folder() / "worker" / "_bootstrap.py"),
                     str(theirs.fileno()),
@@ -98,32 +115,32 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=config.environment.variables(config.suite, config.renders),
+                env=environment.variables(config.suite, config.renders),
                 start_new_session=True,  # Ctrl-C is for the host, which then stops its workers
             )
         ours.settimeout(config.worker_timeout_s)
         self.channel = Channel(ours)
         with contextlib.suppress(Closed):  # then greet finds it gone and says why
-            self.channel.send(config.message())
+            messages.send(self.channel, config.message())
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
 
-    def wait_ready(self) -> dict[str, Any]:
-        """Waits for the worker to be configured; returns its ``ready`` message.
+    def wait_ready(self) -> Ready:
+        """Wait until the worker is configured; return its Ready message.
 
         Raises:
             EnvironmentProblem: it could not start or could not load the suite.
         """
-        return self._expect("ready")
+        return self._expect(Ready)
 
-    def probe(self, tasks: list[tuple[str, str]]) -> Mapping[str, Any]:
-        """Asks the suite what it finds; returns its ``probed`` message. Raises EnvironmentProblem where that fails."""
+    def probe(self, tasks: list[tuple[str, str]]) -> Probed:
+        """Let the suite check these (split, task) pairs; return its findings. Raises EnvironmentProblem if that fails."""
         with contextlib.suppress(Closed):  # then _expect finds it gone and says why
-            self.channel.send({"type": "probe", "tasks": [list(t) for t in tasks]})
-        return self._expect("probed")
+            messages.send(self.channel, ProbeTasks([list(t) for t in tasks]))
+        return self._expect(Probed)
 
     def why(self, error: Closed) -> str:
         """One line on a worker that cannot be heard any more, the same wherever and whenever it happens."""
@@ -148,7 +165,7 @@ class WorkerProcess:
     def request_stop(self) -> None:
         """Asks the worker to end by itself."""
         with contextlib.suppress(Closed):
-            self.channel.send({"type": "stop"})
+            messages.send(self.channel, Stop())
 
     def ended(self, deadline: float) -> bool:
         """Waits until ``deadline`` (``time.monotonic``) for the process to end; says whether it has."""
@@ -163,18 +180,20 @@ class WorkerProcess:
             self._process.kill()
         self._process.wait()
 
-    def _expect(self, kind: str) -> dict[str, Any]:
+    def _expect(self, kind: type[_Expected]) -> _Expected:
+        """Wait for a message of this kind. Raises EnvironmentProblem for any other, or if the worker has gone."""
         try:
-            message = self.channel.receive()
+            message = messages.receive(self.channel)
         except Closed as error:
             why = f"{self._suite}: {self.why(error)}"
             raise WorkerLost(f"{why}: {self.last_log_line()}" if self.last_log_line() else why) from error
         except ValueError as error:
             raise EnvironmentProblem(f"{self._suite}: the worker sent something unreadable ({error})") from error
-        if message["type"] == "failed":
-            raise EnvironmentProblem(f"{self._suite}: {message['message']}")
-        if message["type"] != kind:
-            raise EnvironmentProblem(f"{self._suite}: the worker answered {message['type']!r} where {kind!r} was due")
+        if isinstance(message, Failed):
+            raise EnvironmentProblem(f"{self._suite}: {message.message}")
+        if not isinstance(message, kind):
+            sent = type(message).__name__
+            raise EnvironmentProblem(f"{self._suite}: the worker sent {sent} where {kind.__name__} was due")
         return message
 
 
@@ -186,7 +205,7 @@ def _signal(number: int) -> str:
 
 
 @contextmanager
-def started(config: WorkerConfig, count: int) -> Iterator[list[WorkerProcess]]:
+def start_workers(config: WorkerConfig, count: int) -> Iterator[list[WorkerProcess]]:
     """So many workers, all starting at once; at the end they are asked to leave, and killed where they do not.
 
     Whoever replaces a worker in the list hands the replacement to this care.

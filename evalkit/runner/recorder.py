@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from evalkit.episode import Episode
-from evalkit.records.folder import RunFolder
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import now
 from evalkit.runner.video import VideoWriter
-from evalkit.suite import Suite
 
-Video = Literal["none", "failures", "all"]
+if TYPE_CHECKING:
+    from evalkit.runner.resolve import ResolvedRun
 
 
 class Progress(Protocol):
@@ -36,18 +35,14 @@ class Recorder:
 
     def __init__(
         self,
+        run: ResolvedRun,
         journal: Journal,
         progress: Progress,
-        video: Video,
-        out: Path,
-        suite: Suite,
         on_record: Callable[[Record], None] | None = None,
     ) -> None:
+        self._run = run
         self._journal = journal
         self._progress = progress
-        self._video = video
-        self._out = out
-        self._suite = suite
         self._on_record = on_record
         self._writers: dict[Episode, VideoWriter] = {}
 
@@ -65,14 +60,14 @@ class Recorder:
 
     def wants_video(self, record: Record) -> bool:
         """Whether the episode is to have a video and has none."""
-        wanted = self._video == "all" or (self._video == "failures" and record.success is False)
+        wanted = self._run.video == "all" or (self._run.video == "failures" and record.success is False)
         return wanted and not self._path(record).exists()
 
     def video_frame(self, record: Record, image: np.ndarray) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`."""
         if record.episode not in self._writers:
-            assert self._suite.video is not None
-            self._writers[record.episode] = VideoWriter(self._path(record), self._suite.video.fps)
+            assert self._run.suite.video is not None
+            self._writers[record.episode] = VideoWriter(self._path(record), self._run.suite.video.fps)
         self._writers[record.episode].add(image)
 
     def video_lost(self, record: Record, why: str) -> None:
@@ -83,7 +78,7 @@ class Recorder:
 
     def policy_warning(self, text: str) -> None:
         """See :class:`evalkit.runner.scheduler.Watcher`. Kept in the run's folder, and shown."""
-        with RunFolder(self._out).policy_log.open("a", encoding="utf-8") as log:
+        with self._run.folder.policy_log.open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)
 
@@ -96,4 +91,4 @@ class Recorder:
             )
 
     def _path(self, record: Record) -> Path:
-        return RunFolder(self._out).video(record.episode, record.success)
+        return self._run.folder.video(record.episode, record.success)

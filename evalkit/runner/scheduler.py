@@ -1,8 +1,10 @@
 """The host's loop: episodes to workers, observations to the policy, results to the journal.
 
-One thread. It waits for any worker to speak, takes every message that is there, and answers all waiting questions in
-one batch; while the policy thinks, the other workers' physics goes on. Nothing here decides an outcome: which worker
-plays an episode, and which questions share a batch, leave every record as it is.
+One thread. It waits for messages from the workers, reads all that have arrived, and answers all open inference requests
+in one batch. During inference the other workers' physics continues. Nothing here decides an outcome: records do not depend
+on which worker plays an episode or which requests share a batch.
+
+The other end of the conversation is :mod:`evalkit.worker.loop`; :mod:`evalkit.worker.messages` lists the messages.
 """
 
 from __future__ import annotations
@@ -19,12 +21,23 @@ import numpy as np
 
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
-from evalkit.execution import Prefix
-from evalkit.observation import Observation
 from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.records.journal import Record
 from evalkit.records.manifest import now
 from evalkit.runner.process import WorkerConfig, WorkerProcess
+from evalkit.worker import messages
+from evalkit.worker.messages import (
+    Chunk,
+    EpisodeDone,
+    Failed,
+    Frame,
+    HostMessage,
+    InferenceRequest,
+    Ready,
+    Replayed,
+    ReplayEpisode,
+    RunEpisode,
+)
 from evalkit.worker.wire import Closed, TimedOut
 
 _ATTEMPTS = 2  # an episode whose worker dies or hangs is tried once more, then recorded as an error
@@ -33,35 +46,35 @@ _STARTS = 3  # a worker that ends so many times before it is ready ends the run
 
 
 class RunEvents(Protocol):
-    """What happens to the results as they come: journal, progress display, video files."""
+    """The receiver of results as they arrive: journal, progress display, video files."""
 
     def finished(self, record: Record) -> None:
-        """An episode is over; called once per episode."""
+        """Take the record of a finished episode; called once per episode."""
 
     def wants_video(self, record: Record) -> bool:
-        """Whether the episode should be played again for a video."""
+        """Return True if the episode should be replayed for a video."""
 
     def video_frame(self, record: Record, image: np.ndarray) -> None:
-        """One more frame of an episode's video."""
+        """Take one more frame of an episode's video."""
 
     def video_done(self, record: Record, digest: str) -> None:
-        """The episode was played again; ``digest`` equals the record's where the simulator is deterministic."""
+        """Finish the episode's video; ``digest`` equals the record's if the simulator is deterministic."""
 
     def video_lost(self, record: Record, why: str) -> None:
-        """The episode could not be played again to its end."""
+        """Discard the episode's video: the replay did not reach its end."""
 
     def policy_warning(self, text: str) -> None:
-        """The policy has something to say of what happened."""
+        """Take a warning from the policy."""
 
 
 @dataclass
 class _WorkerSlot:
-    """One worker and what it is doing."""
+    """One worker and its current work."""
 
     worker: WorkerProcess
     episode: Episode | None = None
     recording: Record | None = None
-    waiting: dict[str, Any] | None = None  # the ask that it has not been answered
+    request: InferenceRequest | None = None  # not answered yet
     starting: bool = True
     failed_starts: int = 0
     since: float = field(default_factory=time.monotonic)
@@ -83,49 +96,46 @@ class Scheduler:
         self,
         config: WorkerConfig,
         policy: Policy,
-        watcher: RunEvents,
+        events: RunEvents,
         workers: Sequence[WorkerProcess],
         grouped: bool = True,
-        frame_every: int = 0,
         restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
     ) -> None:
-        """A scheduler that has done nothing yet.
+        """Prepare to play; nothing starts yet.
 
         Args:
-            config: what every worker is started with.
-            policy: answers the workers' questions.
-            watcher: told of every result.
-            workers: the worker processes; the first is greeted already.
-            grouped: whether a worker may take an episode of the task it has built ahead of earlier ones of others.
-            film_every: control steps between two frames of a video; 0 for no videos.
-            restart: makes a worker process.
+            config: the settings of every worker.
+            policy: answers the inference requests.
+            events: receives every result.
+            workers: the worker processes; the first is ready already.
+            grouped: let a worker take an episode of the task it has built ahead of earlier episodes of other tasks.
+            restart: starts a worker process.
         """
         self._config = config
         self._policy = policy
-        self._watcher = watcher
+        self._events = events
         self._grouped = grouped
-        self._frame_every = frame_every
         self._restart = restart
         self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
         self._verdicts = 0
-        self._news = True  # whether there was a result since it was last asked what is wanted
+        self._news = True  # a result arrived since `wanted` was last evaluated
         self._streak: list[tuple[str, str]] = []  # tasks of the errors since the last verdict
         self._slots = [_WorkerSlot(worker) for worker in workers]
         self._slots[0].starting = False
 
     def run(self, episodes: Sequence[Episode], wanted: Callable[[Episode], bool] = lambda _: True) -> None:
-        """Plays every episode, in order as far as workers can share it.
+        """Play every episode, in order as far as workers can share it.
 
         Args:
-            episodes: what to play.
-            wanted: whether an episode still is; asked again after every result. When none is, what is under way is
-                broken off.
+            episodes: the episodes.
+            wanted: returns True while an episode's result is still wanted; evaluated again after every result. When no
+                episode is wanted any more, running episodes are aborted.
 
         Raises:
             PolicyProblem: the policy failed or returned something that cannot be executed.
             EnvironmentProblem: workers end before they are ready.
-            EvalkitError: so many episodes in a row ended in errors that the run makes no sense.
+            EvalkitError: too many episodes in a row ended in errors.
         """
         self._queue = list(episodes)
         while self._under_way(wanted):
@@ -136,7 +146,7 @@ class Scheduler:
             self._replace_hung()
 
     def _under_way(self, wanted: Callable[[Episode], bool]) -> bool:
-        """Whether anything is left to play. Drops what is not wanted any more."""
+        """Return True while anything is left to play. Drops episodes that are no longer wanted."""
         if self._news:
             self._queue, self._news = [e for e in self._queue if wanted(e)], False
         playing = [slot for slot in self._slots if slot.playing]
@@ -157,10 +167,10 @@ class Scheduler:
                 episode = self._queue.pop(self._choose(slot))
                 slot.episode, slot.last_task = episode, episode.task_key
                 self._attempts[episode] = self._attempts.get(episode, 0) + 1
-                self._send(slot, {"type": "run", "episode": episode.to_dict(), "keep_actions": self._frame_every > 0})
+                self._send(slot, RunEpisode(episode, keep_actions=self._config.frame_every > 0))
 
     def _choose(self, slot: _WorkerSlot) -> int:
-        """Which queued episode suits a worker: its own task first, then one that no other worker has built."""
+        """Return the index of the queued episode for a worker: its own task first, then one that no other worker has built."""
         if not self._grouped:
             return 0
         taken = {other.last_task for other in self._slots if other is not slot and not other.idle}
@@ -179,7 +189,7 @@ class Scheduler:
 
     def _receive_from(self, slot: _WorkerSlot) -> None:
         try:
-            message = slot.worker.channel.receive()
+            message = messages.receive(slot.worker.channel)
         except Closed as error:
             self._replace_worker(slot, slot.worker.why(error), kind="hang" if isinstance(error, TimedOut) else "crash")
             return
@@ -187,25 +197,28 @@ class Scheduler:
             self._replace_worker(slot, f"the worker sent something unreadable ({error})")
             return
         slot.since = time.monotonic()
-        match message["type"]:
-            case "ready":
+        match message:
+            case Ready():
                 slot.starting = False
-            case "ask":
-                slot.waiting = message
-            case "done":
+            case InferenceRequest():  # sent by Worker._request_inference in evalkit.worker.loop
+                slot.request = message
+            case EpisodeDone():
                 self._done(slot, message)
-            case "failed":
+            case Failed():
                 self._failed(slot, message)
-            case "frame":
+            case Frame():
                 assert slot.recording is not None
-                self._watcher.video_frame(slot.recording, message["image"])
-            case "replayed":
+                self._events.video_frame(slot.recording, message.image)
+            case Replayed():
                 assert slot.recording is not None
-                self._watcher.video_done(slot.recording, message["digest"])
+                self._events.video_done(slot.recording, message.digest)
                 slot.recording = None
+            case _:
+                self._replace_worker(slot, f"the worker sent {type(message).__name__}, which only the host sends")
 
     def _answer(self) -> None:
-        asking = [slot for slot in self._slots if slot.waiting is not None]
+        """Answer all open inference requests with one batch of the policy."""
+        asking = [slot for slot in self._slots if slot.request is not None]
         if not asking:
             return
         requests = [_request(slot) for slot in asking]
@@ -216,19 +229,19 @@ class Scheduler:
         except EvalkitError:
             raise
         except (Exception, SystemExit) as error:  # a policy that ends the process must not end this one
-            with (self._config.logs / "policy.log").open("a", encoding="utf-8") as log:
+            with self._config.folder.policy_log.open("a", encoding="utf-8") as log:
                 log.write(traceback.format_exc())
             raise PolicyProblem(
                 f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
             ) from error
-        for remark in warnings:
-            self._watcher.policy_warning(remark)
+        for warning in warnings:
+            self._events.policy_warning(warning)
         if answered != len(requests):
             raise PolicyProblem(f"the policy returned {answered} chunks for {len(requests)} requests")
         for slot, request, chunk in zip(asking, requests, chunks, strict=True):
-            assert slot.waiting is not None
-            reply = {"type": "chunk", "ask": slot.waiting["ask"], "actions": self._checked(request, chunk)}
-            slot.waiting = None
+            assert slot.request is not None
+            reply = Chunk(slot.request.request, self._checked(request, chunk))
+            slot.request = None
             self._send(slot, reply)
 
     def _checked(self, request: Request, chunk: Any) -> np.ndarray:
@@ -243,23 +256,23 @@ class Scheduler:
             raise PolicyProblem(f"the policy returned {chunk[index]} at {_where(request)}, chunk index {index}")
         return single
 
-    def _done(self, slot: _WorkerSlot, message: dict[str, Any]) -> None:
+    def _done(self, slot: _WorkerSlot, message: EpisodeDone) -> None:
         assert slot.episode is not None
         record = Record(
             episode=slot.episode,
-            success=message["success"],
-            steps=message["steps"],
-            inferences=message["inferences"],
-            clipped_steps=message["clipped_steps"],
-            metrics=message["metrics"],
-            subtasks=message["subtasks"],
-            execution_stats=message["execution_stats"],
-            timeline=message["timeline"],
-            digest=message["digest"],
+            success=message.success,
+            steps=message.steps,
+            inferences=message.inferences,
+            clipped_steps=message.clipped_steps,
+            metrics=message.metrics,
+            subtasks=message.subtasks,
+            execution_stats=message.execution_stats,
+            timeline=message.timeline,
+            digest=message.digest,
             host={
                 "worker": slot.worker.number,
                 "attempts": self._attempts[slot.episode],
-                **{part: round(message[part], 4) for part in ("wall_s", "reset_s", "observe_s", "policy_s")},
+                **{part: round(getattr(message, part), 4) for part in ("wall_s", "reset_s", "observe_s", "policy_s")},
                 "finished": now(),
             },
         )
@@ -267,31 +280,31 @@ class Scheduler:
         self._streak.clear()
         self._verdicts += 1
         self._news = True
-        self._watcher.finished(record)
-        if self._frame_every and self._watcher.wants_video(record):
+        self._events.finished(record)
+        if self._config.frame_every and self._events.wants_video(record):
             slot.recording = record
-            replay = {"type": "replay", "episode": record.episode.to_dict(), "every": self._frame_every}
-            self._send(slot, {**replay, "actions": message["actions"]})
+            assert message.actions is not None
+            self._send(slot, ReplayEpisode(record.episode, list(message.actions), self._config.frame_every))
 
-    def _failed(self, slot: _WorkerSlot, message: dict[str, Any]) -> None:
-        if message["kind"] == "policy" and slot.episode is not None:
-            raise PolicyProblem(f"{slot.episode.id}: {message['message']}")
-        self._replace_worker(slot, message["message"], kind=message["kind"])
+    def _failed(self, slot: _WorkerSlot, message: Failed) -> None:
+        if message.kind == "policy" and slot.episode is not None:
+            raise PolicyProblem(f"{slot.episode.id}: {message.message}")
+        self._replace_worker(slot, message.message, kind=message.kind)
 
     def _replace_worker(self, slot: _WorkerSlot, why: str, kind: str = "crash") -> None:
-        """The worker cannot be trusted any more: replace it, and give its episode its second attempt."""
+        """Replace a worker that can no longer be trusted, and give its episode its second attempt."""
         slot.worker.kill()
         if slot.starting:
             slot.failed_starts += 1
             if slot.failed_starts >= _STARTS:
                 raise EnvironmentProblem(f"{self._config.suite.name}: a worker cannot start: {why}")
         if slot.recording is not None:
-            self._watcher.video_lost(slot.recording, why)
-        episode, slot.episode, slot.recording, slot.waiting = slot.episode, None, None, None
+            self._events.video_lost(slot.recording, why)
+        episode, slot.episode, slot.recording, slot.request = slot.episode, None, None, None
         if episode is not None and self._attempts[episode] < _ATTEMPTS:
             self._queue.insert(0, episode)
         elif episode is not None:
-            self._watcher.finished(self._error(slot, episode, kind, why))
+            self._events.finished(self._error(slot, episode, kind, why))
             self._news = True
             self._streak.append(episode.task_key)
             tasks = set(self._streak)
@@ -308,7 +321,7 @@ class Scheduler:
 
     def _replace_hung(self) -> None:
         for slot in self._slots:
-            owing = not slot.idle and slot.waiting is None
+            owing = not slot.idle and slot.request is None
             if (
                 owing
                 and time.monotonic() - slot.since > self._config.worker_timeout_s
@@ -318,18 +331,15 @@ class Scheduler:
                     slot, f"the worker said nothing for {self._config.worker_timeout_s:g} s", kind="hang"
                 )
 
-    def _send(self, slot: _WorkerSlot, message: dict[str, Any]) -> None:
+    def _send(self, slot: _WorkerSlot, message: HostMessage) -> None:
         slot.since = time.monotonic()
         with contextlib.suppress(Closed):  # the next receive finds it gone and says why
-            slot.worker.channel.send(message)
+            messages.send(slot.worker.channel, message)
 
 
 def _request(slot: _WorkerSlot) -> Request:
-    assert slot.waiting is not None and slot.episode is not None
-    message = slot.waiting
-    observation = Observation.from_message(message["observation"])
-    prefix = Prefix(**message["prefix"]) if message["prefix"] else None
-    return Request(slot.episode, int(message["step"]), observation, prefix)
+    assert slot.request is not None and slot.episode is not None
+    return Request(slot.episode, slot.request.step, slot.request.observation, slot.request.prefix)
 
 
 def _where(request: Request) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem
-from evalkit.locations import home_folder, suite_folder
+from evalkit.locations import home_folder
 from evalkit.suite import Suite
 
 _READY = "evalkit-ready.json"
@@ -30,20 +30,20 @@ class Environment:
         suite: the suite's name.
         source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
         folder: the virtual environment, or None where the suite has no requirements and runs in evalkit's own.
-        asked: what the suite was called on the command line: its name or its folder.
+        reference: the name or folder by which the user referred to the suite.
         other_python: the Python it needs, e.g. ``"3.11"``, where evalkit's own is not one that it can be built with.
     """
 
     suite: str
     source: Path
     folder: Path | None
-    asked: str
+    reference: str
     other_python: str | None = None
 
     @classmethod
-    def of(cls, suite: Suite, name: str) -> Environment:
-        """The environment of a suite that was named (or given as a folder) on the command line."""
-        source = suite_folder(name)
+    def of(cls, suite: Suite) -> Environment:
+        """Return the environment of a suite that :func:`evalkit.suite.load_suite` read."""
+        source, name = suite.folder, suite.reference
         if not (source / "requirements.txt").is_file():
             return cls(suite.name, source, None, name)
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -66,7 +66,9 @@ class Environment:
     def require(self) -> None:
         """Raises EnvironmentProblem that says how to build it, unless it is ready."""
         if not self.ready:
-            raise EnvironmentProblem(f"the environment of {self.suite} is not built: run `evalkit setup {self.asked}`")
+            raise EnvironmentProblem(
+                f"the environment of {self.suite} is not built: run `evalkit setup {self.reference}`"
+            )
 
     def build(self, say: Callable[[str], None]) -> bool:
         """Builds it if it is not ready; says what it does. Returns whether anything was built.
@@ -114,7 +116,7 @@ class Environment:
                 return found
         raise EnvironmentProblem(
             f"the simulator of {self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
-            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.asked}` again"
+            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.reference}` again"
         )
 
     def _install(self, requirements: Path) -> None:

@@ -103,7 +103,7 @@ def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
             ) from error
 
 
-def described(found: Mapping[str, Checkout]) -> tuple[dict[str, str], list[str]]:
+def describe_sources(found: Mapping[str, Checkout]) -> tuple[dict[str, str], list[str]]:
     """For the manifest: commits by name, and why results made with these checkouts are not comparable."""
     commits = {name: (c.commit or "unknown") + ("+changes" if c.changed else "") for name, c in found.items()}
     unknown = [f"{name} is not a git checkout: its commit is unknown" for name, c in found.items() if c.commit is None]

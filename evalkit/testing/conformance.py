@@ -21,9 +21,7 @@ import pytest
 
 from evalkit.locations import package_folder
 from evalkit.observation import ObservationSpec
-from evalkit.setup.assets import assets_folder
-from evalkit.setup.environment import Environment
-from evalkit.setup.sources import checkouts
+from evalkit.setup.installed import InstalledSuite
 from evalkit.suite import Suite, load_suite
 from evalkit.worker.wire import pack, unpack
 
@@ -133,21 +131,19 @@ class AdapterConformance:
     def _trial(self, trial: dict[str, Any], observation_spec: ObservationSpec | None = None) -> dict[str, Any]:
         """Runs one trial in a fresh process of the suite's environment."""
         observation_spec = observation_spec or ObservationSpec()
-        suite = self._suite()
-        environment = Environment.of(suite, self.suite)
-        environment.require()
-        assets = assets_folder(suite)
+        installed = InstalledSuite.find(self.suite)
+        environment = installed.environment
         setup = {
-            "suite": suite.to_message(),
+            "suite": installed.suite.to_message(),
             "observation_spec": observation_spec.to_dict(),
-            "assets": str(assets) if assets else None,
-            "sources": {name: str(checkout.folder) for name, checkout in checkouts(suite).items()},
+            "assets": str(installed.assets) if installed.assets else None,
+            "sources": {name: str(checkout.folder) for name, checkout in installed.sources.items()},
         }
         result = subprocess.run(
             [str(environment.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), "trial"],
-            input=pack({"folder": str(environment.source), "setup": setup, "trial": trial}),
+            input=pack({"folder": str(installed.suite.folder), "setup": setup, "trial": trial}),
             stdout=subprocess.PIPE,
-            env=environment.variables(suite, renders=bool(observation_spec.cameras)),
+            env=environment.variables(installed.suite, renders=bool(observation_spec.cameras)),
             check=True,
         )
         return unpack(result.stdout)

@@ -1,8 +1,7 @@
 """The simulator-side loop. Runs in the suite's environment: standard library, numpy, msgpack and the suite's adapter.
 
-Messages from the host: ``configure`` (once), then any of ``probe``, ``run``, ``replay``, each answered before the next;
-``chunk`` in reply to an ``ask``; ``stop``. Messages to the host: ``ready``, ``probed``, ``ask``, ``frame``,
-``replayed``, ``done``, and ``failed`` with a kind (``simulator``, ``policy`` or ``crash``) and a message.
+The other end of the conversation is :mod:`evalkit.runner.scheduler` (and, before the first episode,
+:class:`evalkit.runner.process.WorkerProcess`); :mod:`evalkit.worker.messages` lists the messages.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import threading
 import time
 import traceback
 import types
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -28,13 +27,31 @@ from evalkit.adapter import ActionError, Adapter, FrameRenderer, OraclePlanner, 
 from evalkit.episode import Episode
 from evalkit.execution import Execution, Executor, Prefix
 from evalkit.execution.strategies import build_executor
-from evalkit.observation import Observation, ObservationSpec
+from evalkit.observation import Observation
+from evalkit.worker import messages
+from evalkit.worker.messages import (
+    Chunk,
+    Configure,
+    EpisodeDone,
+    Failed,
+    Frame,
+    InferenceRequest,
+    Message,
+    Probed,
+    ProbeTasks,
+    Ready,
+    Replayed,
+    ReplayEpisode,
+    RunEpisode,
+    Stop,
+    WorkerMessage,
+)
 from evalkit.worker.trace import Trace
 from evalkit.worker.wire import Channel, Closed
 
 
 def load_adapter_module(folder: Path) -> types.ModuleType:
-    """Imports ``folder/adapter.py`` as part of a package, so that it can import its neighbours relatively."""
+    """Import ``folder/adapter.py`` as part of a package, so that it can import its neighbours relatively."""
     name = f"evalkit_suite_{folder.name}"
     if name not in sys.modules:
         package = types.ModuleType(name)
@@ -44,7 +61,7 @@ def load_adapter_module(folder: Path) -> types.ModuleType:
 
 
 class Worker:
-    """Serves one host over one channel until it says stop."""
+    """A server for one host over one channel."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -52,52 +69,58 @@ class Worker:
         self._execution = Execution("sync", 1)
         self._module: types.ModuleType | None = None
         self._adapter: Adapter | None = None
-        self._asks = 0
+        self._request = 0
 
     def serve(self) -> None:
-        """Answers messages until ``stop`` or until the host has gone."""
-        handlers = {"configure": self._configure, "probe": self._probe, "run": self._run, "replay": self._replay}
+        """Answer messages until Stop, or until the host has gone."""
         while True:
-            message = self._channel.receive()
-            if message["type"] == "stop":
+            message = messages.receive(self._channel)
+            if isinstance(message, Stop):
                 break
-            if message["type"] == "chunk":  # the reply to an ask that the episode's end overtook
+            if isinstance(message, Chunk):  # the reply to a request that the episode's end overtook
                 continue
             try:
-                reply = handlers[message["type"]](message)
+                reply = self._answer(message)
             except Closed:
                 raise
             except Exception as error:
-                kind = {ActionError: "policy", SimulatorError: "simulator"}.get(type(error), "crash")
+                kind = _kind_of(error)
                 text = str(error) if kind != "crash" else f"{type(error).__name__}: {error}"
                 traceback.print_exc()  # into the worker's log
-                reply = {"type": "failed", "kind": kind, "message": text}
-            self._channel.send(reply)
+                reply = Failed(kind, text)
+            messages.send(self._channel, reply)
         if self._adapter is not None:
             self._adapter.close()
 
-    def _configure(self, message: dict[str, Any]) -> dict[str, Any]:
-        observation_spec = ObservationSpec.from_dict(message["observation_spec"])
+    def _answer(self, message: Message) -> WorkerMessage:
+        match message:
+            case Configure():
+                return self._configure(message)
+            case ProbeTasks():
+                return self._probe(message)
+            case RunEpisode():
+                return self._run(message)
+            case ReplayEpisode():
+                return self._replay(message)
+            case _:
+                raise ValueError(f"the host sent {type(message).__name__}, which only a worker sends")
+
+    def _configure(self, message: Configure) -> Ready:
         self._setup = Setup(
-            message["suite"], observation_spec, message["video_camera"], message["assets"], message["sources"]
+            message.suite, message.observation_spec, message.video_camera, message.assets, message.sources
         )
-        self._execution = Execution.from_dict(message["execution"])
-        self._module = load_adapter_module(Path(message["folder"]))
-        versions = {name: importlib.metadata.version(name) for name in message["versions"]}
-        return {"type": "ready", "python": platform.python_version(), "versions": versions}
+        self._execution = message.execution
+        self._module = load_adapter_module(Path(message.folder))
+        versions = {name: importlib.metadata.version(name) for name in message.versions}
+        return Ready(platform.python_version(), versions)
 
-    def _probe(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self._module is not None, "probe before configure"
-        found = self._module.probe(self._setup, [(split, task) for split, task in message["tasks"]])
-        return {
-            "type": "probed",
-            "metadata": dict(found.metadata),
-            "problems": list(found.problems),
-            "incomparable": list(found.incomparable),
-        }
+    def _probe(self, message: ProbeTasks) -> Probed:
+        assert self._module is not None, "ProbeTasks before Configure"
+        found = self._module.probe(self._setup, [(split, task) for split, task in message.tasks])
+        return Probed(dict(found.metadata), list(found.problems), list(found.incomparable))
 
-    def _run(self, message: dict[str, Any]) -> dict[str, Any]:
-        episode = Episode.from_dict(message["episode"])
+    def _run(self, message: RunEpisode) -> EpisodeDone:
+        episode = message.episode
         adapter = self._simulator()
         began = time.perf_counter()
         hz = float(self._setup.split(episode.split).get("control_hz") or self._setup.suite["control_hz"])
@@ -105,23 +128,22 @@ class Worker:
         outcome = adapter.outcome()
         if not np.isfinite(list(outcome.metrics.values())).all():
             raise SimulatorError(f"a metric is not a finite number: {dict(outcome.metrics)}")
-        return {
-            "type": "done",
-            "success": bool(outcome.success),
-            "steps": len(trace.actions),
-            "inferences": len(trace.requests),
-            "clipped_steps": trace.clipped,
-            "metrics": {name: float(value) for name, value in outcome.metrics.items()},
-            "subtasks": [[str(name), bool(solved)] for name, solved in outcome.subtasks],
-            "execution_stats": trace.execution_stats(),
-            "timeline": None if self._execution.name == "sync" else trace.timeline(),
-            "digest": trace.digest(adapter.state()),
-            "wall_s": time.perf_counter() - began,
-            "reset_s": trace.reset_s,
-            "observe_s": trace.observe_s,
-            "policy_s": trace.policy_s,
-            "actions": np.stack(trace.actions) if message["keep_actions"] else None,
-        }
+        return EpisodeDone(
+            success=bool(outcome.success),
+            steps=len(trace.actions),
+            inferences=len(trace.requests),
+            clipped_steps=trace.clipped,
+            metrics={name: float(value) for name, value in outcome.metrics.items()},
+            subtasks=[[str(name), bool(solved)] for name, solved in outcome.subtasks],
+            execution_stats=trace.execution_stats(),
+            timeline=None if self._execution.name == "sync" else trace.timeline(),
+            digest=trace.digest(adapter.state()),
+            wall_s=time.perf_counter() - began,
+            reset_s=trace.reset_s,
+            observe_s=trace.observe_s,
+            policy_s=trace.policy_s,
+            actions=np.stack(trace.actions) if message.keep_actions else None,
+        )
 
     def _play(self, adapter: Adapter, episode: Episode, executor: Executor) -> Trace:
         """The main loop: one episode, control step by control step."""
@@ -133,9 +155,9 @@ class Worker:
         for step in range(max_steps):
             self._receive(executor, step, trace)
             if executor.wants_inference(step):
-                looked = time.perf_counter()
-                self._ask(step, adapter, executor.start_inference(step))
-                trace.observe_s += time.perf_counter() - looked
+                began = time.perf_counter()
+                self._request_inference(step, adapter, executor.start_inference(step))
+                trace.observe_s += time.perf_counter() - began
                 trace.requested(step)
                 self._receive(executor, step, trace)
             move = executor.act(step)
@@ -149,7 +171,7 @@ class Worker:
         return trace
 
     def _receive(self, executor: Executor, step: int, trace: Trace) -> None:
-        """Waits for the reply that must be in hand before ``step``, if there is one."""
+        """Wait for the reply that is due before ``step``, if there is one."""
         if executor.reply_due(step):
             waited = time.perf_counter()
             executor.receive(self._chunk())
@@ -162,27 +184,29 @@ class Worker:
         if not observation_spec.oracle_steps:
             return observation
         if not isinstance(adapter, OraclePlanner):
-            raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted expert; use another checkpoint")
+            raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted oracle; use another checkpoint")
         committed = prefix.actions[: prefix.committed] if prefix and prefix.kind == "prefix" else None
         return replace(observation, oracle_plan=adapter.plan(observation_spec.oracle_steps, committed))
 
-    def _ask(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
+    def _request_inference(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
+        # Answered by Scheduler._answer in evalkit.runner.scheduler; the Chunk is received in _chunk below.
         if prefix is not None:
             prefix = replace(prefix, actions=self._within(prefix.actions))
-        self._asks += 1
-        message = {"type": "ask", "ask": self._asks, "step": step, "prefix": asdict(prefix) if prefix else None}
-        self._channel.send({**message, "observation": self._observe(adapter, prefix).to_message()})
+        self._request += 1
+        request = InferenceRequest(self._request, step, self._observe(adapter, prefix), prefix)
+        messages.send(self._channel, request)
 
     def _chunk(self) -> np.ndarray:
+        """Wait for the Chunk that answers the last request."""
         while True:
-            message = self._channel.receive()
-            if message["type"] == "chunk" and message["ask"] == self._asks:
-                return np.asarray(message["actions"], np.float32)
-            if message["type"] == "stop":
+            message = messages.receive(self._channel)
+            if isinstance(message, Chunk) and message.request == self._request:
+                return np.asarray(message.actions, np.float32)
+            if isinstance(message, Stop):
                 raise Closed("stopped while an episode was running")
 
     def _admit(self, action: np.ndarray, trace: Trace) -> np.ndarray:
-        """Applies the protocol's rule for actions beyond the action space; the adapter refuses what is left."""
+        """Apply the protocol's rule for out-of-bounds actions; the adapter refuses the rest."""
         admitted = self._within(action)
         trace.clipped += bool((admitted != action).any() and np.isfinite(action).all())
         return admitted
@@ -195,7 +219,7 @@ class Worker:
         return actions
 
     def _idle_action(self, episode: Episode, trace: Trace) -> np.ndarray:
-        """Holding still: the suite's resting action, its kept numbers as they were commanded last."""
+        """Return the suite's idle action, with the ``hold_last`` numbers as last commanded."""
         action, own = self._setup.suite["action"], self._setup.split(episode.split).get("hold_last")
         kept = action["hold_last"] if own is None else own
         idle = np.array(action["idle_action"] or np.zeros(action["size"]), np.float32)
@@ -203,30 +227,36 @@ class Worker:
             idle[kept] = trace.actions[-1][kept]
         return idle
 
-    def _replay(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Plays recorded actions again and sends a frame every ``every`` steps, and the last one."""
-        adapter = self._simulator()
-        if not isinstance(adapter, FrameRenderer) or self._setup.video_camera is None:
-            raise SimulatorError(f"suite {self._setup.suite['name']} cannot film")
+    def _replay(self, message: ReplayEpisode) -> Replayed:
+        """Execute recorded actions and send a frame every ``every`` control steps, and the last one."""
+        adapter, camera = self._simulator(), self._setup.video_camera
+        if not isinstance(adapter, FrameRenderer) or camera is None:
+            raise SimulatorError(f"suite {self._setup.suite['name']} cannot render videos")
         trace = Trace({})
-        trace.actions = list(message["actions"])
-        adapter.reset(Episode.from_dict(message["episode"]))
+        trace.actions = list(message.actions)
+        adapter.reset(message.episode)
         for step, action in enumerate(trace.actions):
-            if step % message["every"] == 0:
-                self._channel.send({"type": "frame", "image": adapter.render_frame(self._setup.video_camera)})
+            if step % message.every == 0:
+                messages.send(self._channel, Frame(adapter.render_frame(camera)))
             adapter.step(action, observe=False)
-        self._channel.send({"type": "frame", "image": adapter.render_frame(self._setup.video_camera)})
-        return {"type": "replayed", "digest": trace.digest(adapter.state())}
+        messages.send(self._channel, Frame(adapter.render_frame(camera)))
+        return Replayed(trace.digest(adapter.state()))
 
     def _simulator(self) -> Adapter:
         if self._adapter is None:
-            assert self._module is not None, "run before configure"
+            assert self._module is not None, "RunEpisode before Configure"
             self._adapter = self._module.build(self._setup)
         return self._adapter
 
 
+def _kind_of(error: Exception) -> Literal["simulator", "policy", "crash"]:
+    if type(error) is ActionError:
+        return "policy"
+    return "simulator" if type(error) is SimulatorError else "crash"
+
+
 def main(descriptor: int) -> None:
-    """The worker process: serves the host on an inherited socket; ends quietly when the host has gone."""
+    """Serve the host on an inherited socket; exit quietly when the host has gone."""
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(Closed, KeyboardInterrupt):
@@ -234,7 +264,7 @@ def main(descriptor: int) -> None:
 
 
 def _leave_with(host: int) -> None:
-    """Ends this process soon after its host has gone, even in the middle of a simulator's call."""
+    """End this process soon after its host has gone, even in the middle of a simulator's call."""
     while os.getppid() == host:
         time.sleep(1)
     os._exit(0)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from support.observations import seen_with_exact_requests
 from support.requirements import need
+from support.runs import shortened
 from typer.testing import CliRunner
 
 from evalkit.analysis.summary import summarize
@@ -26,26 +27,14 @@ from evalkit.records.journal import canonical, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
-from evalkit.suite import Suite, load_suite
 
 pytestmark = pytest.mark.sim
 
 
 def played(out: Path, suite: str, **options: Any) -> list[dict[str, Any]]:
-    play(RunOptions(suite, out=out, **options), Silent())
+    """Episodes of a hundred steps: these tests are about requests and replies."""
+    play(RunOptions(shortened(suite, 100), out=out, **options), Silent())
     return canonical(read_journal(out).values())
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Episodes of a hundred steps: these tests are about what is asked and answered."""
-
-    def shortened(name: str) -> Suite:
-        suite = load_suite(name)
-        splits = {n: s.model_copy(update={"max_steps": 100}) for n, s in suite.splits.items()}
-        return suite.model_copy(update={"splits": splits})
-
-    monkeypatch.setattr("evalkit.runner.run.load_suite", shortened)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.runs import run_policy
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
@@ -28,8 +29,7 @@ from evalkit.policies.rotations import axis_angle
 from evalkit.policies.scripted import Look, Random
 from evalkit.policy import Request, Spec
 from evalkit.records.journal import read_journal
-from evalkit.runner.progress import Silent
-from evalkit.runner.run import Candidate, RunOptions, run_candidate
+from evalkit.runner.options import Candidate, RunOptions
 from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
@@ -178,7 +178,7 @@ def test_libero_is_sent_as_openpis_own_client_sends_it() -> None:
 def test_a_run_on_a_plain_server_is_a_run(suite: Suite, pointmass: str, tmp_path: Path) -> None:
     with upstream() as server, remote(suite, server.url, **MAPPED) as policy:
         options = RunOptions(pointmass, out=tmp_path / "run", workers=2, episodes=1)
-        run_candidate(suite, Candidate("theirs", policy, {"id": "theirs"}), options, Silent())
+        run_policy(options, Candidate("theirs", policy, {"id": "theirs"}))
         assert len({id(m) for m in server.seen}) == len(server.seen) > 10 and len(server.headers) <= 2
     assert all(r.success is False and r.inferences for r in read_journal(tmp_path / "run").values())
 

@@ -30,10 +30,10 @@ from evalkit.report.tables import notes
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
-from evalkit.suite import Suite
+from evalkit.suite import Suite, load_suite
 
 
-def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
+def play(suite: str | Suite, out: Path, **options: Any) -> list[dict[str, Any]]:
     play_run(RunOptions(suite, out=out, **{"workers": 1, **options}), Silent())
     return canonical(read_journal(out).values())
 
@@ -262,20 +262,12 @@ def test_two_runs_at_once_into_one_folder_are_one_run(pointmass: str, tmp_path: 
     assert len(read_journal(tmp_path / "run")) == 16
 
 
-def test_an_oracle_without_an_expert_is_refused_before_anything_starts(
-    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _load_without_expert)
-    with pytest.raises(UsageError, match=r"needs a scripted expert, and pointmass has none for far \(only near"):
-        play(pointmass, tmp_path / "run", splits=["near", "far"])
-    records = play(pointmass, tmp_path / "run")
-    assert {r["episode"]["split"] for r in records} == {"near"}, "asked for nothing, it runs what the expert knows"
-
-
-def _load_without_expert(name: str) -> Suite:
-    from evalkit.suite import load_suite
-
-    return load_suite(name).model_copy(update={"oracle": ["near"]})
+def test_an_oracle_for_a_split_without_one_is_refused_before_anything_starts(pointmass: str, tmp_path: Path) -> None:
+    suite = load_suite(pointmass).model_copy(update={"oracle": ["near"]})
+    with pytest.raises(UsageError, match=r"needs a scripted oracle, and pointmass has none for far \(only near"):
+        play(suite, tmp_path / "run", splits=["near", "far"])
+    records = play(suite, tmp_path / "run")
+    assert {r["episode"]["split"] for r in records} == {"near"}, "by default it runs the splits of the oracle"
 
 
 # Policies that misbehave.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.runs import run_policy
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -28,8 +29,7 @@ from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
 from evalkit.policy import Policy, Request, Spec
 from evalkit.records.journal import canonical, read_journal
 from evalkit.records.manifest import read_manifest
-from evalkit.runner.progress import Silent
-from evalkit.runner.run import Candidate, RunOptions, run_candidate
+from evalkit.runner.options import Candidate, RunOptions
 from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
@@ -85,7 +85,7 @@ def ask(connection: ClientConnection, **fields: Any) -> Any:
 
 def play(suite: str, policy: Policy, out: Path, workers: int) -> list[dict[str, Any]]:
     options = RunOptions(suite, out=out, workers=workers)
-    run_candidate(load_suite(suite), Candidate("policy", policy, {"id": "policy"}), options, Silent())
+    run_policy(options, Candidate("policy", policy, {"id": "policy"}))
     return canonical(read_journal(out).values())
 
 

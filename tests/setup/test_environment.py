@@ -31,7 +31,7 @@ def small(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.mark.sim
 def test_an_environment_is_built_once_and_holds_the_closure_and_nothing_else(small: Path) -> None:
-    environment = Environment.of(load_suite(str(small)), str(small))
+    environment = Environment.of(load_suite(str(small)))
     with pytest.raises(EnvironmentProblem, match=r"run `evalkit setup .*small`"):
         environment.require()
     said: list[str] = []
@@ -43,7 +43,7 @@ def test_an_environment_is_built_once_and_holds_the_closure_and_nothing_else(sma
 
 @pytest.mark.sim
 def test_a_build_that_was_cut_off_is_begun_again(small: Path) -> None:
-    environment = Environment.of(load_suite(str(small)), str(small))
+    environment = Environment.of(load_suite(str(small)))
     assert environment.folder is not None
     (environment.folder / "bin").mkdir(parents=True)
     (environment.folder / "bin" / "python").write_text("half a file")
@@ -54,16 +54,16 @@ def test_a_build_that_was_cut_off_is_begun_again(small: Path) -> None:
 @pytest.mark.sim
 def test_a_package_that_does_not_exist_is_named(small: Path) -> None:
     (small / "requirements.txt").write_text("six==99.99\n")
-    environment = Environment.of(load_suite(str(small)), str(small))
+    environment = Environment.of(load_suite(str(small)))
     with pytest.raises(EnvironmentProblem, match=r"No matching distribution found for six==99\.99"):
         environment.build(lambda text: None)
     assert not environment.ready
 
 
 def test_changed_requirements_are_another_environment(small: Path) -> None:
-    before = Environment.of(load_suite(str(small)), str(small))
+    before = Environment.of(load_suite(str(small)))
     (small / "requirements.txt").write_text("six==1.16.0\n")
-    assert Environment.of(load_suite(str(small)), str(small)).folder != before.folder
+    assert Environment.of(load_suite(str(small))).folder != before.folder
 
 
 def test_a_closure_for_other_pythons_is_built_with_one_of_those(small: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_closure_for_other_pythons_is_built_with_one_of_those(small: Path) -> 
         text = (small / "suite.yaml").read_text().splitlines()
         asked = [f"environment: {{versions: [numpy], python: {json.dumps(pythons)}}}"]
         (small / "suite.yaml").write_text("\n".join([x for x in text if not x.startswith("environment")] + asked))
-        return Environment.of(load_suite(str(small)), str(small))
+        return Environment.of(load_suite(str(small)))
 
     assert asking_for("3.4", running).other_python is None
     assert asking_for("3.3", "3.4").other_python == "3.4"
@@ -83,7 +83,7 @@ def test_a_closure_for_other_pythons_is_built_with_one_of_those(small: Path) -> 
 
 def test_a_worker_that_does_not_render_gets_no_gl(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite("metaworld")
-    environment = Environment.of(suite, "metaworld")
+    environment = Environment.of(suite)
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     assert environment.variables(suite, renders=False)["MUJOCO_GL"] == "disabled"

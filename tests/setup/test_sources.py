@@ -13,7 +13,7 @@ from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
-from evalkit.setup.sources import checkouts, described, fetch_sources, use_source
+from evalkit.setup.sources import checkouts, describe_sources, fetch_sources, use_source
 from evalkit.suite import Suite, load_suite
 
 
@@ -70,7 +70,7 @@ def test_fetched_by_commit_once(suite: Suite, upstream: Path) -> None:
     fetch_sources(suite, said.append)
     found = checkouts(suite)["engine"]
     assert (found.folder / "engine.py").read_text() == "VERSION = 1\n" and not found.changed
-    assert described({"engine": found}) == ({"engine": git(upstream, "rev-parse", "HEAD")}, [])
+    assert describe_sources({"engine": found}) == ({"engine": git(upstream, "rev-parse", "HEAD")}, [])
     fetch_sources(suite, said.append)
     assert len(said) == 1
 
@@ -113,12 +113,12 @@ def test_what_is_not_there_is_named(suite: Suite, tmp_path: Path) -> None:
 def test_changes_and_copies_without_git_are_not_comparable(suite: Suite, upstream: Path, tmp_path: Path) -> None:
     (upstream / "engine.py").write_text("VERSION = 1.5\n")
     use_source(suite, upstream)
-    commits, doubts = described(checkouts(suite))
+    commits, doubts = describe_sources(checkouts(suite))
     assert commits["engine"].endswith("+changes") and doubts == ["engine has local changes"]
     copy = tmp_path / "copy" / "engine"
     shutil.copytree(upstream, copy, ignore=shutil.ignore_patterns(".git"))
     use_source(suite, copy)
-    assert described(checkouts(suite)) == (
+    assert describe_sources(checkouts(suite)) == (
         {"engine": "unknown"},
         ["engine is not a git checkout: its commit is unknown"],
     )

@@ -16,6 +16,7 @@ import yaml
 from support.observations import seen_with_exact_requests
 from support.processes import kill_and_resume
 from support.requirements import need
+from support.runs import shortened
 
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem, UsageError
@@ -26,7 +27,7 @@ from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
-from evalkit.suite import load_suite
+from evalkit.suite import Suite, load_suite
 from evalkit.testing import AdapterConformance
 from evalkit.worker.loop import load_adapter_module
 
@@ -44,22 +45,21 @@ class TestCalvin(AdapterConformance):
     tasks: ClassVar = [CHAIN]
 
 
-def played(out: Path, **options: Any) -> list[dict[str, Any]]:
-    play(RunOptions("calvin", out=out, **{"workers": 2, **options}), Silent())
+def played(out: Path, suite: str | Suite = "calvin", **options: Any) -> list[dict[str, Any]]:
+    play(RunOptions(suite, out=out, **{"workers": 2, **options}), Silent())
     return canonical(read_journal(out).values())
 
 
-def _hurried(name: str) -> Any:
-    suite = load_suite(name)
-    splits = {n: s.model_copy(update={"max_steps": 40}) for n, s in suite.splits.items()}
-    return suite.model_copy(update={"splits": splits})
+def hurried(out: Path, **options: Any) -> list[dict[str, Any]]:
+    """As ``played``, with episodes of 40 steps."""
+    return played(out, suite=shortened("calvin", 40), **options)
 
 
 @pytest.fixture(scope="module")
 def modules() -> tuple[Any, Any]:
     """The suite's modules sequences and upstream, which need no simulator, and upstream's checkouts."""
     suite = load_suite("calvin")
-    adapter = load_adapter_module(Environment.of(suite, "calvin").source)
+    adapter = load_adapter_module(Environment.of(suite).source)
     folders = {name: str(checkout.folder) for name, checkout in checkouts(suite).items()}
     return adapter, adapter.upstream.Checkouts.of(folders)
 
@@ -113,7 +113,7 @@ def test_the_hash_of_initial_conditions_is_the_one_upstream_was_run_with(modules
 def in_the_environment(kind: str, cameras: tuple[str, ...] = (), **question: Any) -> dict[str, Any]:
     """What calvin_adapter.py finds."""
     suite = load_suite("calvin")
-    environment = Environment.of(suite, "calvin")
+    environment = Environment.of(suite)
     whole = {
         "kind": kind,
         "observation_spec": (cameras, tuple(suite.state) if cameras else ()),
@@ -127,7 +127,7 @@ def in_the_environment(kind: str, cameras: tuple[str, ...] = (), **question: Any
 
 def _answered(script: str, question: dict[str, Any]) -> dict[str, Any]:
     suite = load_suite("calvin")
-    environment = Environment.of(suite, "calvin")
+    environment = Environment.of(suite)
     result = subprocess.run(
         [str(environment.python), "-I", str(Path(__file__).parents[1] / "support" / script)],
         input=pickle.dumps(question),
@@ -186,13 +186,12 @@ def test_the_oracle_completes_chains_and_its_plans_are_what_it_does(tmp_path: Pa
 
 
 def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
-    one = played(tmp_path / "1", checkpoint="random", workers=1, episodes=4)
-    assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, workers=2, episodes=4)
-    assert one == played(tmp_path / "l", checkpoint="random:cameras=all", episodes=4)
+    one = hurried(tmp_path / "1", checkpoint="random", workers=1, episodes=4)
+    assert one == hurried(tmp_path / "s", checkpoint="random", shuffle=3, workers=2, episodes=4)
+    assert one == hurried(tmp_path / "l", checkpoint="random:cameras=all", episodes=4)
     assert len({r["digest"] for r in one}) == 4 and [r["steps"] for r in one] == [40] * 4
     monkeypatch.setenv("EVALKIT_CALVIN_RENDERER", "tiny")
-    assert one == played(tmp_path / "t", checkpoint="random:cameras=all", episodes=4)
+    assert one == hurried(tmp_path / "t", checkpoint="random:cameras=all", episodes=4)
     manifest = read_manifest(tmp_path / "t")
     assert manifest.fingerprint["gl"] == {"renderer": "tiny"}
     assert any("TinyRenderer" in reason for reason in manifest.incomparable)
@@ -206,11 +205,10 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
-def test_a_checkpoint_of_the_released_shape_plays(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
+def test_a_checkpoint_of_the_released_shape_plays(tiny: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"checkpoint": str(tiny), "settings": {"robot_type": "calvin_abcd_orig"}, "episodes": 2}
-    one = played(tmp_path / "1", workers=1, **options)
-    assert one == played(tmp_path / "2", workers=2, **options)
+    one = hurried(tmp_path / "1", workers=1, **options)
+    assert one == hurried(tmp_path / "2", workers=2, **options)
     assert [r["inferences"] for r in one] == [4, 4] and one[0]["digest"] != one[1]["digest"]
 
 
@@ -260,7 +258,6 @@ def _hold(out: Path, **options: Any) -> list[dict[str, Any]]:
 def test_missing_parts_are_named_before_the_first_episode(
     modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     monkeypatch.setenv("EVALKIT_CALVIN_SOURCE", str(tmp_path))
     with pytest.raises(EnvironmentProblem, match=r"checkout of calvin is not in .*evalkit setup calvin --source"):
         _hold(tmp_path / "run")
@@ -295,16 +292,15 @@ def test_another_commit_is_refused(modules: Any, tmp_path: Path, monkeypatch: py
 def test_the_renderer_is_chosen_once_and_a_broken_one_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     seeing: dict[str, Any] = {"checkpoint": "hold:cameras=all", "episodes": 1, "workers": 1}
     monkeypatch.setenv("EVALKIT_CALVIN_RENDERER", "vulkan")
     with pytest.raises(EnvironmentProblem, match="EVALKIT_CALVIN_RENDERER=vulkan: it must be egl or tiny"):
-        played(tmp_path / "run", **seeing)
+        hurried(tmp_path / "run", **seeing)
     assert len(_hold(tmp_path / "blind")) == 1, "who sees nothing needs no renderer"
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/dev/null")  # an EGL without a device
     monkeypatch.setenv("EVALKIT_CALVIN_RENDERER", "egl")
     with pytest.raises(EnvironmentProblem, match=r"EGL does not work .*EVALKIT_CALVIN_RENDERER=tiny"):
-        played(tmp_path / "run", **seeing)
+        hurried(tmp_path / "run", **seeing)
     monkeypatch.delenv("EVALKIT_CALVIN_RENDERER")
-    played(tmp_path / "without", **seeing)
+    hurried(tmp_path / "without", **seeing)
     assert read_manifest(tmp_path / "without").fingerprint["gl"] == {"renderer": "tiny"}

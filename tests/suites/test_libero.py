@@ -10,6 +10,7 @@ import pytest
 import yaml
 from support.processes import kill_and_resume
 from support.requirements import need
+from support.runs import shortened
 
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
@@ -19,7 +20,7 @@ from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
-from evalkit.suite import load_suite
+from evalkit.suite import Suite, load_suite
 from evalkit.testing import AdapterConformance
 
 pytestmark = pytest.mark.sim
@@ -30,9 +31,14 @@ def _environment() -> None:
     need("libero")
 
 
-def played(out: Path, **options: Any) -> list[dict[str, Any]]:
-    play(RunOptions("libero", out=out, **{"workers": 2, **options}), Silent())
+def played(out: Path, suite: str | Suite = "libero", **options: Any) -> list[dict[str, Any]]:
+    play(RunOptions(suite, out=out, **{"workers": 2, **options}), Silent())
     return canonical(read_journal(out).values())
+
+
+def hurried(out: Path, **options: Any) -> list[dict[str, Any]]:
+    """As ``played``, with episodes of 40 steps."""
+    return played(out, suite=shortened("libero", 40), **options)
 
 
 class TestLibero(AdapterConformance):
@@ -61,7 +67,7 @@ names = module.libero_task_map
 print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t in names[k]} for k in sys.argv[1:]}))
 """
     upstream = {name: split.model_extra["upstream"] for name, split in suite.splits.items() if split.model_extra}
-    python = str(Environment.of(suite, "libero").python)
+    python = str(Environment.of(suite).python)
     theirs = yaml.safe_load(subprocess.check_output([python, "-c", code, *upstream.values()], text=True))
     ours = {upstream[name]: split.tasks for name, split in suite.splits.items()}
     assert ours == theirs and sum(map(len, ours.values())) == 130
@@ -74,24 +80,16 @@ def test_the_oracle_solves_object_tasks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["spatial", "object", "goal", "long", "90"])
-def test_every_split_runs_with_random(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
-    records = played(tmp_path, checkpoint="random", splits=[split], tasks=["1"], episodes=1)
+def test_every_split_runs_with_random(tmp_path: Path, split: str) -> None:
+    records = hurried(tmp_path, checkpoint="random", splits=[split], tasks=["1"], episodes=1)
     assert [r["success"] for r in records] == [False] and records[0]["steps"] == 40
 
 
-def _hurried(name: str) -> Any:
-    suite = load_suite(name)
-    splits = {n: s.model_copy(update={"max_steps": 40}) for n, s in suite.splits.items()}
-    return suite.model_copy(update={"splits": splits})
-
-
-def test_workers_order_and_looking_change_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
+def test_workers_order_and_looking_change_no_outcome(tmp_path: Path) -> None:
     options: dict[str, Any] = {"splits": ["object"], "tasks": ["0", "1"], "episodes": 2}
-    one = played(tmp_path / "1", checkpoint="random", workers=1, **options)
-    assert one == played(tmp_path / "s", checkpoint="random", shuffle=3, workers=3, **options)
-    assert one == played(tmp_path / "l", checkpoint="random:cameras=all", **options)
+    one = hurried(tmp_path / "1", checkpoint="random", workers=1, **options)
+    assert one == hurried(tmp_path / "s", checkpoint="random", shuffle=3, workers=3, **options)
+    assert one == hurried(tmp_path / "l", checkpoint="random:cameras=all", **options)
 
 
 def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
@@ -103,9 +101,8 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
-def test_stand_in_assets_mark_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
-    played(tmp_path, checkpoint="hold", splits=["object"], tasks=["0"], episodes=1, workers=1)
+def test_stand_in_assets_mark_the_run(tmp_path: Path) -> None:
+    hurried(tmp_path, checkpoint="hold", splits=["object"], tasks=["0"], episodes=1, workers=1)
     manifest = read_manifest(tmp_path)
     stand_ins = manifest.fingerprint["assets"]["stand_ins"]
     declared = (assets_folder(load_suite("libero")) or Path()) / "STAND_INS.txt"
@@ -133,11 +130,10 @@ def test_a_missing_asset_is_named_before_the_first_episode(tmp_path: Path, monke
 def test_no_gl_is_said_before_the_first_episode_and_only_where_images_are_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.runner.run.load_suite", _hurried)
     monkeypatch.setenv("MUJOCO_GL", "glfw")  # which needs a display
     for display in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(display, raising=False)
     options: dict[str, Any] = {"splits": ["object"], "tasks": ["0"], "episodes": 1, "workers": 1}
-    assert len(played(tmp_path / "blind", checkpoint="hold", **options)) == 1
+    assert len(hurried(tmp_path / "blind", checkpoint="hold", **options)) == 1
     with pytest.raises(EnvironmentProblem, match=r"GL does not work .*libosmesa6"):
-        played(tmp_path / "seeing", checkpoint="hold:cameras=all", **options)
+        hurried(tmp_path / "seeing", checkpoint="hold:cameras=all", **options)

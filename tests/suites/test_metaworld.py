@@ -45,7 +45,7 @@ def in_its_environment(code: str) -> Any:
     prelude = (
         f"import sys, types; p = types.ModuleType('suite'); p.__path__ = [{str(folder)!r}]; sys.modules['suite'] = p"
     )
-    python = str(Environment.of(load_suite("metaworld"), "metaworld").python)
+    python = str(Environment.of(load_suite("metaworld")).python)
     return json.loads(subprocess.check_output([python, "-W", "ignore", "-c", prelude + "\n" + code], text=True))
 
 

@@ -115,7 +115,7 @@ class TestGoogleRobot(AdapterConformance):
 def in_its_environment(**question: Any) -> Any:
     """What tests/simpler_upstream.py finds in the suite's environment."""
     suite = load_suite("simpler")
-    environment = Environment.of(suite, "simpler")
+    environment = Environment.of(suite)
     sources = {name: str(checkout.folder) for name, checkout in checkouts(suite).items()}
     whole = {"suite": suite.to_message(), "sources": sources, "scene": 0, **question}
     whole |= {"package": str(package_folder().parent), "folder": str(suite_folders()["simpler"])}

@@ -14,7 +14,7 @@ from evalkit.suite import load_suite
 def need(suite: str) -> None:
     """Skips, with what to do, where a suite's environment is not built or its assets or checkouts are not here."""
     loaded = load_suite(suite)
-    if not Environment.of(loaded, suite).ready:
+    if not Environment.of(loaded).ready:
         pytest.skip(f"the environment of {suite} is not built: run `evalkit setup {suite}`")
     if loaded.assets and assets_folder(loaded) is None:
         pytest.skip(f"the assets of {suite} are not here: set {loaded.assets.variable}")

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.records.journal import read_journal
+from evalkit.runner.options import Candidate, RunOptions
 from evalkit.runner.progress import Silent
-from evalkit.runner.run import RunOptions, play
+from evalkit.runner.resolve import resolve_run
+from evalkit.runner.run import play, run_candidate
+from evalkit.setup.installed import InstalledSuite
+from evalkit.suite import Suite, load_suite
 from support.paths import POINTMASS
 
 
@@ -38,3 +42,15 @@ def kept(run: Path, out: Path, keep: Any) -> Path:
     records = [r for r in read_journal(run).values() if keep(r)]
     (out / "journal.jsonl").write_text("".join(r.to_json() + "\n" for r in records))
     return out
+
+
+def run_policy(options: RunOptions, candidate: Candidate) -> Path:
+    """A policy of this process through a suite."""
+    return run_candidate(resolve_run(options, InstalledSuite.find(options.suite), candidate), Silent())
+
+
+def shortened(name: str, max_steps: int) -> Suite:
+    """A suite whose episodes end after ``max_steps``."""
+    suite = load_suite(name)
+    splits = {n: s.model_copy(update={"max_steps": max_steps}) for n, s in suite.splits.items()}
+    return suite.model_copy(update={"splits": splits})

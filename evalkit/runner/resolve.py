@@ -1,0 +1,172 @@
+"""From options to a run that can start: every default filled in, every conflict refused."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from evalkit.episode import Episode
+from evalkit.errors import UsageError
+from evalkit.execution import Execution
+from evalkit.execution.delay import Delay
+from evalkit.execution.resolve import resolve_execution
+from evalkit.records.folder import RunFolder
+from evalkit.runner.options import Candidate, RunOptions, Video
+from evalkit.setup.installed import InstalledSuite
+from evalkit.suite import Suite
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run with nothing left to decide; everything after :func:`resolve_run` takes this.
+
+    Attributes:
+        installed: the suite, its environment, assets and sources.
+        candidate: the policy under evaluation.
+        episodes: the planned episodes, in the protocol's order.
+        execution: the way from chunks to control steps.
+        folder: the run's folder.
+        resume: continue the run in ``folder``.
+        workers: number of worker processes.
+        video: which episodes to record as video.
+        shuffle: seed of a shuffled episode order, or None.
+        worker_timeout_s: seconds of silence after which a worker counts as hung.
+        notes: lines that the user should read before the run starts.
+    """
+
+    installed: InstalledSuite
+    candidate: Candidate
+    episodes: tuple[Episode, ...]
+    execution: Execution
+    folder: RunFolder
+    resume: bool
+    workers: int
+    video: Video
+    shuffle: int | None
+    worker_timeout_s: float
+    notes: tuple[str, ...]
+
+    @property
+    def suite(self) -> Suite:
+        """The suite under its protocol."""
+        return self.installed.suite
+
+    @property
+    def video_camera(self) -> str | None:
+        """The camera of the run's videos, or None if it records none."""
+        return self.suite.video.camera if self.suite.video and self.video != "none" else None
+
+
+def resolve_run(options: RunOptions, installed: InstalledSuite, candidate: Candidate) -> ResolvedRun:
+    """Resolve a run's options for a candidate. Looks nothing up and writes nothing.
+
+    Args:
+        options: the user's options; ``suite``, ``checkpoint`` and its parameters are already in the other arguments.
+        installed: the suite on this machine.
+        candidate: the policy under evaluation.
+
+    Raises:
+        UsageError: an option does not exist, or does not fit the suite, the policy or another option.
+    """
+    check_options(options)
+    suite = installed.suite
+    splits, notes = _default_splits(suite, candidate, options)
+    episodes = suite.plan(splits, options.tasks, options.episodes, options.repeats)
+    unsupported_splits = {e.split for e in episodes} - set(candidate.splits.get(suite.name, suite.splits))
+    if unsupported_splits:
+        notes = [*notes, f"{candidate.id} was not made for {', '.join(sorted(unsupported_splits))}"]
+    _check_fits(suite, candidate, episodes, options)
+    return ResolvedRun(
+        installed=installed,
+        candidate=candidate,
+        episodes=tuple(episodes),
+        execution=_execution(suite, candidate, options, episodes),
+        folder=RunFolder(options.out or default_folder(suite, candidate.id)),
+        resume=options.resume,
+        workers=min(options.workers or default_workers(), len(episodes)),
+        video=options.video,
+        shuffle=options.shuffle,
+        worker_timeout_s=options.worker_timeout_s,
+        notes=tuple(notes),
+    )
+
+
+def check_options(options: RunOptions) -> None:
+    """Raise UsageError for options that contradict each other whatever the suite and the policy."""
+    if options.resume and options.out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to continue")
+
+
+def default_folder(suite: Suite, checkpoint: str) -> Path:
+    """Return ``results/runs/<suite>-<checkpoint>-<local time>`` under the working folder, numbered if it exists."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("results") / "runs" / f"{suite.name}-{checkpoint}-{stamp}"
+    numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
+
+
+def default_workers() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_splits(suite: Suite, candidate: Candidate, options: RunOptions) -> tuple[Sequence[str], list[str]]:
+    """Return the splits to plan (empty for the suite's default) and a note if the policy supports only some of them."""
+    if options.splits:
+        return options.splits, []
+    usual = suite.default.splits or list(suite.splits)
+    oracle = candidate.policy.spec.observation_spec.oracle_steps
+    known = suite.oracle if oracle else candidate.splits.get(suite.name, usual)
+    fitting = [split for split in usual if split in known] or [split for split in suite.splits if split in known]
+    if options.tasks or not fitting or fitting == usual:
+        return (), []
+    who = "the scripted oracle" if oracle else candidate.id
+    return fitting, [f"{who} knows {', '.join(fitting)} of {', '.join(usual)}: running those"]
+
+
+def _check_fits(suite: Suite, candidate: Candidate, episodes: Sequence[Episode], options: RunOptions) -> None:
+    """Refuse what could only fail later."""
+    spec = candidate.policy.spec
+    unsupported_splits = {e.split for e in episodes} - set(suite.oracle)
+    if spec.observation_spec.oracle_steps and unsupported_splits:
+        known = f"only {', '.join(suite.oracle)}: pass --split" if suite.oracle else "none of its splits"
+        raise UsageError(
+            f"checkpoint {candidate.id!r} needs a scripted oracle, and {suite.name} has none for "
+            f"{', '.join(sorted(unsupported_splits))} ({known}, or use another checkpoint)"
+        )
+    for camera in spec.observation_spec.cameras:
+        if camera not in suite.cameras:
+            raise UsageError(f"checkpoint {candidate.id!r} needs camera {camera!r}, which {suite.name} lacks")
+    for name in spec.observation_spec.state:
+        if name not in suite.state:
+            raise UsageError(f"checkpoint {candidate.id!r} reads state {name!r}, which {suite.name} lacks")
+    if options.execution in ("prefix", "rtc") and options.execution not in spec.supported_prefixes:
+        able = ", ".join(spec.supported_prefixes) or "none"
+        raise UsageError(
+            f"--execution {options.execution}: checkpoint {candidate.id!r} does not support it (it supports: {able}); "
+            "use naive"
+        )
+    if options.video != "none" and suite.video is None:
+        raise UsageError(f"--video: {suite.name} has no camera for videos")
+
+
+def _execution(suite: Suite, candidate: Candidate, options: RunOptions, episodes: Sequence[Episode]) -> Execution:
+    """Return the requested execution. Raises UsageError if it cannot work at the fastest control rate here."""
+    try:
+        delay = Delay.parse(options.delay) if isinstance(options.delay, str) else options.delay or Delay()
+    except ValueError as error:
+        raise UsageError(f"--delay: {error}") from error
+    rates = [suite.splits[split].control_hz or suite.control_hz for split in {e.split for e in episodes}]
+    return resolve_execution(
+        options.execution,
+        candidate.policy.spec.chunk_size,
+        max(rates),
+        options.horizon,
+        delay,
+        options.prefix,
+        options.parameters,
+    )
