@@ -163,7 +163,7 @@ class Checkpoint:
         model = _parameters_of(self._factory())
         given = dict(self.parameters)
         if issubclass(model, NamedParameters):
-            given["called"] = self.asked or self.id
+            given["display_name"] = self.asked or self.id
         return parse(model, given, f"checkpoint {self.id!r}")
 
     def _factory(self) -> Any:
