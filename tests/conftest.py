@@ -11,6 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files of torch tests alone if the tests are not wanted: torch takes seconds to import, or is not there."""
+    if "not torch" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return "pytestmark = pytest.mark.torch" in collection_path.read_text(encoding="utf-8") or None
+
+
 @pytest.fixture
 def pointmass() -> str:
     """The folder of the tiny suite, as one would name it on the command line."""

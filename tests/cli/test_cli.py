@@ -21,6 +21,7 @@ def finished(oracle_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(oracle_run, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_teaches() -> None:
     times = []
     for _ in range(3):
@@ -66,6 +67,7 @@ def play_own(pointmass: str, folder: Path, methods: str) -> CommandResult:
     return evalkit("run", pointmass, *named, *out, env={"PYTHONPATH": str(folder)})
 
 
+@pytest.mark.slow
 def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path) -> None:
     result = play_own(
         pointmass,
@@ -77,6 +79,7 @@ def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path
     assert json.loads(result.stdout)["checkpoint"] == "own" and result.stderr.count("LOUD") > 1
 
 
+@pytest.mark.slow
 def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
     result = play_own(
         pointmass,
@@ -224,17 +227,20 @@ def test_a_table_fits_a_narrow_terminal_with_all_its_numbers(finished: Path, tmp
         assert "100.0" in shown and "51.0–100.0" in shown and "80.6–100.0" in shown
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_a_run(pointmass: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m evalkit run {pointmass} --out {tmp_path / 'run'} 2>&1 >/dev/null | head -1"
     subprocess.run(["bash", "-c", command], check=True, capture_output=True)
     assert len((tmp_path / "run" / "journal.jsonl").read_text().splitlines()) == 16
 
 
+@pytest.mark.slow
 def test_a_locale_without_our_characters_does_not_end_a_run(pointmass: str, tmp_path: Path) -> None:
     result = evalkit("run", pointmass, "--out", str(tmp_path / "run"), env={"PYTHONIOENCODING": "ascii"})
     assert result.exit_code == 0 and "mean of two" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); import signal"
     code += "; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from evalkit.cli import main; main()"
@@ -252,6 +258,7 @@ def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp
     assert "this scene is cursed" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(

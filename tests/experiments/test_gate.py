@@ -75,6 +75,7 @@ def test_a_finished_run_is_judged_as_it_would_have_been(baseline: Path, noisy_ru
     assert other["verdict"] == "REGRESSION" and other["tests"] != live[1]["tests"]
 
 
+@pytest.mark.slow
 def test_a_gate_that_was_killed_goes_on_to_the_same_verdict(baseline: Path, tmp_path: Path) -> None:
     named = ["--checkpoint", "oracle", "--baseline", str(baseline), "--margin", "0.3"]
     whole = gate(POINTMASS, "--workers", "2", *named, "--out", tmp_path / "whole")[1]
@@ -173,6 +174,7 @@ def test_a_baseline_of_another_suite_is_refused(baseline: Path, tmp_path: Path) 
     assert code == 2 and "none of the tasks" in found["reason"]
 
 
+@pytest.mark.slow
 def test_workers_that_all_crash_are_no_verdict(baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_FATAL", "1")
     code, found = gate(*LIVE, "hold", "--baseline", baseline, "--out", tmp_path / "run")

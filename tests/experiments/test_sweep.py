@@ -53,6 +53,7 @@ def test_a_sweep_is_drawn(swept: tuple[Path, dict[str, Any]]) -> None:
         assert word in text
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]) -> None:
     out, document = swept
     journal = out / "prefix-3" / "journal.jsonl"

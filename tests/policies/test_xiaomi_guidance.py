@@ -35,6 +35,8 @@ from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policy import Request
 from evalkit.suite import load_suite
 
+pytestmark = pytest.mark.torch
+
 SETTINGS = settings()
 STD = 0.25  # of every action dimension that the tiny checkpoint uses
 H, S = 10, 5

@@ -27,6 +27,8 @@ from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
 from evalkit.policy import Request
 from evalkit.suite import Suite, load_suite
 
+pytestmark = pytest.mark.torch
+
 libero = settings()["libero"]
 
 

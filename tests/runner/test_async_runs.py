@@ -46,6 +46,7 @@ def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, exe
     assert one == three and len(one) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", LATE)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(pointmass: str, tmp_path: Path, execution: str) -> None:
     options = ["--execution", execution, "--delay", "normal:200:100ms", "--checkpoint", "oracle-noisy"]
@@ -90,6 +91,7 @@ def test_a_policy_that_continues_nothing_is_not_given_a_prefix(pointmass: str, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_inference_overlaps_with_physics_in_real_time(pointmass: str, tmp_path: Path, monkeypatch: Any) -> None:
     """A policy that takes 50 ms and physics that takes as long: together, not one after the other."""
     monkeypatch.setenv("POINTMASS_DELAY", "0.01")

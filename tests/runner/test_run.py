@@ -69,6 +69,7 @@ def test_looking_changes_no_outcome(pointmass: str, tmp_path: Path) -> None:
     assert blind == seeing
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_resumes_to_the_same_journal(pointmass: str, tmp_path: Path) -> None:
     whole = play(pointmass, tmp_path / "whole", checkpoint="oracle-noisy", episodes=10)
     arguments = [pointmass, "--checkpoint", "oracle-noisy", "--episodes", "10", "--workers", "2"]
@@ -101,6 +102,7 @@ def test_a_crash_that_does_not_repeat_leaves_no_trace(
     assert [r.host["attempts"] for r in read_journal(tmp_path / "a").values()] == [1, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None:
     play(pointmass, tmp_path, checkpoint="hold", tasks=["hangs"], episodes=3, worker_timeout_s=1.5, workers=2)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
@@ -108,6 +110,7 @@ def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None
     assert "said nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
 
 
+@pytest.mark.slow
 def test_a_simulator_that_always_dies_ends_the_run(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +255,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(pointmass: str, tmp_pa
     assert contents(tmp_path) == {"thesis.tex": b"years of work", "file": b""}
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_into_one_folder_are_one_run(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--workers", "1", "--out", str(tmp_path / "run")]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -382,6 +386,7 @@ def changed(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
     return str(suite)
 
 
+@pytest.mark.slow
 def test_one_broken_task_does_not_keep_the_others_from_being_played(pointmass: str, tmp_path: Path) -> None:
     suite = changed(pointmass, tmp_path, "self._episode.scene == 1 and self._steps == 3", "self._steps == 3")
     play(suite, tmp_path / "run", checkpoint="hold", tasks=["raises", "left"], episodes=12)
@@ -410,6 +415,7 @@ mark.touch()
 """
 
 
+@pytest.mark.slow
 def test_workers_leave_when_the_host_is_killed_even_from_the_middle_of_a_call(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "hold", "--task", "hangs"]
     host = subprocess.Popen([*command, "--workers", "1", "--out", str(tmp_path / "run")], stderr=subprocess.DEVNULL)
@@ -442,6 +448,7 @@ def test_a_video_that_was_lost_is_made_when_the_run_is_resumed(pointmass: str, t
     assert after == before and (tmp_path / "journal.jsonl").read_bytes() == journal
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_filming_loses_the_video_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
     suite = changed(
         pointmass, tmp_path, "        image = np.zeros((24", "        os.abort()\n        image = np.zeros((24"

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from scipy.stats import binom
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
 LIKELY = 1e-4  # a rate that keeps its promise is above these bounds once in so many
 
