@@ -1,4 +1,4 @@
-"""How the commands speak: progress, tables, one line for an error, and the exit codes."""
+"""Output of the commands: progress, tables, one line for an error, and the exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 
 def report(summary: Summary, as_json: bool) -> None:
-    """Prints a run's table, or its JSON document."""
+    """Print a run's table, or its JSON document."""
     from evalkit.records.folder import RunFolder
     from evalkit.report import terminal
 
@@ -41,7 +41,7 @@ def report(summary: Summary, as_json: bool) -> None:
 
 
 def progress_for(title: str) -> LiveProgress | PlainProgress:
-    """A live display on a terminal, plain lines elsewhere."""
+    """Return a live display on a terminal, plain lines elsewhere."""
     from evalkit.runner.progress import LiveProgress, PlainProgress
 
     errors = console(stderr=True)
@@ -49,7 +49,7 @@ def progress_for(title: str) -> LiveProgress | PlainProgress:
 
 
 def console(stderr: bool) -> Console:
-    """People's output goes to standard error where standard output is for programs."""
+    """Return a console for people's output, on standard error if standard output is for programs."""
     from evalkit.report import terminal
 
     return terminal.console(stderr)
@@ -57,7 +57,7 @@ def console(stderr: bool) -> Console:
 
 @contextlib.contextmanager
 def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Iterator[None]:
-    """Turns an EvalkitError into one line on standard error and exit code 2."""
+    """Turn an EvalkitError into one line on standard error and exit code 2."""
     from evalkit.errors import EvalkitError
 
     try:
@@ -85,7 +85,7 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
 
 @contextlib.contextmanager
 def stdout_to_stderr(wanted: bool) -> Iterator[None]:
-    """Sends what a policy, its libraries or their processes print to standard error instead, where ``wanted``."""
+    """Redirect the output of a policy, its libraries and their processes to standard error, if ``wanted``."""
     if not wanted:
         yield
         return
@@ -101,7 +101,7 @@ def stdout_to_stderr(wanted: bool) -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Points standard output at nothing, so that flushing it at the end does not fail again."""
+    """Point standard output at nothing, so that flushing it at exit does not fail again."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -9,25 +9,21 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import console, report_errors
-from evalkit.cli._options import (
-    AsJson,
-)
+from evalkit.cli._options import AsJson
 
-Baselines = Annotated[Path, typer.Option("--baselines", metavar="DIR", help="Where baselines are.")]
+Baselines = Annotated[Path, typer.Option("--baselines", metavar="DIR", help="The folder of the baselines.")]
 
 
 def accept(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it is the baseline; reviewers read it.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for reviewers.")],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The baseline's name; <suite>-<checkpoint> if absent.")
+        str | None, typer.Option(metavar="NAME", help="The baseline's name. Default: <suite>-<checkpoint>.")
     ] = None,
-    replaces: Annotated[
-        bool, typer.Option("--replace", help="Put it in the place of the baseline of that name.")
-    ] = False,
+    replaces: Annotated[bool, typer.Option("--replace", help="Replace the baseline of that name.")] = False,
     folder: Baselines = Path("results/baselines"),
 ) -> None:
-    """Make a finished run a baseline: files under results/baselines/ to review and commit.
+    """Accept a finished run as a baseline: files under results/baselines/ to review and commit.
 
     Example:
         evalkit baseline accept results/runs/released --reason "the release of May" --name released
@@ -43,7 +39,7 @@ def accept(
 
 
 def list_baselines(folder: Baselines = Path("results/baselines"), as_json: AsJson = False) -> None:
-    """Show the accepted baselines, and why they were accepted."""
+    """List the accepted baselines with their reasons."""
     from rich.table import Table
 
     from evalkit.experiments.baselines import accepted_baselines

@@ -19,28 +19,28 @@ def bench(
     suite: Annotated[str, typer.Argument(metavar="[SUITE]", help="A suite's name, or its folder.")] = "metaworld",
     checkpoint: Annotated[
         str,
-        typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`. Random actions, all cameras, if absent."),
+        typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`. Default: random actions, all cameras."),
     ] = "random:chunk=10,cameras=all",
     checkpoint_file: CheckpointFile = None,
-    split: Annotated[str | None, typer.Option(metavar="S", help="The split; the first if absent.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="S", help="The split. Default: the first.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(metavar="T", help="A task; the split's first if absent. Repeatable.")
+        list[str] | None, typer.Option(metavar="T", help="A task. Repeatable. Default: the split's first.")
     ] = None,
     episodes: Annotated[int, typer.Option(metavar="N", min=2, help="Scenes per task.")] = 6,
     horizon: Annotated[
-        int | None, typer.Option(metavar="S", min=1, help="Control steps executed of each chunk. All of it if absent.")
+        int | None, typer.Option(metavar="S", min=1, help="Control steps executed of each chunk. Default: all.")
     ] = None,
     workers: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", min=1, help="Simulator processes. Repeatable; one, and one per core, if absent."),
+        typer.Option(metavar="N", min=1, help="Simulator processes. Repeatable. Default: one, then one per core."),
     ] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep the latencies of single requests, for `--delay trace:FILE`."),
+        typer.Option(metavar="FILE", help="Write the latencies of single requests, for `--delay trace:FILE`."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure throughput on this machine, per part: reset, physics, looking, the policy.
+    """Measure throughput on this machine, per part: reset, physics, observation, policy.
 
     Examples:
         evalkit bench metaworld
@@ -48,7 +48,7 @@ def bench(
         evalkit bench libero --checkpoint my-checkpoint --workers 1 --workers 8 --trace latencies.json
     """
     from evalkit.experiments.bench import bench as measured
-    from evalkit.runner.run import RunOptions
+    from evalkit.runner.options import RunOptions
 
     with report_errors():
         options = RunOptions(
@@ -80,15 +80,15 @@ def _show(found: list[Throughput]) -> None:
         table.add_column(f"{one.workers} worker{'s' if one.workers > 1 else ''}", justify="right")
     rows = {
         "episodes": [str(one.episodes) for one in found],
-        "episodes an hour": [f"{one.episodes_per_hour:.0f}" for one in found],
-        "control steps a second": [f"{one.steps_per_s:.0f}" for one in found],
-        "setting a scene (ms an episode)": [f"{one.reset_ms:.1f}" for one in found],
-        "physics (ms a control step)": [f"{one.physics_ms:.2f}" for one in found],
-        "looking (ms an inference)": [f"{one.observe_ms:.2f}" for one in found],
-        "waiting for the reply (ms an inference)": [f"{one.wait_ms:.2f}" for one in found],
-        "of which the policy (ms a call)": [f"{one.policy_ms:.2f}" for one in found],
-        "requests a call": [f"{one.batch:.2f}" for one in found],
-        "building the simulator (s, once a worker)": [f"{one.build_s:.2f}" for one in found],
+        "episodes per hour": [f"{one.episodes_per_hour:.0f}" for one in found],
+        "control steps per second": [f"{one.steps_per_s:.0f}" for one in found],
+        "reset (ms per episode)": [f"{one.reset_ms:.1f}" for one in found],
+        "physics (ms per control step)": [f"{one.physics_ms:.2f}" for one in found],
+        "observation (ms per inference)": [f"{one.observe_ms:.2f}" for one in found],
+        "waiting for the chunk (ms per inference)": [f"{one.wait_ms:.2f}" for one in found],
+        "of which the policy (ms per call)": [f"{one.policy_ms:.2f}" for one in found],
+        "requests per call": [f"{one.batch:.2f}" for one in found],
+        "simulator build (s, once per worker)": [f"{one.build_s:.2f}" for one in found],
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)

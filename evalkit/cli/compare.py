@@ -9,27 +9,24 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import console, no_verdict, report_errors
-from evalkit.cli._options import (
-    Allow,
-    AsJson,
-)
+from evalkit.cli._options import Allow, AsJson
 
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="The folder of the run to measure against.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The folder of the run that is judged.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The folder of the run to judge.")],
     margin: Annotated[
-        float, typer.Option(metavar="M", help="Largest loss that still passes, as a fraction: 0.05 is 5 points.")
+        float, typer.Option(metavar="M", help="Largest loss that still passes, as a fraction (0.05 is 5 points).")
     ] = 0.05,
-    alpha: Annotated[float, typer.Option(metavar="P", help="Level of the test that finds a regression.")] = 0.05,
+    alpha: Annotated[float, typer.Option(metavar="P", help="Significance level of the regression test.")] = 0.05,
     allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two finished runs on the episodes that both have.
 
-    Success rates by the exact McNemar test, average lengths by a paired bootstrap, tasks with Holm's correction for
-    there being many. Lists the episodes that flipped, with their videos. Runs whose suite, protocol, simulator
-    versions, assets or delay differ are refused, and the field is named.
+    Tests success rates with the exact McNemar test and average lengths with a paired bootstrap, and corrects over tasks
+    with Holm's method. Lists the episodes whose outcome flipped, with their videos. Refuses runs whose suite, protocol,
+    simulator versions, assets or delay differ, and names the field.
 
     Examples:
         evalkit compare results/runs/before results/runs/after

@@ -8,20 +8,16 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import FAILED, console, report_errors
-from evalkit.cli._options import (
-    AsJson,
-)
+from evalkit.cli._options import AsJson
 
 
 def doctor(
-    suite: Annotated[
-        str | None, typer.Argument(metavar="[SUITE]", help="Look at one suite; at all by default.")
-    ] = None,
+    suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="The suite to check. Default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out what works here, what is missing, and how to get it.
+    """Check this machine: working parts, missing parts, and the way to get them.
 
-    With a SUITE, the exit code is 2 where that suite cannot run.
+    With a SUITE, the exit code is 2 if that suite cannot run.
     """
     from dataclasses import asdict
 
@@ -30,7 +26,7 @@ def doctor(
 
     with report_errors():
         found = {"machine": machine_checks()}
-        with console(stderr=True).status("looking ..."):
+        with console(stderr=True).status("checking ..."):
             found |= {name: check_suite(name) for name in ([suite] if suite else suite_folders())}
         if as_json:
             typer.echo(json.dumps({name: [asdict(c) for c in checks] for name, checks in found.items()}, indent=1))

@@ -12,10 +12,18 @@ from evalkit.cli._common import console, no_verdict, one_line, progress_for, rep
 from evalkit.cli._options import (
     Allow,
     AsJson,
+    BatchInvariant,
     CheckpointFile,
+    CheckpointId,
+    MaxBatch,
+    Out,
     Splits,
     Tasks,
+    VideoChoice,
+    VideoOption,
     Workers,
+    WorkerTimeout,
+    batching,
 )
 
 EXIT_CODES = {"PASS": 0, "REGRESSION": 1, "INCONCLUSIVE": 3}
@@ -29,57 +37,56 @@ def gate(
     baseline: Annotated[
         str, typer.Option(metavar="BASELINE", help="An accepted baseline (`evalkit baseline list`), or a run's folder.")
     ],
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="ID", help="The checkpoint that is judged, as for `evalkit run`.")
-    ] = None,
+    checkpoint: CheckpointId = None,
     checkpoint_file: CheckpointFile = None,
     split: Splits = None,
     task: Tasks = None,
     episodes: Annotated[
-        int | None, typer.Option(metavar="N", help="Scenes per task; the baseline's if absent.")
+        int | None, typer.Option(metavar="N", help="Scenes per task. Default: the baseline's number.")
     ] = None,
     max_scenes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Play so many scenes at most; all of them if absent.")
+        int | None, typer.Option(metavar="N", min=1, help="Play at most this many scenes. Default: all.")
     ] = None,
     alpha: Annotated[
-        float, typer.Option(metavar="P", help="How often a checkpoint that is not worse may be called a REGRESSION.")
+        float, typer.Option(metavar="P", help="Probability that a checkpoint that is not worse is called a REGRESSION.")
     ] = 0.01,
     beta: Annotated[
-        float, typer.Option(metavar="P", help="How often one that is worse by the margin may PASS.")
+        float, typer.Option(metavar="P", help="Probability that a checkpoint worse by the margin gets a PASS.")
     ] = 0.05,
     margin: Annotated[
-        float, typer.Option(metavar="M", help="The drop that must not pass, as a fraction: 0.05 is 5 points.")
+        float, typer.Option(metavar="M", help="The drop that must not pass, as a fraction (0.05 is 5 points).")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order in which scenes are played and weighed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order in which scenes are played and weighed.")] = 0,
     max_error_rate: Annotated[
-        float, typer.Option(metavar="SHARE", help="No verdict where more episodes than this share end in errors.")
+        float, typer.Option(metavar="SHARE", help="No verdict if more than this share of episodes ends in errors.")
     ] = 0.02,
     allow: Allow = None,
     horizon: Annotated[
-        int | None, typer.Option(metavar="S", help="Control steps executed of each chunk; the baseline's if absent.")
+        int | None, typer.Option(metavar="S", help="Control steps executed of each chunk. Default: the baseline's.")
     ] = None,
     workers: Workers = None,
-    video: Annotated[str, typer.Option(metavar="none|failures|all", help="Film episodes as mp4.")] = "none",
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run's folder. A new one under results/runs/ if absent.")
-    ] = None,
+    max_batch: MaxBatch = None,
+    batch_invariant: BatchInvariant = False,
+    worker_timeout: WorkerTimeout = 300,
+    video: VideoOption = VideoChoice.none,
+    out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the gate's run in --out.")] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as JUnit XML too.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdict as JUnit XML.")] = None,
     summary: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             envvar="GITHUB_STEP_SUMMARY",
-            help="Append the verdict to FILE as markdown; a GitHub step's summary if absent.",
+            help="Append the verdict to FILE as markdown. Default: the GitHub step's summary.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge a checkpoint against a baseline, for CI: PASS, REGRESSION or INCONCLUSIVE.
 
-    Plays the baseline's scenes in a seeded shuffle and stops as soon as the verdict is clear: REGRESSION where the
-    checkpoint is worse, PASS where it is not worse by the margin. The verdict is valid whenever it comes: see
-    docs/gate.md. A finished run is judged as it would have been while it ran.
+    Plays the baseline's scenes in a seeded shuffle and stops as soon as the verdict is clear: REGRESSION if the
+    checkpoint is worse, PASS if it is not worse by the margin. The verdict is valid whenever the gate stops
+    (docs/gate.md). A finished run gets the verdict that a live gate would have given.
 
     Exit codes: 0 PASS, 1 REGRESSION, 2 no verdict (usage, infrastructure, not comparable), 3 INCONCLUSIVE.
 
@@ -95,7 +102,7 @@ def gate(
     from evalkit.experiments.gate import GateForecast, GateOptions, gate_finished_run, gate_live_run
     from evalkit.records.folder import RunFolder
     from evalkit.report import gates
-    from evalkit.runner.run import RunOptions
+    from evalkit.runner.options import RunOptions
     from evalkit.stats.sequential import ErrorRates
 
     err = console(stderr=True)
@@ -106,15 +113,14 @@ def gate(
             live_only = {
                 "--checkpoint": checkpoint, "--checkpoint-file": checkpoint_file, "--split": split, "--task": task,
                 "--episodes": episodes, "--horizon": horizon, "--workers": workers, "--out": out,
-                "--resume": resume or None,
+                "--resume": resume or None, "--max-batch": max_batch, "--batch-invariant": batch_invariant or None,
+                "--video": None if video == VideoChoice.none else video,
             }  # fmt: skip
             for option, value in live_only.items():
                 if finished and value is not None:
-                    raise UsageError(f"{option}: {what} is a finished run, of which nothing is played")
+                    raise UsageError(f"{option}: {what} is a finished run, so nothing is played")
             if not finished and checkpoint is None:
-                raise UsageError("--checkpoint: name the checkpoint that is judged")
-            if video not in ("none", "failures", "all"):
-                raise UsageError(f"--video {video}: must be none, failures or all")
+                raise UsageError("--checkpoint: name the checkpoint to judge")
             try:
                 options = GateOptions(
                     find_baseline(baseline),
@@ -137,6 +143,7 @@ def gate(
                     suite=what,
                     checkpoint=checkpoint,
                     checkpoint_file=checkpoint_file,
+                    settings=batching(max_batch, batch_invariant),
                     splits=split or (),
                     tasks=task or (),
                     episodes=episodes,
@@ -144,7 +151,8 @@ def gate(
                     horizon=horizon,
                     out=out,
                     resume=resume,
-                    video=video,  # type: ignore[arg-type]  # it was checked
+                    video=video.value,
+                    worker_timeout_s=worker_timeout,
                 )
                 with stdout_to_stderr(as_json), progress:
                     found = gate_live_run(asked, options, progress, announce)

@@ -14,24 +14,23 @@ from evalkit.cli._options import AsJson
 def import_(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="xiaomi-logs, vla-eval or lerobot.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The logs or results of one evaluation.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run's folder, a new one.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new run's folder.")],
     checkpoint: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="The checkpoint's name. The released one (xiaomi-logs) if absent."),
+        typer.Option(metavar="ID", help="The checkpoint's name. Default for xiaomi-logs: the released one."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="S", help="The split, where neither files nor folder say it (CALVIN).")
+        str | None, typer.Option(metavar="S", help="The split, if neither files nor folder name it (CALVIN).")
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Take what is there of an evaluation that is not whole.")
+        bool, typer.Option("--allow-partial", help="Import an incomplete evaluation as far as it goes.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run of what another harness wrote, and print its table.
+    """Import another harness's results as a run, and print its table.
 
-    The run has every episode that the files have, and a manifest that says where it comes from and what is unknown of
-    it; every other command works on it. Files that contradict themselves or each other, or are cut off, are refused,
-    and then nothing is written. See docs/importing.md.
+    The run has every episode of the files, and a manifest with its origin and its unknown fields. Every other command
+    works on it. Contradictory or truncated files are refused, and then nothing is written. See docs/importing.md.
 
     FORMAT is
 

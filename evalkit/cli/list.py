@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ListKind(str, Enum):
-    """What `list` lists."""
+    """The kinds of things that `list` lists."""
 
     suites = "suites"
     checkpoints = "checkpoints"
@@ -25,12 +25,12 @@ class ListKind(str, Enum):
 
 
 def list_(
-    what: Annotated[ListKind | None, typer.Argument(help="suites, checkpoints or runs; all three by default.")] = None,
-    folder: Annotated[Path, typer.Option("--runs", help="Where to look for runs.")] = Path("results/runs"),
+    what: Annotated[ListKind | None, typer.Argument(help="suites, checkpoints or runs. Default: all three.")] = None,
+    folder: Annotated[Path, typer.Option("--runs", help="The folder of the runs.")] = Path("results/runs"),
     checkpoint_file: CheckpointFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what can be run, and what has been."""
+    """List suites, checkpoints and runs."""
     with report_errors():
         content = {}
         if what in (None, ListKind.suites):
@@ -47,7 +47,7 @@ def list_(
 
 
 def suites() -> list[dict[str, Any]]:
-    """Every suite: its splits with their number of tasks, and whether its environment is built."""
+    """Return every suite with its splits, their number of tasks, and the state of its environment."""
     from evalkit.locations import suite_folders
     from evalkit.setup.environment import Environment
     from evalkit.suite import load_suite
@@ -68,7 +68,7 @@ def suites() -> list[dict[str, Any]]:
 
 
 def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
-    """Every checkpoint of checkpoints.yaml, and of the user's own file."""
+    """Return every checkpoint of checkpoints.yaml and of the user's own file."""
     from evalkit.policies.checkpoint import load_checkpoints
 
     return [
@@ -84,7 +84,7 @@ def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run under a folder, oldest first."""
+    """Return every run under a folder, oldest first."""
     from evalkit.errors import EvalkitError
     from evalkit.records.journal import read_journal
     from evalkit.records.manifest import read_manifest
@@ -111,7 +111,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def show(kind: str, rows: list[dict[str, Any]], out: Console) -> None:
-    """Prints rows of one kind for people."""
+    """Print rows of one kind as a table."""
     from rich.table import Table
 
     if not rows:
@@ -129,7 +129,7 @@ def show(kind: str, rows: list[dict[str, Any]], out: Console) -> None:
 
 
 def _scores(row: dict[str, Any]) -> str:
-    """The authors' figures, the suite's own where there is one."""
+    """Return the authors' figures, preferably the whole suite's."""
     published = row["published"]
     if not published:
         return ""

@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 
 def plan(
     suite: Annotated[
-        str | None, typer.Argument(metavar="[SUITE]", help="What can this suite's number of episodes show?")
+        str | None,
+        typer.Argument(metavar="[SUITE]", help="Show the resolving power of this suite's number of episodes."),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(metavar="P", help="The baseline's success rate. With SUITE 0.95 if absent.")
+        float | None, typer.Option(metavar="P", help="The baseline's success rate. Default with SUITE: 0.95.")
     ] = None,
-    drop: Annotated[float | None, typer.Option(metavar="D", help="The drop to be seen: 0.03 is 3 points.")] = None,
-    power: Annotated[float, typer.Option(metavar="P", help="How often it is to be seen.")] = 0.8,
-    alpha: Annotated[float, typer.Option(metavar="A", help="How often one may be seen that is not there.")] = 0.05,
+    drop: Annotated[float | None, typer.Option(metavar="D", help="The drop to detect (0.03 is 3 points).")] = None,
+    power: Annotated[float, typer.Option(metavar="P", help="Probability of detecting the drop.")] = 0.8,
+    alpha: Annotated[float, typer.Option(metavar="A", help="Probability of a false alarm.")] = 0.05,
     correlation: Annotated[
         str | None,
         typer.Option(
             metavar="C",
-            help="How alike outcomes on a scene are: independent, correlated, or 0 to 0.99. Both named ones if absent.",
+            help="Correlation of outcomes on a scene: independent, correlated, or 0 to 0.99. Default: both named ones.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many episodes it takes to see a drop, or what a suite's number of episodes can and cannot show.
+    """Compute the episodes needed to detect a drop, or the drops that a suite's number of episodes can detect.
 
     Examples:
         evalkit plan --rate 0.97 --drop 0.03
@@ -50,7 +51,7 @@ def plan(
     with report_errors():
         if suite is None:
             if rate is None or drop is None:
-                raise UsageError("say what is to be seen: --rate P --drop D, or name a SUITE")
+                raise UsageError("give --rate P --drop D, or name a SUITE")
             chosen = CORRELATIONS if correlation is None else {correlation: correlation_of(correlation)}
             asked = {name: Question(rate, drop, alpha, power, value) for name, value in chosen.items()}
             _needed(asked, as_json)

@@ -7,29 +7,30 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import console, report_errors
-from evalkit.cli._options import (
-    BatchInvariant,
-    CheckpointFile,
-    MaxBatch,
-    batching,
-)
+from evalkit.cli._options import BatchInvariant, CheckpointFile, MaxBatch, batching
 
 
 def serve(
     checkpoint: Annotated[str, typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`.")],
     suite: Annotated[
-        str | None, typer.Option(metavar="SUITE", help="The suite it is to be asked about; its own if it has one.")
+        str | None,
+        typer.Option(metavar="SUITE", help="The suite to serve it for. Default: the checkpoint's own suite."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Where to listen. Whoever can reach it may ask.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Listen address. There is no authentication: any client that can reach it can query the policy."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen port. 0 picks a free one.")] = 8000,
     checkpoint_file: CheckpointFile = None,
     max_batch: MaxBatch = None,
     batch_invariant: BatchInvariant = False,
 ) -> None:
     """Serve a checkpoint to other programs and machines, over the openpi WebSocket protocol.
 
-    Any openpi client can ask it. evalkit itself does with --checkpoint remote:url=ws://HOST:PORT, and then sends along
-    what the protocol lacks (the seed, the episode, the committed prefix): results equal those without a server.
+    Any openpi client can query it. evalkit itself does so with --checkpoint remote:url=ws://HOST:PORT and also sends
+    the seed, the episode and the committed prefix, so results equal those without a server.
 
     Examples:
         evalkit serve --checkpoint path/to/checkpoint --suite libero

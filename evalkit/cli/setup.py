@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import console, report_errors
-from evalkit.cli._options import (
-    SuiteName,
-)
+from evalkit.cli._options import SuiteName
 
 
 def setup(
@@ -22,7 +20,7 @@ def setup(
 ) -> None:
     """Build a suite's isolated Python environment, and get its assets.
 
-    Safe to run again: what is there already is kept.
+    Safe to repeat: finished parts are kept.
     """
     from evalkit.setup.assets import assets_folder, download_assets, set_assets
     from evalkit.setup.environment import Environment

@@ -9,42 +9,59 @@ from typing import Annotated
 import typer
 
 from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr
-from evalkit.cli._options import AsJson, CheckpointFile, Splits, SuiteName, Tasks, Workers
+from evalkit.cli._options import (
+    AsJson,
+    BatchInvariant,
+    CheckpointFile,
+    CheckpointId,
+    Episodes,
+    MaxBatch,
+    Splits,
+    SuiteName,
+    Tasks,
+    VideoChoice,
+    VideoOption,
+    Workers,
+    WorkerTimeout,
+    batching,
+)
 
 
 def sweep(
     suite: SuiteName,
-    checkpoint: Annotated[str | None, typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`.")] = None,
+    checkpoint: CheckpointId = None,
     delay: Annotated[
-        str, typer.Option(metavar="D,D,...", help="Inference delays, each as `evalkit run --delay` takes one.")
+        str, typer.Option(metavar="D,D,...", help="Inference delays, each in a form that `evalkit run --delay` takes.")
     ] = "0,1,2,3,4",
     execution: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="E", help="hold, naive, prefix, rtc, ensemble, queue. Repeatable; hold and naive if absent."
+            metavar="E", help="hold, naive, prefix, rtc, ensemble or queue. Repeatable. Default: hold and naive."
         ),
     ] = None,
     horizon: Annotated[
         int | None,
-        typer.Option(metavar="S", help="Control steps executed of each chunk. Half of it if absent."),
+        typer.Option(metavar="S", help="Control steps executed of each chunk. Default: half of it."),
     ] = None,
     checkpoint_file: CheckpointFile = None,
     split: Splits = None,
     task: Tasks = None,
-    episodes: Annotated[
-        int | None, typer.Option(metavar="N", help="Scenes per task. As the protocol has it if absent.")
-    ] = None,
+    episodes: Episodes = None,
     workers: Workers = None,
+    max_batch: MaxBatch = None,
+    batch_invariant: BatchInvariant = False,
+    worker_timeout: WorkerTimeout = 300,
+    video: VideoOption = VideoChoice.none,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The sweep's folder. A new one under results/runs/ if absent.")
+        Path | None, typer.Option(metavar="DIR", help="The sweep's folder. Default: a new one under results/runs/.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure success against inference delay, for several executions on the same episodes.
 
-    Each execution under each delay is a run in a folder of its own, beside sweep.csv and the plot (sweep.png and
-    sweep.svg). The synchronous run with the same horizon is what they are compared with, episode by episode.
+    Each pair of execution and delay is a run in a folder of its own, beside sweep.csv and the plot (sweep.png and
+    sweep.svg). Every run is compared, episode by episode, with the synchronous run of the same horizon.
 
     Example:
         evalkit sweep metaworld --checkpoint oracle-noisy:chunk=24 --delay 0,4,8,12 --execution naive --execution prefix
@@ -52,18 +69,19 @@ def sweep(
     from evalkit.errors import UsageError
     from evalkit.experiments.sweep import sweep as play
     from evalkit.report.sweeps import document, show, write
-    from evalkit.runner.run import RunOptions
+    from evalkit.runner.options import RunOptions
 
     with report_errors():
         delays = [text.strip() for text in delay.split(",") if text.strip()]
         if not delays:
-            raise UsageError("--delay: name one delay at least")
+            raise UsageError("--delay: name at least one delay")
         if resume and out is None:
             raise UsageError("--resume needs --out DIR, the folder of the sweep to continue")
         options = RunOptions(
             suite=suite,
             checkpoint=checkpoint,
             checkpoint_file=checkpoint_file,
+            settings=batching(max_batch, batch_invariant),
             splits=split or (),
             tasks=task or (),
             episodes=episodes,
@@ -71,6 +89,8 @@ def sweep(
             horizon=horizon,
             out=out,
             resume=resume,
+            video=video.value,
+            worker_timeout_s=worker_timeout,
         )
         with stdout_to_stderr(as_json):
             folder, table = play(options, execution or ["hold", "naive"], delays, progress_for)

@@ -12,7 +12,7 @@ from evalkit.cli._common import console, report_errors
 
 
 class FormatChoice(str, Enum):
-    """How `table` prints."""
+    """The formats of `table`."""
 
     md = "md"
     csv = "csv"
@@ -24,16 +24,18 @@ def table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     published: Annotated[
         bool,
-        typer.Option("--published", help="Add the rows that papers print, and mark where a run departs from its own."),
+        typer.Option("--published", help="Add the rows of papers, and mark figures outside the run's interval."),
     ] = False,
     leaderboards: Annotated[
         bool, typer.Option("--leaderboards", help="Add the rows of public leaderboards too. Implies --published.")
     ] = False,
-    form: Annotated[FormatChoice | None, typer.Option("--format", help="Print for other programs and papers.")] = None,
+    form: Annotated[
+        FormatChoice | None, typer.Option("--format", help="Print in this format, for programs and papers.")
+    ] = None,
 ) -> None:
     """Print success rates with 95 % intervals, per task and split, and the suite's headline.
 
-    With --published, then the suite's table as papers print it: what was measured, then what is published.
+    With --published, also print the suite's table as in papers: measured rows, then published rows.
 
     Examples:
         evalkit table results/runs/my-run

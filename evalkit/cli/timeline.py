@@ -14,13 +14,13 @@ def timeline(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     episode: Annotated[
         str | None,
-        typer.Argument(metavar="[EPISODE]", help="An episode's id, as in journal.jsonl; the first if absent."),
+        typer.Argument(metavar="[EPISODE]", help="An episode's id, as in journal.jsonl. Default: the first."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.png and FILE.svg.")
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also plot it: FILE.png and FILE.svg.")
     ] = None,
 ) -> None:
-    """Show when each inference of an episode was asked and arrived, and which chunk drove each step.
+    """Show the start and arrival of each inference of an episode, and the chunk behind each control step.
 
     Example:
         evalkit timeline results/runs/my-run libero/object/pick_up_the_milk/0/s7/r0 --plot milk
@@ -44,4 +44,4 @@ def timeline(
         typer.echo(f"{record.episode.id} · {manifest.execution['name']}\n\n{as_text(found, steps)}")
         if plot is not None:
             for file in plot_timeline(found, steps, record.episode.id, plot.with_suffix("")):
-                typer.echo(f"picture: {file}", err=True)
+                typer.echo(f"plot: {file}", err=True)

@@ -135,7 +135,9 @@ def evaluate(
         resume=resume,
     )
     installed = InstalledSuite.find(loaded)
-    return summarize(run_candidate(resolve_run(options, installed, candidate), Silent() if progress is None else progress))
+    return summarize(
+        run_candidate(resolve_run(options, installed, candidate), Silent() if progress is None else progress)
+    )
 
 
 def _names(given: str | int | Sequence[str | int]) -> list[str]:
