@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.paths import RELAY
+from support.paths import POINTMASS, RELAY
 from support.processes import kill_and_resume
 
 import evalkit
@@ -63,13 +63,20 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(pointmass: str, tmp_pat
     )
 
 
-@pytest.mark.parametrize("suite", ["pointmass", "relay"])
+@pytest.fixture(scope="module", params=[POINTMASS, RELAY], ids=["pointmass", "relay"])
+def sync(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
+    """A suite, and the records of its synchronous run."""
+    out = tmp_path_factory.mktemp("sync") / "run"
+    return request.param, play(request.param, out, horizon=5, checkpoint="oracle-noisy")
+
+
 @pytest.mark.parametrize("execution", ["hold", "naive", "prefix"])
-def test_without_delay_it_is_the_synchronous_run(pointmass: str, tmp_path: Path, suite: str, execution: str) -> None:
-    folder = pointmass if suite == "pointmass" else RELAY
-    sync = play(folder, tmp_path / "sync", horizon=5, checkpoint="oracle-noisy")
-    late = play(folder, tmp_path / "late", horizon=5, checkpoint="oracle-noisy", execution=execution, delay="0")
-    assert outcome(late) == outcome(sync)
+def test_without_delay_it_is_the_synchronous_run(
+    sync: tuple[str, list[dict[str, Any]]], tmp_path: Path, execution: str
+) -> None:
+    suite, records = sync
+    late = play(suite, tmp_path / "late", horizon=5, checkpoint="oracle-noisy", execution=execution, delay="0")
+    assert outcome(late) == outcome(records)
 
 
 def test_the_manifest_says_how_chunks_were_executed(pointmass: str, tmp_path: Path) -> None:
