@@ -9,6 +9,8 @@ VENV ?= .venv
 # For the tests of models; TORCH= goes without them. Any torch from 2.6 on will do, a CPU build is enough.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+# A process of tests per core, a file at a time. Tests of simulators use all cores as it is.
+SIDE_BY_SIDE = $(BIN)/pytest -n auto --dist loadfile
 comma := ,
 
 # LIBERO's assets, CALVIN's and SimplerEnv's code are on no package registry; their tests run where copies are found: in
@@ -34,16 +36,15 @@ ifdef EVALKIT_SIMPLER_SOURCE
 endif
 ifneq ($(LIBERO_ASSETS),)
 	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/evalkit setup libero
-	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/pytest
-else
-	$(BIN)/pytest
 endif
+	$(SIDE_BY_SIDE) -m "not sim"
+	$(if $(LIBERO_ASSETS),EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS)) $(BIN)/pytest -m sim
 
 fast: $(VENV)/installed-fast lint
-	$(BIN)/pytest -m "not sim and not torch and not slow"
+	$(SIDE_BY_SIDE) -m "not sim and not torch and not slow"
 
 quick: $(VENV)/installed-dev lint
-	$(BIN)/pytest -m "not sim"
+	$(SIDE_BY_SIDE) -m "not sim"
 
 lint: $(VENV)/installed-fast
 	$(BIN)/ruff check .

@@ -181,6 +181,7 @@ def test_workers_that_all_crash_are_no_verdict(baseline: Path, tmp_path: Path, m
     assert code == 2 and found["verdict"] == "ERROR" and "errors" in found["reason"]
 
 
+@pytest.mark.slow
 def test_errors_above_their_limit_are_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "mark"))
     base = run(tmp_path / "base", checkpoint="hold", tasks=["dies-once"], episodes=8)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.marks import slow
 from support.paths import POINTMASS, RELAY
 from support.processes import kill_and_resume
 
@@ -22,6 +23,7 @@ from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
 
 LATE = [name for name in EXECUTORS if name not in ("sync", "rtc")]  # the oracle is guided by nothing
+ONE_QUICK = [name if name == "prefix" else slow(name) for name in LATE]
 
 
 def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -33,7 +35,7 @@ def outcome(records: list[dict[str, Any]]) -> list[Any]:
     return [(r["episode"], r["success"], r["steps"], r["digest"]) for r in records]
 
 
-@pytest.mark.parametrize("execution", LATE)
+@pytest.mark.parametrize("execution", ONE_QUICK)
 def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, execution: str) -> None:
     options: dict[str, Any] = {
         "execution": execution,

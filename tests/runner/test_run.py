@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.marks import slow
 from support.paths import POINTMASS
 from support.processes import kill_and_resume
 
@@ -53,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Invariant 1: same episode, same outcome.
 
 
-@pytest.mark.parametrize("checkpoint", ["oracle", "oracle-noisy", "random"])
+@pytest.mark.parametrize("checkpoint", [slow("oracle"), "oracle-noisy", slow("random")])
 def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, checkpoint: str) -> None:
     one = play(pointmass, tmp_path / "1", checkpoint=checkpoint)
     three = play(pointmass, tmp_path / "3", checkpoint=checkpoint, workers=3)
@@ -327,12 +328,12 @@ def choose_misbehaving(patch: pytest.MonkeyPatch, answer: Any) -> None:
             np.zeros((10, 3), np.float32),
             r"float32 \(10, 3\) at pointmass/near/left/0/s3/r0 step 0, not a float",
         ),
-        (np.zeros((9, 2), np.float32), r"not a float \(10, 2\) chunk"),
-        (np.zeros((10, 2), object), "not a float"),
-        ([[0.0, 0.0]] * 10, "returned list"),
+        slow(np.zeros((9, 2), np.float32), r"not a float \(10, 2\) chunk"),
+        slow(np.zeros((10, 2), object), "not a float"),
+        slow([[0.0, 0.0]] * 10, "returned list"),
         (None, "returned NoneType"),
         (np.where(np.arange(20).reshape(10, 2) == 7, np.nan, 0), r"returned nan at .* chunk index \(3, 1\)"),
-        (np.full((10, 2), np.inf), "returned inf"),
+        slow(np.full((10, 2), np.inf), "returned inf"),
         (RuntimeError("CUDA out of memory"), "the policy failed at .*: RuntimeError: CUDA out of memory"),
     ],
 )
@@ -464,7 +465,7 @@ def without_video(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
     return play(POINTMASS, tmp_path_factory.mktemp("plain") / "run", checkpoint="oracle-noisy:noise=0.9")
 
 
-@pytest.mark.parametrize(("video", "expected"), [("none", 0), ("failures", "failed"), ("all", 16)])
+@pytest.mark.parametrize(("video", "expected"), [slow("none", 0), ("failures", "failed"), slow("all", 16)])
 def test_videos_show_what_was_asked_for_and_change_no_outcome(
     without_video: list[dict[str, Any]], pointmass: str, tmp_path: Path, video: str, expected: Any
 ) -> None:

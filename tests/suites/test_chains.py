@@ -25,6 +25,7 @@ from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance
 
 
+@pytest.mark.slow
 class TestRelay(AdapterConformance):
     suite = RELAY
     tasks = (("here", "chain"),)  # type: ignore[assignment]
