@@ -71,10 +71,10 @@ def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]
     [
         (["--delay", "0,7"], "must have d <= s"),
         (["--delay", "fast"], "--delay: 'fast' is no delay"),
-        (["--delay", ","], "name one delay at least"),
+        (["--delay", ","], "name at least one delay"),
         (["--delay", "1,1"], "name each once"),
         (["--execution", "sync"], "a sweep compares hold, naive"),
-        (["--execution", "rtc"], "takes no account of the running chunk"),
+        (["--execution", "rtc"], "does not support it (it supports: prefix)"),
         (["--resume"], "--resume needs --out DIR"),
     ],
 )

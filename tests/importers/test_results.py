@@ -203,7 +203,7 @@ def test_the_command_prints_the_document_of_run_and_other_commands_work_on_it(tm
     for form in ("md", "csv", "json", "latex"):
         assert invoke("table", out, "--format", form).exit_code == 0
     assert "imported: results of vla-eval 0.8.0" in invoke("table", out).stdout
-    assert out in invoke("list", "runs", "--runs", out.parent, "--json").stdout
+    assert str(out) in invoke("list", "runs", "--runs", out.parent, "--json").stdout
     assert "was imported" in refused(invoke("timeline", out))
     assert "holds a run already" in refused(invoke("import", "vla-eval", path, "--out", out))
     again = summarize(out)

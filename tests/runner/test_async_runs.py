@@ -93,9 +93,9 @@ def test_the_manifest_says_how_chunks_were_executed(pointmass: str, tmp_path: Pa
 
 
 def test_a_policy_that_continues_nothing_is_not_given_a_prefix(pointmass: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'random' takes no account of the running chunk so \(it can: none\)"):
+    with pytest.raises(UsageError, match=r"'random' does not support it \(it supports: none\)"):
         play(pointmass, tmp_path / "run", checkpoint="random", execution="prefix", delay="2")
-    with pytest.raises(UsageError, match=r"rtc: .*\(it can: prefix\); use naive"):
+    with pytest.raises(UsageError, match=r"rtc: .*\(it supports: prefix\); use naive"):
         play(pointmass, tmp_path / "run", execution="rtc", delay="2")
     assert not (tmp_path / "run").exists()
 
