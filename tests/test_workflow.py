@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,9 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from support.paths import REPOSITORY
-from support.requirements import need
+from support.workflow import WORKFLOW as EXAMPLE
 
-EXAMPLE = REPOSITORY / "examples" / "github-actions" / "gate.yml"
 OWN = REPOSITORY / ".github" / "workflows" / "ci.yml"
 
 

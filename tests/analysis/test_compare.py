@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from evalkit.records.journal import read_journal
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``good`` and ``bad``: the oracle, and the oracle with noise."""
+def runs(tmp_path_factory: pytest.TempPathFactory, long_oracle_run: Path, noisy_run: Path) -> Path:
+    """A folder with the runs ``good``, of the oracle, and ``bad``, of the oracle with noise."""
     folder = tmp_path_factory.mktemp("runs")
-    run(folder / "good", checkpoint="oracle")
-    run(folder / "bad", checkpoint="oracle-noisy:noise=1.5", video="failures")
+    shutil.copytree(long_oracle_run, folder / "good")
+    shutil.copytree(noisy_run, folder / "bad")
     return folder
 
 

@@ -6,12 +6,12 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.commands import CommandResult, invoke
 from support.made_up import made_up
 
 from evalkit.analysis.published import PublishedRow, Table, comparisons, published_tables
@@ -26,9 +26,8 @@ SUITES = ["libero", "calvin", "simpler"]
 LIBERO = "xiaomi-robotics-0-libero"
 
 
-def table(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "evalkit", "table", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+def table(*arguments: object) -> CommandResult:
+    return invoke("table", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +173,7 @@ def test_leaderboards_come_on_request_with_their_sources(libero: Path) -> None:
 def test_a_suite_without_published_rows_says_so_and_has_its_table(tmp_path: Path) -> None:
     run = made_up(tmp_path / "run", "metaworld", lambda e: True, splits=["hard"], episodes=1)
     shown = table(run, "--published")
-    assert shown.returncode == 0 and "push-v3" in shown.stdout
+    assert shown.exit_code == 0 and "push-v3" in shown.stdout
     assert shown.stderr.strip() == "metaworld: evalkit has no published rows"
     assert json.loads(table(run, "--published", "--format", "json").stdout)["published"] == []
 

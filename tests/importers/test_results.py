@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import import_logs
-from support.commands import evalkit, refused
+from support.commands import invoke, refused
 from support.import_logs import episode
 
 from evalkit.analysis.summary import Summary, summarize
@@ -190,36 +190,36 @@ def test_bad_results_of_lerobot_are_refused_by_name(tmp_path: Path, old: str, ne
 
 @pytest.mark.parametrize("form", [f.name for f in FORMATS])
 def test_help_names_every_format(form: str) -> None:
-    assert form in evalkit("import", "--help").stdout
+    assert form in invoke("import", "--help").stdout
 
 
 def test_the_command_prints_the_document_of_run_and_other_commands_work_on_it(tmp_path: Path) -> None:
     path, out = goal(tmp_path), tmp_path / "runs" / "goal"
-    result = evalkit("import", "vla-eval", str(path), "--out", str(out), "--checkpoint", "pi05", "--json")
-    assert result.returncode == 0, result.stderr
+    result = invoke("import", "vla-eval", path, "--out", out, "--checkpoint", "pi05", "--json")
+    assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert (document["suite"], document["checkpoint"], document["episodes"]) == ("libero", "pi05", 20)
     assert document["origin"]["format"] == "vla-eval" and document["batch_invariant"] is None
     for form in ("md", "csv", "json", "latex"):
-        assert evalkit("table", str(out), "--format", form).returncode == 0
-    assert "imported: results of vla-eval 0.8.0" in evalkit("table", str(out)).stdout
-    assert str(out) in evalkit("list", "runs", "--runs", str(out.parent), "--json").stdout
-    assert "was imported" in refused(evalkit("timeline", str(out)))
-    assert "holds a run already" in refused(evalkit("import", "vla-eval", str(path), "--out", str(out)))
+        assert invoke("table", out, "--format", form).exit_code == 0
+    assert "imported: results of vla-eval 0.8.0" in invoke("table", out).stdout
+    assert str(out) in invoke("list", "runs", "--runs", out.parent, "--json").stdout
+    assert "was imported" in refused(invoke("timeline", out))
+    assert "holds a run already" in refused(invoke("import", "vla-eval", path, "--out", out))
     again = summarize(out)
     assert [row.to_dict() for row in again.rows] == document["rows"]
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    assert "did you mean vla-eval" in refused(evalkit("import", "vla", str(tmp_path), "--out", out))
-    assert "there is no such file" in refused(evalkit("import", "lerobot", str(tmp_path / "x"), "--out", out))
+    out = tmp_path / "out"
+    assert "did you mean vla-eval" in refused(invoke("import", "vla", tmp_path, "--out", out))
+    assert "there is no such file" in refused(invoke("import", "lerobot", tmp_path / "x", "--out", out))
     (tmp_path / "file").write_text("")
-    where = str(tmp_path / "file" / "run")
-    assert "cannot be written" in refused(evalkit("import", "vla-eval", str(goal(tmp_path)), "--out", where))
+    where = tmp_path / "file" / "run"
+    assert "cannot be written" in refused(invoke("import", "vla-eval", goal(tmp_path), "--out", where))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    full = evalkit("import", "vla-eval", str(goal(tmp_path)), "--out", str(tmp_path / "full"))
+    full = invoke("import", "vla-eval", goal(tmp_path), "--out", tmp_path / "full")
     assert "exists and is not empty" in refused(full)
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
 
@@ -230,6 +230,7 @@ def test_an_imported_run_is_not_resumed(tmp_path: Path) -> None:
         read_manifest(tmp_path / "run").check_resumes(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_comes_of_two_imports_at_once_is_one_run(tmp_path: Path) -> None:
     path = goal(tmp_path)
     command = [sys.executable, "-m", "evalkit", "import", "vla-eval", str(path), "--out", str(tmp_path / "run")]

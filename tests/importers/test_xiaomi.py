@@ -200,6 +200,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return whole_logs(tmp_path_factory.mktemp("logs"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["libero", "calvin_abc", "bridge"])
 @given(chance=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -101,6 +101,7 @@ def noisy_oracle(suite: Suite) -> Policy:
     return Oracle(suite, OracleParameters(chunk=10, noise=0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [random_policy, noisy_oracle])
 def test_a_served_policy_plays_the_same_run_bit_for_bit(pointmass: str, tmp_path: Path, make: Any) -> None:
     suite = load_suite(pointmass)
@@ -311,6 +312,7 @@ def test_stopping_waits_for_the_policy_and_leaves_no_client_waiting() -> None:
     assert not policy.closed, "whoever built it closes it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_serving_cleanly(pointmass: str, number: signal.Signals) -> None:
     program = f"""

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from scipy.stats import binom
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
 UNLIKELY = 1e-4  # the probability that a test with the stated error rates exceeds these limits
 

@@ -7,10 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from typer.testing import CliRunner
+from support.commands import invoke
 
 from evalkit.analysis.sensitivity import sensitivities
-from evalkit.cli import app
 from evalkit.errors import UsageError
 from evalkit.stats.power import (
     PowerAnalysis,
@@ -108,7 +107,7 @@ def test_expectations_are_quick_repeatable_and_honest_about_size() -> None:
 
 
 def plan(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["plan", *arguments])
+    result = invoke("plan", *arguments)
     return result.exit_code, result.stdout, result.stderr
 
 

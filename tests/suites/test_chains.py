@@ -25,6 +25,7 @@ from evalkit.suite import load_suite
 from evalkit.testing import AdapterConformance, canonical
 
 
+@pytest.mark.slow
 class TestRelay(AdapterConformance):
     suite = RELAY
     tasks = (("here", "chain"),)  # type: ignore[assignment]
@@ -121,6 +122,7 @@ def test_where_every_chain_ended_alike_the_interval_is_wilsons() -> None:
     assert (length.low, length.high) == (pytest.approx(5 * low), pytest.approx(5 * high))
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_length() -> None:
     chance = np.random.default_rng(0)
     shares = np.array([0.03, 0.03, 0.04, 0.05, 0.08, 0.77])
