@@ -105,7 +105,7 @@ def evaluate(
     if not re.fullmatch(r"[^/\\\s.][^/\\\n]*", name):
         raise UsageError(f"name: {name!r} names the run's folder, so it must have no slash and begin with no dot")
     if isinstance(getattr(policy, "spec", None), Spec):
-        candidate = _candidate(policy, name, metadata)  # type: ignore[arg-type]  # it has what a policy has
+        candidate = _candidate(policy, name, metadata)  # type: ignore[arg-type]  # it has the attributes of a policy
     elif callable(policy):
         if resume and not metadata:
             raise UsageError("resume: pass metadata that identify the function: nothing else tells it from another one")

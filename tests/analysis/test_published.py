@@ -156,7 +156,7 @@ def test_a_suite_without_published_rows_says_so_and_has_its_table(tmp_path: Path
     run = made_up(tmp_path / "run", "metaworld", lambda e: True, splits=["hard"], episodes=1)
     shown = table(run, "--published")
     assert shown.returncode == 0 and "push-v3" in shown.stdout
-    assert shown.stderr.strip() == "metaworld: evalkit knows no published rows"
+    assert shown.stderr.strip() == "metaworld: evalkit has no published rows"
     assert json.loads(table(run, "--published", "--format", "json").stdout)["published"] == []
 
 
