@@ -12,7 +12,7 @@ from evalkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from evalkit.analysis.sensitivity import Sensitivity
-    from evalkit.stats.power import Question
+    from evalkit.stats.power import PowerAnalysis
     from evalkit.suite import Suite
 
 
@@ -44,7 +44,7 @@ def plan(
         evalkit plan libero --rate 0.95
     """
     from evalkit.errors import UsageError
-    from evalkit.stats.power import Question, checked, correlation_of
+    from evalkit.stats.power import PowerAnalysis, check_fractions, parse_correlation
     from evalkit.stats.simulation import CORRELATIONS
     from evalkit.suite import load_suite
 
@@ -52,30 +52,30 @@ def plan(
         if suite is None:
             if rate is None or drop is None:
                 raise UsageError("give --rate P --drop D, or name a SUITE")
-            chosen = CORRELATIONS if correlation is None else {correlation: correlation_of(correlation)}
-            questions = {name: Question(rate, drop, alpha, power, value) for name, value in chosen.items()}
-            _show_needed(questions, as_json)
+            chosen = CORRELATIONS if correlation is None else {correlation: parse_correlation(correlation)}
+            analyses = {name: PowerAnalysis(rate, drop, alpha, power, value) for name, value in chosen.items()}
+            _show_needed(analyses, as_json)
         else:
             if correlation is not None:
                 raise UsageError("--correlation: with SUITE, both independent and correlated are shown")
             rate = 0.95 if rate is None else rate
-            checked(rate=rate, alpha=alpha, power=power)
+            check_fractions(rate=rate, alpha=alpha, power=power)
             if drop is not None:
-                Question(rate, drop, alpha, power)
+                PowerAnalysis(rate, drop, alpha, power)
             _show_detectable(load_suite(suite), rate, drop, alpha, power, as_json)
 
 
-def _show_needed(questions: dict[str, Question], as_json: bool) -> None:
+def _show_needed(analyses: dict[str, PowerAnalysis], as_json: bool) -> None:
     from dataclasses import asdict
 
     from evalkit.stats.power import episodes_unpaired, mcnemar_power, pairs_needed, sequential_needed, threshold_alarms
 
-    question = next(iter(questions.values()))
-    unpaired = episodes_unpaired(question)
-    alarms = {n: threshold_alarms(question.rate, n, 0.02) for n in (50, 500, 2000)}
-    paired = {name: (pairs_needed(q), mcnemar_power(500, q), sequential_needed(q)) for name, q in questions.items()}
+    analysis = next(iter(analyses.values()))
+    unpaired = episodes_unpaired(analysis)
+    alarms = {n: threshold_alarms(analysis.rate, n, 0.02) for n in (50, 500, 2000)}
+    paired = {name: (pairs_needed(q), mcnemar_power(500, q), sequential_needed(q)) for name, q in analyses.items()}
     if as_json:
-        given = {"rate": question.rate, "drop": question.drop, "alpha": question.alpha, "power": question.power}
+        given = {"rate": analysis.rate, "drop": analysis.drop, "alpha": analysis.alpha, "power": analysis.power}
         ways = {
             name: {"pairs": needed, "power_at_500": power, "sequential": test and asdict(test)}
             for name, (needed, power, test) in paired.items()
@@ -87,8 +87,8 @@ def _show_needed(questions: dict[str, Question], as_json: bool) -> None:
 
     table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
     table.title = (
-        f"{question.rate:.1%} to {question.rate - question.drop:.1%}, detected with {question.power:.0%} power "
-        f"by a one-sided test at {question.alpha:.1%}"
+        f"{analysis.rate:.1%} to {analysis.rate - analysis.drop:.1%}, detected with {analysis.power:.0%} power "
+        f"by a one-sided test at {analysis.alpha:.1%}"
     )
     for column in ("", "episodes", "power at 500", "on average", "if unchanged"):
         table.add_column(column, justify="right" if column else "left")
@@ -131,7 +131,8 @@ def _show_detectable(suite: Suite, rate: float, drop: float | None, alpha: float
         table.add_row(*_cells(row, len(suite.splits[row.split].tasks) if row.split else 0))
     out = console(stderr=False)
     out.print(table)
-    lines = [f"Drops: the smallest that are detected with {power:.0%} power, in points. Correlated: if scenes differ."]
+    lines = [f"Drops: the smallest that are detected with {power:.0%} power, in points."]
+    lines.append("Correlated: if scenes differ in difficulty.")
     lines.append('"More than 2 points": rate at which this rule fails an unchanged checkpoint.')
     if any(row.episodes > row.scenes for row in rows):
         lines.append("Repeats of a scene are not counted: they add nothing if they cannot differ.")

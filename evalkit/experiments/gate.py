@@ -18,7 +18,7 @@ from evalkit.records.manifest import Manifest, read_manifest
 from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
 from evalkit.runner.run import play
-from evalkit.stats.sequential import ErrorRates, SplitTests, interval
+from evalkit.stats.sequential import ErrorRates, SplitTests, confidence_sequence
 from evalkit.suite import Headline, load_suite
 
 ALL = "all"  # the only stratum of a suite that is one benchmark
@@ -183,7 +183,7 @@ class Gate:
     def _test_result(self, stratum: str) -> dict[str, Any]:
         test = self.results.tests.tests[stratum]
         evidence = test.evidence
-        low, high = interval(test.differences)
+        low, high = confidence_sequence(test.score_differences)
         return {
             "split": None if stratum == ALL else stratum,
             "verdict": test.verdict,

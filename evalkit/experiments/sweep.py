@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.analysis.pairs import Side, paired, side
+from evalkit.analysis.pairs import Side, pair_episodes, read_side
 from evalkit.analysis.summary import summarize
 from evalkit.errors import UsageError
 from evalkit.execution.strategies import EXECUTORS
@@ -17,7 +17,7 @@ from evalkit.runner.recorder import Progress
 from evalkit.runner.resolve import default_folder, resolve_run
 from evalkit.runner.run import open_candidate, run_candidate
 from evalkit.setup.installed import InstalledSuite
-from evalkit.stats.contrasts import paired_verdicts
+from evalkit.stats.contrasts import paired_rates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def sweep_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    sides = {run: side(run.folder) for run in runs}
+    sides = {run: read_side(run.folder) for run in runs}
     base = next(own for run, own in sides.items() if run.execution == BASELINE)
     rows = []
     for run, own in sides.items():
@@ -126,10 +126,10 @@ def _options_of(run: SweepRun, options: RunOptions, horizon: int) -> RunOptions:
 
 def _difference(base: Side, other: Side) -> dict[str, Any]:
     """Return the paired difference in success with its interval (Bonett and Price 2012)."""
-    pairs = paired(base, other)
+    pairs = pair_episodes(base, other)
     if pairs.empty:
         return {"difference": None, "difference_low": None, "difference_high": None, "pairs": 0}
     solved = pairs.assign(**{name: (pairs[name] == 1).astype(float) for name in ("score_a", "score_b")})
-    contrast = paired_verdicts(solved)
+    contrast = paired_rates(solved)
     interval = {"difference_low": contrast.low, "difference_high": contrast.high}
     return {"difference": contrast.difference, **interval, "pairs": contrast.n}
