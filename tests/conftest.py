@@ -5,15 +5,53 @@ from pathlib import Path
 
 import pytest
 from support.paths import POINTMASS
+from support.requirements import need
+from support.runs import run
+from support.workflow import run_steps
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files of torch tests alone if the tests are not wanted: torch takes seconds to import, or is not there."""
+    if "not torch" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return "pytestmark = pytest.mark.torch" in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture
 def pointmass() -> str:
     """The folder of the tiny suite, as one would name it on the command line."""
     return POINTMASS
+
+
+@pytest.fixture(scope="session")
+def oracle_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle's run of the point mass's whole protocol, 16 episodes. Shared: change a copy (support.runs.kept)."""
+    return run(tmp_path_factory.mktemp("shared") / "oracle", checkpoint="oracle", episodes=None)
+
+
+@pytest.fixture(scope="session")
+def long_oracle_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle on all 20 scenes of each of the point mass's four tasks, in two splits. Shared: change a copy."""
+    return run(tmp_path_factory.mktemp("shared") / "long-oracle", checkpoint="oracle", episodes=20)
+
+
+@pytest.fixture(scope="session")
+def noisy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run like ``long_oracle_run`` of a worse checkpoint, with videos of its failures. Shared: change a copy."""
+    out = tmp_path_factory.mktemp("shared") / "noisy"
+    return run(out, checkpoint="oracle-noisy:noise=1.5", episodes=20, video="failures")
+
+
+@pytest.fixture(scope="session")
+def workflow_gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where the example workflow's gate of Meta-World's oracle ran, its run in gate/run. Shared."""
+    need("metaworld")
+    folder = tmp_path_factory.mktemp("workflow")
+    run_steps(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Every command that the README shows is run, as it stands there."""
+"""Every command of the README is run as it stands there; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ELSEWHERE = {
     "make test": "runs these tests",
     "pip install -e .": "is how the environment of these tests was made",
     "pip install -e '.[xiaomi]'": "likewise",
-    "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "test_workflow.py runs it",
-    "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "test_import_xiaomi.py runs it",
-    "evalkit table results/runs/released --published": "needs the run before; test_published.py runs it",
+    "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "tests/test_workflow.py runs it",
+    "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "tests/importers runs it",
+    "evalkit table results/runs/released --published": "needs the run before; tests/analysis runs it",
 }
 
 
@@ -69,3 +69,9 @@ def test_every_other_command_runs_as_it_stands(tmp_path: Path) -> None:
         if server is not None:
             server.terminate()
             assert server.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_link_to_a_file_leads_there(document: str) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", (REPOSITORY / document).read_text())
+    assert not [target for target in targets if not (REPOSITORY / target).exists()]

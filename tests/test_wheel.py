@@ -1,4 +1,4 @@
-"""The built wheel, installed outside the repository, runs."""
+"""The built wheel, installed outside the repository, runs; it is built from the source distribution."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from support.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nothing but the wheel's content, built from this checkout."""
-    wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(REPOSITORY)]
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the source distribution of this checkout, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("built")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
     subprocess.run(build, check=True, capture_output=True)
-    wheel = next(wheels.glob("evalkit_vla-*.whl"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but the wheel's content."""
+    wheel, target = next(built.glob("evalkit_vla-*.whl")), tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
     subprocess.run(pip, check=True, capture_output=True)
     return target
@@ -59,3 +67,21 @@ def test_published_rows_are_in_the_wheel(installed: Path, tmp_path: Path) -> Non
     code = "from evalkit.analysis.published import published_tables as t; print(len(t('calvin', True)))"
     env = {**os.environ, "PYTHONPATH": str(installed)}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=env, cwd=tmp_path).strip() == "2"
+
+
+def test_the_types_are_in_the_wheel(installed: Path) -> None:
+    assert (installed / "evalkit" / "py.typed").is_file()
+
+
+def test_the_source_distribution_has_the_documents_and_the_tests(built: Path) -> None:
+    with tarfile.open(next(built.glob("evalkit_vla-*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "Makefile", "docs/async.md"]
+    wanted += [
+        "evalkit/py.typed",
+        "tests/test_wheel.py",
+        "examples/github-actions/gate.yml",
+        ".github/workflows/ci.yml",
+    ]
+    assert not set(wanted) - names
+    assert not [name for name in names if name.startswith("results/runs") or "__pycache__" in name]

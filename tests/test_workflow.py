@@ -1,8 +1,8 @@
-"""The example workflow: a workflow as GitHub defines them, whose steps do what they say."""
+"""The workflows and the commit hooks: GitHub's schema accepts them, and the commands in them exist."""
 
 from __future__ import annotations
 
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,46 +10,62 @@ from typing import Any
 
 import pytest
 import yaml
-from support.requirements import need
+from support.paths import REPOSITORY
+from support.workflow import WORKFLOW as EXAMPLE
 
-REPOSITORY = Path(__file__).parents[1]
-WORKFLOW = REPOSITORY / "examples" / "github-actions" / "gate.yml"
+OWN = REPOSITORY / ".github" / "workflows" / "ci.yml"
 
 
-def steps() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = yaml.safe_load(WORKFLOW.read_text())["jobs"]["gate"]["steps"]
+def steps(workflow: Path, job: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load(workflow.read_text())["jobs"][job]["steps"]
     return found
 
 
-def test_it_is_a_workflow_by_githubs_schema() -> None:
-    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
+def planned(*arguments: str) -> str:
+    """The commands that make would run."""
+    return subprocess.check_output(["make", "--dry-run", "--always-make", *arguments], cwd=REPOSITORY, text=True)
+
+
+def test_they_are_workflows_by_githubs_schema() -> None:
+    schema = ["--builtin-schema", "vendor.github-workflows"]
+    check = [sys.executable, "-m", "check_jsonschema", *schema, str(EXAMPLE), str(OWN)]
     result = subprocess.run(check, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_what_it_names_is_in_the_repository() -> None:
-    text = WORKFLOW.read_text()
+@pytest.mark.parametrize("workflow", [EXAMPLE, OWN], ids=["example", "own"])
+def test_the_files_they_name_are_in_the_repository(workflow: Path) -> None:
+    text = workflow.read_text()
     for path in ("pyproject.toml", "suites/metaworld/requirements.txt"):
         assert path in text and (REPOSITORY / path).is_file()
+
+
+def test_the_example_names_an_accepted_baseline() -> None:
+    assert "--baseline metaworld-oracle" in EXAMPLE.read_text()
     assert (REPOSITORY / "results/baselines/metaworld-oracle/journal.jsonl").is_file()
 
 
-@pytest.mark.sim
-def test_its_steps_do_what_they_say(tmp_path: Path) -> None:
-    need("metaworld")
-    (tmp_path / "results").symlink_to(REPOSITORY / "results")
-    summary = tmp_path / "summary.md"
-    environment = {
-        **os.environ,
-        "GITHUB_STEP_SUMMARY": str(summary),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+def test_our_own_runs_fast_tests_on_every_supported_python_and_all_tests_on_one() -> None:
+    jobs = yaml.safe_load(OWN.read_text())["jobs"]
+    assert jobs["fast"]["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    commands = {
+        job: [step["run"] for step in steps(OWN, job) if step.get("run", "").startswith("make")] for job in jobs
     }
-    commands = [step["run"] for step in steps() if "evalkit" in step.get("run", "")]
-    assert [command.split()[:2] for command in commands] == [["evalkit", "setup"], ["evalkit", "gate"]]
-    for command in commands:
-        named = command.replace("--video failures", "--video none")  # filming takes its time, and is tested elsewhere
-        result = subprocess.run(
-            ["bash", "-e", "-c", named], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-    assert "✅ PASS" in summary.read_text() and (tmp_path / "gate" / "junit.xml").is_file()
+    assert [c.split()[:2] for c in (*commands["fast"], *commands["full"])] == [["make", "fast"], ["make", "test"]]
+    for target in ("fast", "test"):
+        assert "pytest" in planned(target)
+    assert "xiaomi" not in planned("fast") and "not sim and not torch and not slow" in planned("fast")
+
+
+def test_the_commit_hooks_are_the_commands_of_make_lint() -> None:
+    (repository,) = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    hooks = [hook["entry"].replace(" --force-exclude", "") for hook in repository["hooks"]]
+    lint = re.findall(r"^(\.venv/bin/(?!python|pip)\S+.*)$", planned("lint"), re.MULTILINE)
+    assert hooks == [re.sub(r" \.$| \.(?= )", "", command) for command in lint]
+
+
+@pytest.mark.sim
+def test_the_steps_of_the_example_do_what_they_say(workflow_gate: Path) -> None:
+    assert "✅ PASS" in (workflow_gate / "summary.md").read_text()
+    assert (workflow_gate / "gate" / "junit.xml").is_file()

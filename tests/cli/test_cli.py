@@ -12,25 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
-from support.commands import evalkit, refused
-from support.paths import POINTMASS
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the oracle on the point mass, made once."""
-    out = tmp_path_factory.mktemp("original") / "run"
-    result = evalkit("run", POINTMASS, "--workers", "1", "--out", str(out))
-    assert result.returncode == 0, result.stderr
-    return out
+from support.commands import CommandResult, evalkit, invoke, refused
 
 
 @pytest.fixture
-def finished(original: Path, tmp_path: Path) -> Path:
-    """A copy of it, to do with as one likes."""
-    return Path(shutil.copytree(original, tmp_path / "run"))
+def finished(oracle_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, free to be changed."""
+    return Path(shutil.copytree(oracle_run, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_teaches() -> None:
     times = []
     for _ in range(3):
@@ -49,14 +40,14 @@ def test_no_heavy_library_is_imported_to_show_help() -> None:
 
 
 def test_run_prints_the_table_and_where_the_run_is(finished: Path, pointmass: str) -> None:
-    result = evalkit("run", pointmass, "--out", str(finished), "--resume")
-    assert result.returncode == 0
+    result = invoke("run", pointmass, "--out", finished, "--resume")
+    assert result.exit_code == 0
     assert "mean of two" in result.stdout and "95 % interval" in result.stdout and f"run: {finished}" in result.stdout
     assert f"16 episodes, 16 done before, into {finished}" in result.stderr
 
 
 def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
-    result = evalkit("run", pointmass, "--json", "--checkpoint", "random", "--out", str(tmp_path / "run"))
+    result = invoke("run", pointmass, "--json", "--checkpoint", "random", "--out", tmp_path / "run")
     document = json.loads(result.stdout)
     assert {"run", "suite", "checkpoint", "execution", "headline", "rows", "episodes", "errors"} <= document.keys()
     assert document["suite"] == "pointmass" and document["execution"] == "sync" and document["episodes"] == 16
@@ -65,7 +56,7 @@ def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -
     assert "16/16" in result.stderr
 
 
-def play_own(pointmass: str, folder: Path, methods: str) -> subprocess.CompletedProcess:
+def play_own(pointmass: str, folder: Path, methods: str) -> CommandResult:
     """Runs a user's own policy, which is Zero but for ``methods``, to a JSON document."""
     (folder / "own.py").write_text(
         f"import os\nfrom evalkit.policies.scripted import ScriptedParameters, Zero\nclass Own(Zero):\n{methods}"
@@ -76,6 +67,7 @@ def play_own(pointmass: str, folder: Path, methods: str) -> subprocess.Completed
     return evalkit("run", pointmass, *named, *out, env={"PYTHONPATH": str(folder)})
 
 
+@pytest.mark.slow
 def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path) -> None:
     result = play_own(
         pointmass,
@@ -87,6 +79,7 @@ def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path
     assert json.loads(result.stdout)["checkpoint"] == "own" and result.stderr.count("LOUD") > 1
 
 
+@pytest.mark.slow
 def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
     result = play_own(
         pointmass,
@@ -94,17 +87,17 @@ def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
         "    def __init__(self, suite, parameters: ScriptedParameters):\n        super().__init__(suite, parameters)\n"
         "    def close(self):\n        raise OSError('no space left')\n",
     )
-    assert result.returncode == 2 and result.stdout == "" and "evalkit: no space left" in result.stderr
+    assert result.exit_code == 2 and result.stdout == "" and "evalkit: no space left" in result.stderr
 
 
 def test_table_formats_agree(finished: Path) -> None:
-    rows = json.loads(evalkit("table", str(finished), "--format", "json").stdout)["rows"]
+    rows = json.loads(invoke("table", finished, "--format", "json").stdout)["rows"]
     assert list(rows[0]) == ["suite", "split", "task", "metric", "value", "low", "high", "n", "n_effective", "errors"]
     assert [(r["split"], r["task"]) for r in rows][-3:] == [("near", None), ("far", None), (None, None)]
-    csv = evalkit("table", str(finished), "--format", "csv").stdout.splitlines()
-    markdown = evalkit("table", str(finished), "--format", "md").stdout
-    latex = evalkit("table", str(finished), "--format", "latex").stdout
-    plain = evalkit("table", str(finished)).stdout
+    csv = invoke("table", finished, "--format", "csv").stdout.splitlines()
+    markdown = invoke("table", finished, "--format", "md").stdout
+    latex = invoke("table", finished, "--format", "latex").stdout
+    plain = invoke("table", finished).stdout
     assert len(csv) == len(rows) + 1
     for text in (markdown, latex, plain):
         assert "mean of two" in text and "100.0" in text
@@ -112,31 +105,31 @@ def test_table_formats_agree(finished: Path) -> None:
 
 
 def test_table_takes_several_runs(finished: Path, pointmass: str, tmp_path: Path) -> None:
-    evalkit("run", pointmass, "--checkpoint", "zero", "--workers", "1", "--out", str(tmp_path / "zero"))
-    shown = evalkit("table", str(finished), str(tmp_path / "zero")).stdout
+    invoke("run", pointmass, "--checkpoint", "zero", "--workers", "1", "--out", tmp_path / "zero")
+    shown = invoke("table", finished, tmp_path / "zero").stdout
     assert "Point mass · oracle" in shown and "Point mass · zero" in shown
 
 
 def test_list_shows_suites_checkpoints_and_runs(finished: Path) -> None:
-    content = json.loads(evalkit("list", "--json", "--runs", str(finished.parent)).stdout)
+    content = json.loads(invoke("list", "--json", "--runs", finished.parent).stdout)
     assert {"metaworld", "libero"} <= {row["suite"] for row in content["suites"]}
     assert {"oracle", "oracle-noisy", "random", "zero"} <= {row["checkpoint"] for row in content["checkpoints"]}
     assert [row["episodes"] for row in content["runs"]] == [16]
-    shown = evalkit("list", "--runs", str(finished.parent))
-    assert shown.returncode == 0 and "metaworld" in shown.stdout and "oracle-noisy" in shown.stdout
+    shown = invoke("list", "--runs", finished.parent)
+    assert shown.exit_code == 0 and "metaworld" in shown.stdout and "oracle-noisy" in shown.stdout
 
 
 def test_setup_and_doctor_on_a_suite_without_requirements(pointmass: str) -> None:
-    assert "ready already" in evalkit("setup", pointmass).stderr
-    healthy = evalkit("doctor", pointmass)
-    assert healthy.returncode == 0 and "simulator" in healthy.stdout and "numpy" in healthy.stdout
-    broken = evalkit("doctor", pointmass, env={"POINTMASS_MISSING": "bolt.obj"})
-    assert broken.returncode == 2 and "bolt.obj is missing" in broken.stdout
+    assert "ready already" in invoke("setup", pointmass).stderr
+    healthy = invoke("doctor", pointmass)
+    assert healthy.exit_code == 0 and "simulator" in healthy.stdout and "numpy" in healthy.stdout
+    broken = invoke("doctor", pointmass, env={"POINTMASS_MISSING": "bolt.obj"})
+    assert broken.exit_code == 2 and "bolt.obj is missing" in broken.stdout
 
 
 def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
-    result = evalkit("doctor", "metaworld", env={"EVALKIT_HOME": str(tmp_path)})
-    assert result.returncode == 2 and "run `evalkit setup metaworld`" in result.stdout
+    result = invoke("doctor", "metaworld", env={"EVALKIT_HOME": str(tmp_path)})
+    assert result.exit_code == 2 and "run `evalkit setup metaworld`" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,9 +161,16 @@ def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
         (["table", "nowhere"], "not a run (there is no manifest.json)"),
     ],
 )
-def test_bad_input_gets_one_clear_line(pointmass: str, tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_bad_input_gets_one_clear_line(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     typed = [pointmass if a == "SUITE" else a for a in arguments]
-    assert expected in refused(evalkit(*typed, env={"EVALKIT_HOME": str(tmp_path / "home")}, cwd=tmp_path))
+    assert expected in refused(invoke(*typed, env={"EVALKIT_HOME": str(tmp_path / "home")}))
+
+
+def test_a_refusal_is_the_exit_code_of_the_process() -> None:
+    assert "did you mean metaworld?" in refused(evalkit("run", "metawrld"))
 
 
 def test_a_broken_checkpoints_file_names_the_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_a_damaged_journal_is_named_and_not_touched(finished: Path) -> None:
     journal = finished / "journal.jsonl"
     journal.write_bytes(b"garbage\n" + journal.read_bytes())
     before = journal.read_bytes()
-    assert "journal.jsonl: line 1 is not an episode record" in refused(evalkit("table", str(finished)))
+    assert "journal.jsonl: line 1 is not an episode record" in refused(invoke("table", finished))
     assert journal.read_bytes() == before
 
 
@@ -213,9 +213,9 @@ def test_damaged_files_are_named(finished: Path, file: str, old: str, new: str, 
     text = (finished / file).read_text()
     assert old in text
     (finished / file).write_text(text.replace(old, new))
-    assert expected in refused(evalkit("table", str(finished)))
-    listed = evalkit("list", "runs", "--runs", str(finished.parent))
-    assert listed.returncode == 0 and "run" in listed.stdout
+    assert expected in refused(invoke("table", finished))
+    listed = invoke("list", "runs", "--runs", finished.parent)
+    assert listed.exit_code == 0 and "run" in listed.stdout
 
 
 def test_a_table_fits_a_narrow_terminal_with_all_its_numbers(finished: Path, tmp_path: Path) -> None:
@@ -223,21 +223,24 @@ def test_a_table_fits_a_narrow_terminal_with_all_its_numbers(finished: Path, tmp
         text = (finished / file).read_text()
         (finished / file).write_text(text.replace('"left"', f'"{"left_" * 20}"').replace("/left/", f"/{'left_' * 20}/"))
     for columns in ("80", "60", "0"):
-        shown = evalkit("table", str(finished), env={"COLUMNS": columns}).stdout
+        shown = invoke("table", finished, env={"COLUMNS": columns}).stdout
         assert "100.0" in shown and "51.0–100.0" in shown and "80.6–100.0" in shown
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_a_run(pointmass: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m evalkit run {pointmass} --out {tmp_path / 'run'} 2>&1 >/dev/null | head -1"
     subprocess.run(["bash", "-c", command], check=True, capture_output=True)
     assert len((tmp_path / "run" / "journal.jsonl").read_text().splitlines()) == 16
 
 
+@pytest.mark.slow
 def test_a_locale_without_our_characters_does_not_end_a_run(pointmass: str, tmp_path: Path) -> None:
     result = evalkit("run", pointmass, "--out", str(tmp_path / "run"), env={"PYTHONIOENCODING": "ascii"})
-    assert result.returncode == 0 and "mean of two" in result.stdout
+    assert result.exit_code == 0 and "mean of two" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); import signal"
     code += "; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from evalkit.cli import main; main()"
@@ -249,12 +252,13 @@ def test_a_full_disk_is_said_in_one_line(pointmass: str, tmp_path: Path, monkeyp
 
 
 def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp_path: Path) -> None:
-    result = evalkit("run", pointmass, "--checkpoint", "zero", "--task", "raises", "--out", str(tmp_path / "run"))
-    assert result.returncode == 2
+    result = invoke("run", pointmass, "--checkpoint", "zero", "--task", "raises", "--out", tmp_path / "run")
+    assert result.exit_code == 2
     assert "1 episodes ended in errors; they count neither as success nor as failure" in result.stdout
     assert "this scene is cursed" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
@@ -271,4 +275,4 @@ def test_an_interrupted_run_says_how_to_go_on(pointmass: str, tmp_path: Path) ->
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and "interrupted; continue with --resume --out" in errors
     assert "Traceback" not in errors
-    assert evalkit("run", pointmass, "--resume", "--out", str(tmp_path / "run")).returncode == 0
+    assert invoke("run", pointmass, "--resume", "--out", tmp_path / "run").exit_code == 0

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from support.commands import invoke
 from support.paths import POINTMASS
-from typer.testing import CliRunner
 
-from evalkit.cli import app
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
 from evalkit.execution.delay import Delay
-from evalkit.experiments.bench import Timed, _throughput
+from evalkit.experiments.bench import TimedPolicy, _throughput
 from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.records.journal import Record
 from evalkit.suite import load_suite
@@ -23,7 +22,7 @@ def test_what_is_measured_is_what_was_played(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("POINTMASS_DELAY", "0.002")
     trace = tmp_path / "trace.json"
     named = ["--checkpoint", "random:chunk=10,cameras=all", "--episodes", "5", "--workers", "1", "--workers", "2"]
-    result = CliRunner().invoke(app, ["bench", POINTMASS, *named, "--trace", str(trace), "--json"])
+    result = invoke("bench", POINTMASS, *named, "--trace", trace, "--json")
     assert result.exit_code == 0, result.stderr
     one, two = json.loads(result.stdout)["rows"]
     assert (one["workers"], one["episodes"], two["workers"], two["episodes"]) == (1, 4, 2, 3)
@@ -35,7 +34,7 @@ def test_what_is_measured_is_what_was_played(tmp_path: Path, monkeypatch: pytest
 
 
 def test_people_see_a_column_for_each_number_of_workers() -> None:
-    result = CliRunner().invoke(app, ["bench", POINTMASS, "--episodes", "3", "--workers", "1"])
+    result = invoke("bench", POINTMASS, "--episodes", "3", "--workers", "1")
     assert result.exit_code == 0 and "1 worker" in result.stdout and "control steps a second" in result.stdout
 
 
@@ -48,7 +47,7 @@ def test_people_see_a_column_for_each_number_of_workers() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_explained(arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, ["bench", POINTMASS, *arguments])
+    result = invoke("bench", POINTMASS, *arguments)
     assert result.exit_code == 2 and message in result.stderr
 
 
@@ -56,4 +55,4 @@ def test_first_episodes_alone_say_nothing() -> None:
     parts = {"wall_s": 1.0, "reset_s": 0.5, "observe_s": 0.1, "policy_s": 0.1}
     records = [Record(Episode("s", "a", "t", n, 0), True, host={"worker": n, **parts}) for n in (0, 1)]
     with pytest.raises(UsageError, match="at least two for each worker"):
-        _throughput(records, Timed(find_checkpoint("zero").build(load_suite(POINTMASS))), 2)
+        _throughput(records, TimedPolicy(find_checkpoint("zero").build(load_suite(POINTMASS))), 2)

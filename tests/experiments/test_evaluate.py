@@ -33,7 +33,7 @@ def test_a_function_is_evaluated(pointmass: str, tmp_path: Path) -> None:
     assert summary.finished == summary.planned > 0 and not summary.errors
     checkpoint = read_manifest(summary.folder).checkpoint
     assert checkpoint["id"] == "step-1000" and checkpoint["parameters"] == {"step": 1000}
-    assert checkpoint["policy"].endswith(":towards_the_goal") and checkpoint["chunk"] == 1
+    assert checkpoint["policy"].endswith(":towards_the_goal") and checkpoint["chunk_size"] == 1
     assert checkpoint["observation_spec"]["cameras"] == ["above"]
 
 
@@ -91,13 +91,13 @@ def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_
         ({"episodes": 1.5}, "episodes: must be a whole number"),
         ({"workers": -1}, "workers: must be a whole number"),
         ({"workers": 0}, "workers: must be a whole number"),
-        ({"metadata": {"a": np.float32(1)}}, "facts: must be JSON values"),
-        ({"metadata": {"a": float("nan")}}, "facts: must be JSON values"),
-        ({"metadata": {"a": {1}}}, "facts: must be JSON values"),
+        ({"metadata": {"a": np.float32(1)}}, "metadata: must be JSON values"),
+        ({"metadata": {"a": float("nan")}}, "metadata: must be JSON values"),
+        ({"metadata": {"a": {1}}}, "metadata: must be JSON values"),
         ({"video": "yes"}, "video: 'yes' is none of none, failures, all"),
         ({"name": "../x"}, "must have no slash"),
         ({"splits": "neer"}, "unknown split 'neer'"),
-        ({"resume": True}, "pass facts that identify the function"),
+        ({"resume": True}, "pass metadata that identify the function"),
     ],
 )
 def test_bad_arguments_are_explained(pointmass: str, tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -127,5 +127,5 @@ def test_bad_policies_are_explained(pointmass: str, tmp_path: Path) -> None:
         evalkit.evaluate(7, suite=pointmass, out=tmp_path / "a")  # type: ignore[arg-type]
     with pytest.raises(PolicyProblem, match=r"returned float32 \(1, 2\) at .*, not a float \(8, 2\) chunk"):
         evalkit.evaluate(towards_the_goal, suite=pointmass, chunk=8, out=tmp_path / "b")
-    with pytest.raises(UsageError, match="looks through camera 'behind', which pointmass lacks"):
+    with pytest.raises(UsageError, match="needs camera 'behind', which pointmass lacks"):
         evalkit.evaluate(towards_the_goal, suite=pointmass, cameras=["behind"], out=tmp_path / "c")

@@ -31,10 +31,10 @@ def gate(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout)
 
 
-@pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def baseline(long_oracle_run: Path) -> Path:
     """The oracle on 20 scenes of each of four tasks, in two splits."""
-    return run(tmp_path_factory.mktemp("baseline") / "oracle", checkpoint="oracle")
+    return long_oracle_run
 
 
 LIVE = [POINTMASS, "--workers", "1", "--checkpoint"]
@@ -61,9 +61,8 @@ def test_too_few_scenes_are_inconclusive(baseline: Path, tmp_path: Path) -> None
     assert "more scenes would tell" in found["reason"]
 
 
-def test_a_finished_run_is_judged_as_it_would_have_been(baseline: Path, tmp_path: Path) -> None:
-    noisy = run(tmp_path / "noisy", checkpoint="oracle-noisy:noise=1.5")
-    after = gate(noisy, "--baseline", baseline)
+def test_a_finished_run_is_judged_as_it_would_have_been(baseline: Path, noisy_run: Path, tmp_path: Path) -> None:
+    after = gate(noisy_run, "--baseline", baseline)
     live = gate(*LIVE, "oracle-noisy:noise=1.5", "--baseline", baseline, "--out", tmp_path / "live")
     again = gate(tmp_path / "live", "--baseline", baseline)
     for code, found in (after, live, again):
@@ -72,10 +71,11 @@ def test_a_finished_run_is_judged_as_it_would_have_been(baseline: Path, tmp_path
     three = gate(POINTMASS, "--workers", "3", "--checkpoint", "oracle-noisy:noise=1.5", "--baseline", baseline, "--out",
                  tmp_path / "three")[1]  # fmt: skip
     assert [three["verdict"], three["tests"]] == [live[1]["verdict"], live[1]["tests"]]
-    other = gate(noisy, "--baseline", baseline, "--seed", "1")[1]
+    other = gate(noisy_run, "--baseline", baseline, "--seed", "1")[1]
     assert other["verdict"] == "REGRESSION" and other["tests"] != live[1]["tests"]
 
 
+@pytest.mark.slow
 def test_a_gate_that_was_killed_goes_on_to_the_same_verdict(baseline: Path, tmp_path: Path) -> None:
     named = ["--checkpoint", "oracle", "--baseline", str(baseline), "--margin", "0.3"]
     whole = gate(POINTMASS, "--workers", "2", *named, "--out", tmp_path / "whole")[1]
@@ -132,16 +132,16 @@ def test_before_it_starts_it_says_what_it_can_detect(baseline: Path) -> None:
 
 
 def test_reports_for_continuous_integration(baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = run(tmp_path / "noisy", checkpoint="zero")
+    still = run(tmp_path / "still", checkpoint="zero")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     (tmp_path / "summary.md").write_text("before\n")
-    assert invoke("gate", noisy, "--baseline", baseline, "--junit", tmp_path / "out" / "gate.xml").exit_code == 1
+    assert invoke("gate", still, "--baseline", baseline, "--junit", tmp_path / "out" / "gate.xml").exit_code == 1
     root = ElementTree.parse(tmp_path / "out" / "gate.xml").getroot()
     assert root.get("failures") == "1" and [c.get("name") for c in root.iter("testcase")] == ["near", "far"]
     assert "worse than the baseline" in next(root.iter("failure")).get("message", "")
     text = (tmp_path / "summary.md").read_text()
     assert text.startswith("before\n## ❌ REGRESSION: zero on pointmass") and "| near | -100.0 |" in text
-    invoke("gate", noisy, "--baseline", tmp_path / "nothing", "--junit", tmp_path / "gate.xml")
+    invoke("gate", still, "--baseline", tmp_path / "nothing", "--junit", tmp_path / "gate.xml")
     root = ElementTree.parse(tmp_path / "gate.xml").getroot()
     assert root.get("errors") == "1" and "nothing" in next(root.iter("error")).get("message", "")
 
@@ -174,12 +174,14 @@ def test_a_baseline_of_another_suite_is_refused(baseline: Path, tmp_path: Path) 
     assert code == 2 and "none of the tasks" in found["reason"]
 
 
+@pytest.mark.slow
 def test_workers_that_all_crash_are_no_verdict(baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_FATAL", "1")
     code, found = gate(*LIVE, "zero", "--baseline", baseline, "--out", tmp_path / "run")
     assert code == 2 and found["verdict"] == "ERROR" and "errors" in found["reason"]
 
 
+@pytest.mark.slow
 def test_errors_above_their_limit_are_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "mark"))
     base = run(tmp_path / "base", checkpoint="zero", tasks=["dies-once"], episodes=8)
@@ -267,14 +269,12 @@ def test_the_cap_cuts_off_what_comes_last() -> None:
 
 
 @pytest.mark.sim
-def test_on_metaworld_the_expert_passes_and_a_noisy_one_does_not(tmp_path: Path) -> None:
-    from support.requirements import need
-
-    need("metaworld")
+def test_on_metaworld_the_expert_passes_and_a_noisy_one_does_not(workflow_gate: Path, tmp_path: Path) -> None:
     base = Path(__file__).parents[2] / "results" / "baselines" / "metaworld-oracle"
-    live = ["metaworld", "--baseline", base, "--checkpoint"]
-    code, found = gate(*live, "oracle", "--out", tmp_path / "same")
-    assert (code, found["verdict"]) == (0, "PASS") and found["episodes"] < found["planned"] == 200
+    live, played = ["metaworld", "--baseline", base, "--checkpoint"], workflow_gate / "gate" / "run"
+    code, found = gate(played, "--baseline", base)  # while it was played, it had the same verdict: test_workflow.py
+    assert (code, found["verdict"]) == (0, "PASS")
+    assert len(read_journal(played)) < found["planned"] == 200
     code, found = gate(*live, "oracle-noisy", "--out", tmp_path / "worse")
     assert (code, found["verdict"]) == (1, "REGRESSION") and found["episodes"] < 150
     code, found = gate(*live, "oracle", "--task", "reach-v3", "--out", tmp_path / "few")

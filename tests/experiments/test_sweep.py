@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,23 +10,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from support.commands import invoke
 from support.paths import POINTMASS, RELAY
 
 from evalkit.analysis.summary import summarize
 from evalkit.records.journal import read_journal
 
 
-def evalkit(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "evalkit", *arguments], capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("sweep") / "out"
     modes = ["--execution", "hold", "--execution", "prefix"]
-    named = ["--checkpoint", "oracle-noisy", "--delay", "0,3", "--episodes", "2", "--out", str(out), "--json"]
-    result = evalkit("sweep", POINTMASS, *modes, *named)
-    assert result.returncode == 0, result.stderr
+    named = ["--checkpoint", "oracle-noisy", "--delay", "0,3", "--episodes", "2", "--out", out, "--json"]
+    result = invoke("sweep", POINTMASS, *modes, *named)
+    assert result.exit_code == 0, result.stderr
     return out, json.loads(result.stdout)
 
 
@@ -54,10 +49,11 @@ def test_a_sweep_is_drawn(swept: tuple[Path, dict[str, Any]]) -> None:
     picture = np.asarray(Image.open(swept[0] / "sweep.png").convert("RGB"))
     assert picture.shape[1] > 800 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     text = "".join(ElementTree.parse(swept[0] / "sweep.svg").getroot().itertext())
-    for word in ("inference delay (control steps)", "success rate (%)", "hold", "prefix", "sync (the world waits)"):
+    for word in ("inference delay (control steps)", "success rate (%)", "hold", "prefix", "sync (simulation waits)"):
         assert word in text
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]) -> None:
     out, document = swept
     journal = out / "prefix-3" / "journal.jsonl"
@@ -66,8 +62,8 @@ def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]
     for name in ("manifest.json", "journal.jsonl"):
         (out / "hold-3" / name).unlink()
     modes = ["--execution", "hold", "--execution", "prefix", "--checkpoint", "oracle-noisy"]
-    named = ["--delay", "0,3", "--episodes", "2", "--out", str(out), "--resume", "--json"]
-    assert json.loads(evalkit("sweep", POINTMASS, *modes, *named).stdout) == document
+    named = ["--delay", "0,3", "--episodes", "2", "--out", out, "--resume", "--json"]
+    assert json.loads(invoke("sweep", POINTMASS, *modes, *named).stdout) == document
 
 
 @pytest.mark.parametrize(
@@ -75,42 +71,42 @@ def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]
     [
         (["--delay", "0,7"], "must have d <= s"),
         (["--delay", "fast"], "--delay: 'fast' is not a delay"),
-        (["--delay", ","], "name one delay at least"),
+        (["--delay", ","], "name at least one delay"),
         (["--delay", "1,1"], "name each once"),
         (["--execution", "sync"], "a sweep compares hold, naive"),
-        (["--execution", "rtc"], "takes no account of the running chunk"),
+        (["--execution", "rtc"], "does not support it (it supports: prefix)"),
         (["--resume"], "--resume needs --out DIR"),
     ],
 )
 def test_a_sweep_of_which_a_part_cannot_run_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
-    out = [] if "--resume" in arguments else ["--out", str(tmp_path / "out")]
-    result = evalkit("sweep", POINTMASS, "--checkpoint", "oracle", *arguments, *out)
-    assert result.returncode == 2 and message in result.stderr and result.stdout == ""
+    out = [] if "--resume" in arguments else ["--out", tmp_path / "out"]
+    result = invoke("sweep", POINTMASS, "--checkpoint", "oracle", *arguments, *out)
+    assert result.exit_code == 2 and message in result.stderr and result.stdout == ""
     assert not (tmp_path / "out").exists()
 
 
 def test_a_timeline_says_what_drove_each_step(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     record = next(iter(read_journal(swept[0] / "hold-3").values()))
-    shown = evalkit("timeline", str(swept[0] / "hold-3"), record.episode.id, "--plot", str(tmp_path / "line"))
-    assert shown.returncode == 0, shown.stderr
+    shown = invoke("timeline", swept[0] / "hold-3", record.episode.id, "--plot", tmp_path / "line")
+    assert shown.exit_code == 0, shown.stderr
     strip = "".join(line.split()[2] for line in shown.stdout.splitlines() if line.startswith("step"))
     assert len(strip) == record.steps and strip.count(".") == record.execution_stats["idle_steps"]
     assert strip.startswith("AAAAA...BBBBB"[: record.steps])
     assert f"{record.steps} steps, {record.inferences} inferences" in shown.stdout
     assert (tmp_path / "line.png").stat().st_size > 5000 and (tmp_path / "line.svg").exists()
-    sync = evalkit("timeline", str(swept[0] / "sync"))
-    assert sync.returncode == 0 and "held for 0 steps" in sync.stdout
+    sync = invoke("timeline", swept[0] / "sync")
+    assert sync.exit_code == 0 and "idle for 0 steps" in sync.stdout
 
 
 def test_a_timeline_that_cannot_be_had_is_explained(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    assert "unknown episode 'x'" in evalkit("timeline", str(swept[0] / "sync"), "x").stderr
-    assert "not a run" in evalkit("timeline", str(tmp_path)).stderr
-    evalkit("run", RELAY, "--checkpoint", "oracle", "--episodes", "1", "--out", str(tmp_path / "relay"))
-    result = evalkit("timeline", str(tmp_path / "relay"))
-    assert result.returncode == 2 and "does not record when it asked" in result.stderr
+    assert "unknown episode 'x'" in invoke("timeline", swept[0] / "sync", "x").stderr
+    assert "not a run" in invoke("timeline", tmp_path).stderr
+    invoke("run", RELAY, "--checkpoint", "oracle", "--episodes", "1", "--out", tmp_path / "relay")
+    result = invoke("timeline", tmp_path / "relay")
+    assert result.exit_code == 2 and "does not record its inference requests" in result.stderr
 
 
 def test_the_table_of_an_asynchronous_run_says_what_its_execution_did(swept: tuple[Path, dict[str, Any]]) -> None:
     for form in ([], ["--format", "md"], ["--format", "latex"]):
-        shown = " ".join(evalkit("table", str(swept[0] / "hold-3"), *form).stdout.split())
-        assert "hold, horizon 5, delay 3 steps" in shown and "held still for" in shown and "s to success" in shown
+        shown = " ".join(invoke("table", swept[0] / "hold-3", *form).stdout.split())
+        assert "hold, horizon 5, delay 3 steps" in shown and "idle for" in shown and "s to success" in shown

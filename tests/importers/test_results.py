@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import import_logs
-from support.commands import evalkit, refused
+from support.commands import invoke, refused
 from support.import_logs import episode
 
 from evalkit.analysis.summary import Summary, summarize
@@ -87,7 +87,7 @@ def test_vla_evals_chains_and_simpler_tasks(tmp_path: Path) -> None:
         "stack_green_cube_on_yellow_cube": (0.5, 24),
         "put_carrot_on_plate": (0.25, 24),
     }
-    assert "2 of 4 tasks, 48 episodes where the protocol has 576" in summary.covered
+    assert "2 of 4 tasks, 48 episodes where the protocol has 576" in summary.coverage_note
 
 
 def test_tasks_of_libero_90_that_share_an_instruction_need_their_number(tmp_path: Path) -> None:
@@ -116,33 +116,33 @@ def test_bad_results_of_vla_eval_are_refused_by_name(tmp_path: Path) -> None:
     path = goal(tmp_path / "in")
     whole = path.read_text()
     path.write_text(whole[:-30])
-    attempt("goal_aggregate.json: is no JSON")
+    attempt("goal_aggregate.json: is not JSON")
     goal(tmp_path / "in", config={"episodes_per_task": 3})
     attempt("goal/open_the_middle_drawer_of_the_cabinet: episodes 2 of 3 are missing")
     path.write_text(whole.replace('"success": false', '"success": "no"', 1))
     attempt("tasks.0.episodes.1.metrics.success")
     path.write_text(whole.replace('"success": false', '"success": true', 1))
-    attempt("mean_success is 0.5, its episodes make 1")
+    attempt("mean_success is 0.5, but its episodes give 1")
     path.write_text(whole.replace('"num_episodes": 2', '"num_episodes": 3', 1))
-    attempt("num_episodes is 3, and there are 2")
+    attempt("num_episodes is 3, but there are 2")
     path.write_text(whole)
     (tmp_path / "in" / "other.json").write_text(whole.replace('"steps": 11', '"steps": 12'))
     attempt("episode 1: failure here and failure in")
     path.write_text(whole)
     import_logs.vla_eval(tmp_path / "in" / "z.json", "CALVINBenchmark", {}, {"seq_0000": [episode(0, True)]})
-    attempt("is of calvin, and others of libero")
+    attempt("is of calvin, others of libero")
     import_logs.vla_eval(tmp_path / "in" / "z.json", "RoboCasaBenchmark", {}, {"t": [episode(0, True)]})
     attempt("config.benchmark: evalkit has a suite for LIBEROBenchmark, CALVINBenchmark")
     variant = {"task_name": "google_robot_pick_coke_can", "env_name": "X-v0"}
     import_logs.vla_eval(tmp_path / "in" / "z.json", "SimplerEnvBenchmark", variant, {"t": [episode(0, True)]})
     attempt("config.params.env_name")
-    attempt("there is no result of vla-eval in it")
+    attempt("contains no result of vla-eval")
 
 
 def test_lerobots_results_become_a_run_that_says_what_it_lacks(tmp_path: Path) -> None:
     wins = {("libero_goal", n): [True, n % 2 == 0] for n in range(10)}
     import_logs.lerobot(tmp_path / "eval" / "eval_info.json", wins)
-    with pytest.raises(UsageError, match="does not say which policy was evaluated: name it with"):
+    with pytest.raises(UsageError, match="does not name the evaluated policy: name it with"):
         imported("lerobot", tmp_path / "eval", tmp_path)
     summary = imported("lerobot", tmp_path / "eval", tmp_path, checkpoint="smolvla")
     assert (summary.headline.value, summary.headline.n) == (0.75, 20)
@@ -161,7 +161,7 @@ def test_episodes_beyond_the_scenes_are_repeats_and_count_once(tmp_path: Path) -
     summary = imported("lerobot", tmp_path / "eval_info.json", tmp_path, checkpoint="x")
     assert (summary.rows[0].n, summary.rows[0].n_effective, summary.rows[0].value) == (100, 50, 0.75)
     import_logs.lerobot(tmp_path / "eval_info.json", {("libero_goal", 0): [True] * 60})
-    with pytest.raises(UsageError, match="60 episodes are no whole number of rounds of its 50 scenes"):
+    with pytest.raises(UsageError, match="60 episodes are not a multiple of its 50 scenes"):
         import_run("lerobot", tmp_path / "eval_info.json", tmp_path / "other", ImportOptions("x"))
 
 
@@ -169,14 +169,14 @@ def test_episodes_beyond_the_scenes_are_repeats_and_count_once(tmp_path: Path) -
     ("old", "new", "words"),
     [
         ('"pc_success": 75.0', '"pc_success": 80.0', "per_group.libero_goal: 80 % of 4 there"),
-        ('"n_episodes": 4', '"n_episodes": 5', "75 % of 5 there, and per_task makes 75 % of 4"),
+        ('"n_episodes": 4', '"n_episodes": 5', "75 % of 5 there, but 75 % of 4 in per_task"),
         ('"task_id": 1', '"task_id": 10', "libero_goal has tasks 0 to 9, not 10"),
         ('"task_id": 1', '"task_id": 0', "libero_goal 0, episode 1: failure here and success before"),
         ("libero_goal", "aloha", "group 'aloha' is none of libero, metaworld"),
         ('"per_task"', '"tasks"', "per_task: is missing"),
-        ('"per_task"', '"per_episode"', "an older lerobot wrote it"),
+        ('"per_task"', '"per_episode"', "an older lerobot wrote the file"),
         ('"successes"', '"wins"', "per_task.0.metrics.successes: is missing"),
-        ('"eval_ep_s": 0.5\n', "", "is no JSON"),
+        ('"eval_ep_s": 0.5\n', "", "is not JSON"),
     ],
 )
 def test_bad_results_of_lerobot_are_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -190,36 +190,36 @@ def test_bad_results_of_lerobot_are_refused_by_name(tmp_path: Path, old: str, ne
 
 @pytest.mark.parametrize("form", [f.name for f in FORMATS])
 def test_help_names_every_format(form: str) -> None:
-    assert form in evalkit("import", "--help").stdout
+    assert form in invoke("import", "--help").stdout
 
 
 def test_the_command_prints_the_document_of_run_and_other_commands_work_on_it(tmp_path: Path) -> None:
     path, out = goal(tmp_path), tmp_path / "runs" / "goal"
-    result = evalkit("import", "vla-eval", str(path), "--out", str(out), "--checkpoint", "pi05", "--json")
-    assert result.returncode == 0, result.stderr
+    result = invoke("import", "vla-eval", path, "--out", out, "--checkpoint", "pi05", "--json")
+    assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert (document["suite"], document["checkpoint"], document["episodes"]) == ("libero", "pi05", 20)
     assert document["origin"]["format"] == "vla-eval" and document["batch_invariant"] is None
     for form in ("md", "csv", "json", "latex"):
-        assert evalkit("table", str(out), "--format", form).returncode == 0
-    assert "imported: results of vla-eval 0.8.0" in evalkit("table", str(out)).stdout
-    assert str(out) in evalkit("list", "runs", "--runs", str(out.parent), "--json").stdout
-    assert "was imported" in refused(evalkit("timeline", str(out)))
-    assert "holds a run already" in refused(evalkit("import", "vla-eval", str(path), "--out", str(out)))
+        assert invoke("table", out, "--format", form).exit_code == 0
+    assert "imported: results of vla-eval 0.8.0" in invoke("table", out).stdout
+    assert str(out) in invoke("list", "runs", "--runs", out.parent, "--json").stdout
+    assert "was imported" in refused(invoke("timeline", out))
+    assert "holds a run already" in refused(invoke("import", "vla-eval", path, "--out", out))
     again = summarize(out)
     assert [row.to_dict() for row in again.rows] == document["rows"]
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    assert "did you mean vla-eval" in refused(evalkit("import", "vla", str(tmp_path), "--out", out))
-    assert "there is no such file" in refused(evalkit("import", "lerobot", str(tmp_path / "x"), "--out", out))
+    out = tmp_path / "out"
+    assert "did you mean vla-eval" in refused(invoke("import", "vla", tmp_path, "--out", out))
+    assert "there is no such file" in refused(invoke("import", "lerobot", tmp_path / "x", "--out", out))
     (tmp_path / "file").write_text("")
-    where = str(tmp_path / "file" / "run")
-    assert "cannot be written" in refused(evalkit("import", "vla-eval", str(goal(tmp_path)), "--out", where))
+    where = tmp_path / "file" / "run"
+    assert "cannot be written" in refused(invoke("import", "vla-eval", goal(tmp_path), "--out", where))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    full = evalkit("import", "vla-eval", str(goal(tmp_path)), "--out", str(tmp_path / "full"))
+    full = invoke("import", "vla-eval", goal(tmp_path), "--out", tmp_path / "full")
     assert "exists and is not empty" in refused(full)
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
 
@@ -230,6 +230,7 @@ def test_an_imported_run_is_not_resumed(tmp_path: Path) -> None:
         read_manifest(tmp_path / "run").check_resumes(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_comes_of_two_imports_at_once_is_one_run(tmp_path: Path) -> None:
     path = goal(tmp_path)
     command = [sys.executable, "-m", "evalkit", "import", "vla-eval", str(path), "--out", str(tmp_path / "run")]

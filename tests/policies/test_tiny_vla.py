@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+pytestmark = pytest.mark.torch
+
 PROMPT = (
     "<|im_start|>user\nThe following observations are captured from multiple views.\n"
     "# Base View\n<|vision_start|><|image_pad|><|vision_end|>\n"

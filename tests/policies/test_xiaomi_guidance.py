@@ -36,6 +36,8 @@ from evalkit.policy import Request
 from evalkit.suite import load_suite
 
 PRESETS = presets()
+pytestmark = pytest.mark.torch
+
 STD = 0.25  # of every action dimension that the tiny checkpoint uses
 H, S = 10, 5
 

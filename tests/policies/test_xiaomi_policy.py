@@ -28,6 +28,7 @@ from evalkit.policy import Request
 from evalkit.suite import Suite, load_suite
 
 libero = presets()["libero"]
+pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")

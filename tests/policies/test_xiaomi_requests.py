@@ -30,6 +30,8 @@ from evalkit.observation import Observation
 from evalkit.policies.rotations import axis_angle
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 
+pytestmark = pytest.mark.torch
+
 GOLDEN = {
     "libero": ([3366178934, 1712272288, 83648206], "fb2743b7d8026e84eebb91847f05ae776fbdd9763def91e67a3074c7de057f11"),
     "calvin": ([3707083505, 3552568362, 339666844], "c641218ff4632181f9af08401c14056c5514a7471e0301a5793690166dfcb375"),

@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.paths import RELAY
+from support.marks import slow
+from support.paths import POINTMASS, RELAY
 from support.processes import kill_and_resume
 
 import evalkit
 from evalkit.errors import UsageError
 from evalkit.execution.strategies import EXECUTORS
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
+from evalkit.testing import canonical
 
 LATE = [name for name in EXECUTORS if name not in ("sync", "rtc")]  # the oracle is guided by nothing
+ONE_QUICK = [name if name == "prefix" else slow(name) for name in LATE]
 
 
 def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -33,7 +36,7 @@ def outcome(records: list[dict[str, Any]]) -> list[Any]:
     return [(r["episode"], r["success"], r["steps"], r["digest"]) for r in records]
 
 
-@pytest.mark.parametrize("execution", LATE)
+@pytest.mark.parametrize("execution", ONE_QUICK)
 def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, execution: str) -> None:
     options: dict[str, Any] = {
         "execution": execution,
@@ -46,6 +49,7 @@ def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, exe
     assert one == three and len(one) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", LATE)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(pointmass: str, tmp_path: Path, execution: str) -> None:
     options = ["--execution", execution, "--delay", "normal:200:100ms", "--checkpoint", "oracle-noisy"]
@@ -62,13 +66,20 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(pointmass: str, tmp_pat
     )
 
 
-@pytest.mark.parametrize("suite", ["pointmass", "relay"])
+@pytest.fixture(scope="module", params=[POINTMASS, RELAY], ids=["pointmass", "relay"])
+def sync(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
+    """A suite, and the records of its synchronous run."""
+    out = tmp_path_factory.mktemp("sync") / "run"
+    return request.param, play(request.param, out, horizon=5, checkpoint="oracle-noisy")
+
+
 @pytest.mark.parametrize("execution", ["hold", "naive", "prefix"])
-def test_without_delay_it_is_the_synchronous_run(pointmass: str, tmp_path: Path, suite: str, execution: str) -> None:
-    folder = pointmass if suite == "pointmass" else RELAY
-    sync = play(folder, tmp_path / "sync", horizon=5, checkpoint="oracle-noisy")
-    late = play(folder, tmp_path / "late", horizon=5, checkpoint="oracle-noisy", execution=execution, delay="0")
-    assert outcome(late) == outcome(sync)
+def test_without_delay_it_is_the_synchronous_run(
+    sync: tuple[str, list[dict[str, Any]]], tmp_path: Path, execution: str
+) -> None:
+    suite, records = sync
+    late = play(suite, tmp_path / "late", horizon=5, checkpoint="oracle-noisy", execution=execution, delay="0")
+    assert outcome(late) == outcome(records)
 
 
 def test_the_manifest_says_how_chunks_were_executed(pointmass: str, tmp_path: Path) -> None:
@@ -83,13 +94,14 @@ def test_the_manifest_says_how_chunks_were_executed(pointmass: str, tmp_path: Pa
 
 
 def test_a_policy_that_continues_nothing_is_not_given_a_prefix(pointmass: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'random' takes no account of the running chunk so \(it can: none\)"):
+    with pytest.raises(UsageError, match=r"'random' does not support it \(it supports: none\)"):
         play(pointmass, tmp_path / "run", checkpoint="random", execution="prefix", delay="2")
-    with pytest.raises(UsageError, match=r"rtc: .*\(it can: prefix\); use naive"):
+    with pytest.raises(UsageError, match=r"rtc: .*\(it supports: prefix\); use naive"):
         play(pointmass, tmp_path / "run", execution="rtc", delay="2")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_inference_overlaps_with_physics_in_real_time(pointmass: str, tmp_path: Path, monkeypatch: Any) -> None:
     """A policy that takes 50 ms and physics that takes as long: together, not one after the other."""
     monkeypatch.setenv("POINTMASS_DELAY", "0.01")

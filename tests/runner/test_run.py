@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.marks import slow
+from support.paths import POINTMASS
 from support.processes import kill_and_resume
 
 from evalkit.analysis.summary import summarize
@@ -23,18 +25,27 @@ from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, RunE
 from evalkit.observation import ObservationSpec
 from evalkit.policies.checkpoint import Checkpoint, Entry
 from evalkit.policy import Request, Spec
-from evalkit.records.journal import Record, canonical, read_journal
+from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.report.tables import notes
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
 from evalkit.suite import Suite, load_suite
+from evalkit.testing import canonical
 
 
 def play(suite: str | Suite, out: Path, **options: Any) -> list[dict[str, Any]]:
     play_run(RunOptions(suite, out=out, **{"workers": 1, **options}), Silent())
     return canonical(read_journal(out).values())
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle on one scene of each task. Shared: change a copy."""
+    return play_run(
+        RunOptions(POINTMASS, out=tmp_path_factory.mktemp("small") / "run", episodes=1, workers=1), Silent()
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -44,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Invariant 1: same episode, same outcome.
 
 
-@pytest.mark.parametrize("checkpoint", ["oracle", "oracle-noisy", "random"])
+@pytest.mark.parametrize("checkpoint", [slow("oracle"), "oracle-noisy", slow("random")])
 def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, checkpoint: str) -> None:
     one = play(pointmass, tmp_path / "1", checkpoint=checkpoint)
     three = play(pointmass, tmp_path / "3", checkpoint=checkpoint, workers=3)
@@ -60,6 +71,7 @@ def test_looking_changes_no_outcome(pointmass: str, tmp_path: Path) -> None:
     assert blind == seeing
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_resumes_to_the_same_journal(pointmass: str, tmp_path: Path) -> None:
     whole = play(pointmass, tmp_path / "whole", checkpoint="oracle-noisy", episodes=10)
     arguments = [pointmass, "--checkpoint", "oracle-noisy", "--episodes", "10", "--workers", "2"]
@@ -92,13 +104,15 @@ def test_a_crash_that_does_not_repeat_leaves_no_trace(
     assert [r.host["attempts"] for r in read_journal(tmp_path / "a").values()] == [1, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None:
     play(pointmass, tmp_path, checkpoint="zero", tasks=["hangs"], episodes=3, worker_timeout_s=1.5, workers=2)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
     assert records[1].error is not None and records[1].error["kind"] == "hang"
-    assert "said nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
+    assert "sent nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
 
 
+@pytest.mark.slow
 def test_a_simulator_that_always_dies_ends_the_run(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,19 +207,17 @@ def test_a_remark_on_comparability_goes_into_the_manifest(
     ],
 )
 def test_a_refused_second_run_touches_nothing_of_the_first(
-    pointmass: str, tmp_path: Path, options: dict[str, Any], error: type[EvalkitError], message: str
+    small_run: Path, pointmass: str, tmp_path: Path, options: dict[str, Any], error: type[EvalkitError], message: str
 ) -> None:
-    first = RunOptions(pointmass, out=tmp_path / "run", episodes=1, workers=1)
-    play_run(first, Silent())
+    first = RunOptions(pointmass, out=shutil.copytree(small_run, tmp_path / "run"), episodes=1, workers=1)
     before = contents(tmp_path / "run")
     with pytest.raises(error, match=message):
         play_run(replace(first, **options), Silent())
     assert contents(tmp_path / "run") == before
 
 
-def test_a_manifest_of_another_suite_or_of_nothing_is_refused(pointmass: str, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    play(pointmass, out, episodes=1)
+def test_a_manifest_of_another_suite_or_of_nothing_is_refused(small_run: Path, pointmass: str, tmp_path: Path) -> None:
+    out = shutil.copytree(small_run, tmp_path / "run")
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["fingerprint"]["suite"] = "elsewhere"
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -245,6 +257,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(pointmass: str, tmp_pa
     assert contents(tmp_path) == {"thesis.tex": b"years of work", "file": b""}
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_into_one_folder_are_one_run(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--workers", "1", "--out", str(tmp_path / "run")]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -294,6 +307,21 @@ class Misbehaving:
 good = np.zeros((10, 2), np.float32)
 
 
+@pytest.fixture(scope="module")
+def behaved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The records of a run of the same policy when it does as it should."""
+    with pytest.MonkeyPatch.context() as patch:
+        choose_misbehaving(patch, good)
+        return play(POINTMASS, tmp_path_factory.mktemp("behaved") / "run", episodes=1)
+
+
+def choose_misbehaving(patch: pytest.MonkeyPatch, answer: Any) -> None:
+    """Make it the checkpoint of every run from here on, with this answer to all requests."""
+    entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
+    patch.setattr("evalkit.runner.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
+    patch.setattr(Misbehaving, "answer", answer)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -301,36 +329,35 @@ good = np.zeros((10, 2), np.float32)
             np.zeros((10, 3), np.float32),
             r"float32 \(10, 3\) at pointmass/near/left/0/s3/r0 step 0, not a float",
         ),
-        (np.zeros((9, 2), np.float32), r"not a float \(10, 2\) chunk"),
-        (np.zeros((10, 2), object), "not a float"),
-        ([[0.0, 0.0]] * 10, "returned list"),
+        slow(np.zeros((9, 2), np.float32), r"not a float \(10, 2\) chunk"),
+        slow(np.zeros((10, 2), object), "not a float"),
+        slow([[0.0, 0.0]] * 10, "returned list"),
         (None, "returned NoneType"),
         (np.where(np.arange(20).reshape(10, 2) == 7, np.nan, 0), r"returned nan at .* chunk index \(3, 1\)"),
-        (np.full((10, 2), np.inf), "returned inf"),
+        slow(np.full((10, 2), np.inf), "returned inf"),
         (RuntimeError("CUDA out of memory"), "the policy failed at .*: RuntimeError: CUDA out of memory"),
     ],
 )
 def test_a_policy_that_misbehaves_ends_the_run_with_one_line_and_loses_nothing(
-    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str
+    behaved: list[dict[str, Any]],
+    pointmass: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+    message: str,
 ) -> None:
-    entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
-    monkeypatch.setattr("evalkit.runner.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
-    monkeypatch.setattr(Misbehaving, "answer", good)
-    play(pointmass, tmp_path / "good", episodes=1)
-    monkeypatch.setattr(Misbehaving, "answer", answer)
+    choose_misbehaving(monkeypatch, answer)
     with pytest.raises(PolicyProblem, match=message):
         play(pointmass, tmp_path / "bad", episodes=1)
     assert read_journal(tmp_path / "bad") == {}
     monkeypatch.setattr(Misbehaving, "answer", good)
-    assert play(pointmass, tmp_path / "bad", episodes=1, resume=True) == play(pointmass, tmp_path / "again", episodes=1)
+    assert play(pointmass, tmp_path / "bad", episodes=1, resume=True) == behaved
 
 
 def test_requests_of_several_workers_share_a_batch(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = Entry(summary="", policy=f"{__name__}:Misbehaving")
-    monkeypatch.setattr("evalkit.runner.run.find_checkpoint", lambda *asked: Checkpoint("odd", entry))
-    monkeypatch.setattr(Misbehaving, "answer", good)
+    choose_misbehaving(monkeypatch, good)
     slow = Misbehaving.act
     monkeypatch.setattr(Misbehaving, "act", lambda self, requests: (time.sleep(0.02), slow(self, requests))[1])
     play(pointmass, tmp_path, workers=3)
@@ -361,6 +388,7 @@ def changed(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
     return str(suite)
 
 
+@pytest.mark.slow
 def test_one_broken_task_does_not_keep_the_others_from_being_played(pointmass: str, tmp_path: Path) -> None:
     suite = changed(pointmass, tmp_path, "self._episode.scene == 1 and self._steps == 3", "self._steps == 3")
     play(suite, tmp_path / "run", checkpoint="zero", tasks=["raises", "left"], episodes=12)
@@ -389,6 +417,7 @@ mark.touch()
 """
 
 
+@pytest.mark.slow
 def test_workers_leave_when_the_host_is_killed_even_from_the_middle_of_a_call(pointmass: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "zero", "--task", "hangs"]
     host = subprocess.Popen([*command, "--workers", "1", "--out", str(tmp_path / "run")], stderr=subprocess.DEVNULL)
@@ -421,6 +450,7 @@ def test_a_video_that_was_lost_is_made_when_the_run_is_resumed(pointmass: str, t
     assert after == before and (tmp_path / "journal.jsonl").read_bytes() == journal
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_filming_loses_the_video_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
     suite = changed(
         pointmass, tmp_path, "        image = np.zeros((24", "        os.abort()\n        image = np.zeros((24"
@@ -430,14 +460,19 @@ def test_a_worker_that_dies_while_filming_loses_the_video_and_nothing_else(point
     assert not list((tmp_path / "run").rglob("*.mp4")) and not list((tmp_path / "run").rglob("*.part"))
 
 
-@pytest.mark.parametrize(("video", "expected"), [("none", 0), ("failures", "failed"), ("all", 16)])
+@pytest.fixture(scope="module")
+def without_video(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The records of a run, some of whose episodes fail."""
+    return play(POINTMASS, tmp_path_factory.mktemp("plain") / "run", checkpoint="oracle-noisy:noise=0.9")
+
+
+@pytest.mark.parametrize(("video", "expected"), [slow("none", 0), ("failures", "failed"), slow("all", 16)])
 def test_videos_show_what_was_asked_for_and_change_no_outcome(
-    pointmass: str, tmp_path: Path, video: str, expected: Any
+    without_video: list[dict[str, Any]], pointmass: str, tmp_path: Path, video: str, expected: Any
 ) -> None:
-    plain = play(pointmass, tmp_path / "plain", checkpoint="oracle-noisy:noise=0.9")
     filmed = play(pointmass, tmp_path / "filmed", checkpoint="oracle-noisy:noise=0.9", video=video, workers=2)
     failed = sum(not r["success"] for r in filmed)
-    assert plain == filmed and 0 < failed < 16
+    assert without_video == filmed and 0 < failed < 16
     videos = sorted((tmp_path / "filmed").rglob("*.mp4"))
     assert len(videos) == (failed if expected == "failed" else expected)
     assert video != "failures" or all(v.stem.endswith("failure") for v in videos)
@@ -457,16 +492,16 @@ def frames(path: Path) -> tuple[int, ...]:
 # Summaries.
 
 
-def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path / "whole")
+def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(
+    oracle_run: Path, small_run: Path, pointmass: str, tmp_path: Path
+) -> None:
     play(pointmass, tmp_path / "split", splits=["near"])
-    play(pointmass, tmp_path / "fewer", episodes=1)
-    whole, split, fewer = (summarize(tmp_path / name) for name in ("whole", "split", "fewer"))
+    whole, split, fewer = (summarize(run) for run in (oracle_run, tmp_path / "split", small_run))
     assert (whole.headline.metric, whole.complete) == ("mean of two", True)
     assert (split.headline.metric, split.complete) == ("success rate of near", False)
     assert (fewer.headline.metric, fewer.complete) == ("mean of two", False)
-    assert whole.covered == "" and fewer.covered == "4 of 4 tasks, 4 episodes where the protocol has 16"
-    assert any("not the protocol's whole" in note for note in notes(fewer))
+    assert whole.coverage_note == "" and fewer.coverage_note == "4 of 4 tasks, 4 episodes where the protocol has 16"
+    assert any("covers only part of the protocol" in note for note in notes(fewer))
 
 
 def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tmp_path: Path) -> None:
@@ -476,8 +511,7 @@ def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tm
     assert (same.n, same.n_effective) == (24, 8) and (sampled.n, sampled.n_effective) == (24, 24)
 
 
-def test_the_journal_says_who_ran_what_apart_from_the_outcome(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path, splits=["near"], episodes=1)
-    record: Record = next(iter(read_journal(tmp_path).values()))
+def test_the_journal_says_who_ran_what_apart_from_the_outcome(small_run: Path) -> None:
+    record: Record = next(r for r in read_journal(small_run).values() if r.episode.split == "near")
     assert set(record.host) == {"worker", "attempts", "wall_s", "reset_s", "observe_s", "policy_s", "finished"}
     assert record.metrics["distance"] < 0.05 and record.inferences == -(-record.steps // 10)

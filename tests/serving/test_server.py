@@ -27,12 +27,13 @@ from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.remote import Remote, RemoteParameters
 from evalkit.policies.scripted import Oracle, OracleParameters, Random, ScriptedParameters
 from evalkit.policy import Policy, Request, Spec
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.options import Candidate, RunOptions
 from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
+from evalkit.testing import canonical
 
 IMAGE, STATE = np.zeros((24, 32, 3), np.uint8), np.zeros(2)
 
@@ -100,6 +101,7 @@ def noisy_oracle(suite: Suite) -> Policy:
     return Oracle(suite, OracleParameters(chunk=10, noise=0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [random_policy, noisy_oracle])
 def test_a_served_policy_plays_the_same_run_bit_for_bit(pointmass: str, tmp_path: Path, make: Any) -> None:
     suite = load_suite(pointmass)
@@ -310,6 +312,7 @@ def test_stopping_waits_for_the_policy_and_leaves_no_client_waiting() -> None:
     assert not policy.closed, "whoever built it closes it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_serving_cleanly(pointmass: str, number: signal.Signals) -> None:
     program = f"""

@@ -14,14 +14,14 @@ from support.runs import shortened
 
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
 from evalkit.suite import Suite, load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 
 pytestmark = pytest.mark.sim
 
@@ -66,7 +66,7 @@ exec(rule, scope)
 names = module.libero_task_map
 print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t in names[k]} for k in sys.argv[1:]}))
 """
-    upstream = {name: split.model_extra["upstream"] for name, split in suite.splits.items() if split.model_extra}
+    upstream = {name: split.adapter["upstream"] for name, split in suite.splits.items()}
     python = str(Environment.of(suite).python)
     theirs = yaml.safe_load(subprocess.check_output([python, "-c", code, *upstream.values()], text=True))
     ours = {upstream[name]: split.tasks for name, split in suite.splits.items()}
@@ -74,9 +74,16 @@ print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t
     assert all(list(ours[name]) == list(theirs[name]) for name in ours)
 
 
-def test_the_oracle_solves_object_tasks(tmp_path: Path) -> None:
-    played(tmp_path, checkpoint="oracle", splits=["object"], tasks=["0", "4"], episodes=2)
-    assert summarize(tmp_path).headline.value == 1.0
+@pytest.fixture(scope="module")
+def oracle_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracle on three scenes of two object tasks, by one worker. Shared: change a copy."""
+    out = tmp_path_factory.mktemp("oracle") / "run"
+    played(out, checkpoint="oracle", splits=["object"], tasks=["0", "4"], episodes=3, workers=1)
+    return out
+
+
+def test_the_oracle_solves_object_tasks(oracle_object: Path) -> None:
+    assert summarize(oracle_object).headline.value == 1.0
 
 
 @pytest.mark.parametrize("split", ["spatial", "object", "goal", "long", "90"])
@@ -92,18 +99,16 @@ def test_workers_order_and_looking_change_no_outcome(tmp_path: Path) -> None:
     assert one == hurried(tmp_path / "l", checkpoint="random:cameras=all", **options)
 
 
-def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"checkpoint": "oracle", "splits": ["object"], "tasks": ["0", "3"], "episodes": 3}
-    whole = played(tmp_path / "whole", workers=1, **options)
+def test_a_killed_run_resumes_to_the_same_journal(oracle_object: Path, tmp_path: Path) -> None:
+    whole = canonical(read_journal(oracle_object).values())
     arguments = ["libero", "--checkpoint", "oracle", "--split", "object", "--episodes", "3", "--workers", "2"]
-    arguments += ["--task", "0", "--task", "3"]
+    arguments += ["--task", "0", "--task", "4"]
     kill_and_resume(arguments, tmp_path / "killed", len(whole), seed=4)
     assert canonical(read_journal(tmp_path / "killed").values()) == whole
 
 
-def test_stand_in_assets_mark_the_run(tmp_path: Path) -> None:
-    hurried(tmp_path, checkpoint="zero", splits=["object"], tasks=["0"], episodes=1, workers=1)
-    manifest = read_manifest(tmp_path)
+def test_stand_in_assets_mark_the_run(oracle_object: Path) -> None:
+    manifest = read_manifest(oracle_object)
     stand_ins = manifest.fingerprint["assets"]["stand_ins"]
     declared = (assets_folder(load_suite("libero")) or Path()) / "STAND_INS.txt"
     assert len(stand_ins) == (len(declared.read_text().split()) if declared.exists() else 0)

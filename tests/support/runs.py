@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from evalkit.locations import suite_folder
 from evalkit.records.journal import read_journal
 from evalkit.runner.options import Candidate, RunOptions
 from evalkit.runner.progress import Silent
@@ -18,6 +20,7 @@ from support.paths import POINTMASS
 
 
 def run(out: Path, suite: str = POINTMASS, **options: Any) -> Path:
+    """Play a run; return its folder."""
     return play(RunOptions(suite, out=out, **{"workers": 1, "episodes": 20, **options}), Silent())
 
 
@@ -53,3 +56,11 @@ def shortened(name: str, max_steps: int) -> Suite:
     suite = load_suite(name)
     splits = {n: s.model_copy(update={"max_steps": max_steps}) for n, s in suite.splits.items()}
     return suite.model_copy(update={"splits": splits})
+
+
+def shortened_folder(name: str, max_steps: int, out: Path) -> Path:
+    """Copy a suite's folder, its episodes ending after ``max_steps``, for commands; return the copy."""
+    shutil.copytree(suite_folder(name), out, ignore=shutil.ignore_patterns("__pycache__"))
+    protocol = out / "suite.yaml"
+    protocol.write_text(re.sub(r"max_steps: \d+", f"max_steps: {max_steps}", protocol.read_text()))
+    return out

@@ -1,9 +1,8 @@
-"""Measure the rendering cost: control steps per second by the interval between observations.
+"""Rendering cost: control steps per second with observations at every step, at every 10th, and never.
 
-Every policy executes uniformly random actions in the same episodes. Every camera of the suite is rendered at each
-observation, except for the policy that never observes:
+The same random actions run through the same episodes, with every camera of the suite rendered at each observation::
 
-    python benchmarks/looking.py libero --split object --task 0
+    python benchmarks/rendering.py libero --split object --task 0
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ def main() -> None:
     parser.add_argument("suite")
     parser.add_argument("--split", required=True)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--episodes", type=int, default=2, help="beyond the first, which builds the simulator")
-    given = parser.parse_args()
-    where = (given.suite, given.split, given.task, given.episodes + 1)
+    parser.add_argument("--episodes", type=int, default=2, help="episodes after the first, which builds the simulator")
+    options = parser.parse_args()
+    where = (options.suite, options.split, options.task, options.episodes + 1)
     each = rate(*where, horizon=1, cameras="all")
-    print(f"observes every step       {each:8.1f} control steps/s    1.0")
-    for name, horizon, cameras in (("observes every 10th step", 10, "all"), ("never observes", 10, "none")):
+    print(f"every step                {each:8.1f} control steps/s    1.0")
+    for name, horizon, cameras in (("every 10th step", 10, "all"), ("never", 10, "none")):
         now = rate(*where, horizon=horizon, cameras=cameras)
         print(f"{name:<25} {now:8.1f} control steps/s {now / each:6.1f}")
 
