@@ -79,7 +79,7 @@ def continuing(request: ModelRequest, left: np.ndarray, committed: int, kind: An
 
 
 def test_the_mask_is_the_papers() -> None:
-    mask = soft_mask(committed=2, length=6, chunk=8)
+    mask = soft_mask(committed=2, length=6, chunk_size=8)
     falling = [4 / 5, 3 / 5, 2 / 5, 1 / 5]  # (6 - i) / (6 - 2 + 1)
     between = [c * (math.e**c - 1) / (math.e - 1) for c in falling]
     assert np.allclose(mask, [1, 1, *between, 0, 0])
