@@ -1,11 +1,11 @@
-"""Times `evalkit table` over a run of many episodes, and what each phase takes of it.
+"""Duration of `evalkit table` for a run of many episodes, and of each of its phases.
 
     python benchmarks/table.py                                   # a million episodes of Meta-World's shape
     python benchmarks/table.py --shape calvin --episodes 1000000
 
-The run is made up: its plan is the suite's, with as many repeats as make up the number of episodes; outcomes are seeded
-draws. A record has the same fields, of the same lengths, as those that `evalkit run` writes. Phases are timed in this
-process, the command in one of its own, from its start to its end.
+The run is synthetic: its plan is the suite's, with enough repeats for the number of episodes, and its outcomes are
+seeded draws. A record has the same fields, of the same lengths, as those of `evalkit run`. The phases are timed in this
+process, the command in a process of its own, from start to end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit.records import journal, manifest
-from evalkit.records.manifest import Manifest, Plan, PlannedTask
+from evalkit.records.folder import RunFolder
+from evalkit.records.manifest import Manifest, Plan, PlannedTask, read_manifest
 from evalkit.suite import Suite, load_suite
 
 SPLITS = {"metaworld": ["easy", "medium", "hard", "very_hard"], "calvin": ["abcd_d"]}
@@ -31,46 +31,47 @@ SUBTASKS = [f"subtask_number_{number}_of_34" for number in range(34)]
 
 
 def main() -> None:
-    """Writes the run, or takes the one in --out, and prints seconds."""
+    """Write the run, or take the one in --out, and print seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SPLITS, default="metaworld", help="the suite whose run it looks like")
+    parser.add_argument("--shape", choices=SPLITS, default="metaworld", help="the suite whose records are imitated")
     parser.add_argument("--episodes", type=int, default=1_000_000)
     parser.add_argument("--errors", type=float, default=0.001, help="share of episodes that end in an error")
-    parser.add_argument("--out", type=Path, help="keep the run here, or use the one that is here")
+    parser.add_argument("--out", type=Path, help="keep the run in this folder, or use the run that it holds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.out or Path(scratch) / "run"
-        if not (folder / journal.FILE).exists():
+        journal = RunFolder(folder).journal
+        if not journal.exists():
             folder.mkdir(parents=True, exist_ok=True)
             timed("writing the run", lambda: write(folder, options.shape, options.episodes, options.errors))
-        print(f"{(folder / journal.FILE).stat().st_size / 1e6:.0f} MB of journal")
+        print(f"{journal.stat().st_size / 1e6:.0f} MB of journal")
         phases(folder)
         command = [sys.executable, "-m", "evalkit", "table", str(folder), "--format", "json"]
         timed("evalkit table, process start included", lambda: subprocess.run(command, check=True, capture_output=True))
 
 
 def phases(folder: Path) -> None:
-    """Times the parts of making a table."""
+    """Time the parts of making a table."""
     timed("importing", lambda: __import__("evalkit.analysis.summary", fromlist=["summarize"]))
-    from evalkit.analysis.rows import rows_of
-    from evalkit.analysis.summary import measures, read_frame
+    from evalkit.analysis.rows import compute_rows
+    from evalkit.analysis.summary import mean_execution_stats, read_frame
 
-    made = timed("the manifest", lambda: manifest.read_manifest(folder))
+    manifest = timed("the manifest", lambda: read_manifest(folder))
     frame = timed("journal to frame", lambda: read_frame(folder, extras=False))
-    timed("frame to rows", lambda: rows_of(made, frame))
-    timed("what the execution did", lambda: measures(made, frame))
+    timed("frame to rows", lambda: compute_rows(manifest, frame))
+    timed("execution statistics", lambda: mean_execution_stats(manifest, frame))
 
 
-def timed(what: str, do: Callable[[], Any]) -> Any:
-    """Does it, and prints how long that took."""
+def timed(label: str, action: Callable[[], Any]) -> Any:
+    """Run the action, print its duration and return its result."""
     began = time.perf_counter()
-    result = do()
-    print(f"{time.perf_counter() - began:7.2f} s  {what}", flush=True)
+    result = action()
+    print(f"{time.perf_counter() - began:7.2f} s  {label}", flush=True)
     return result
 
 
 def write(folder: Path, shape: str, episodes: int, errors: float) -> None:
-    """The run: its manifest, and a journal of ``episodes`` lines."""
+    """Write the run: its manifest, and a journal of ``episodes`` lines."""
     suite = load_suite(shape)
     tasks = [(split, task) for split in SPLITS[shape] for task in suite.splits[split].tasks]
     scenes = max(1, min(suite.scenes, episodes // len(tasks)))
@@ -87,30 +88,30 @@ def write(folder: Path, shape: str, episodes: int, errors: float) -> None:
         code={},
         suite=suite.to_message(),
     ).write(folder)
-    with (folder / journal.FILE).open("w", encoding="utf-8") as out:
+    with RunFolder(folder).journal.open("w", encoding="utf-8") as out:
         out.writelines(lines(suite, plan, errors))
 
 
 def lines(suite: Suite, plan: Plan, errors: float) -> Iterator[str]:
-    """The journal's lines: every third repeat ends bit for bit as the one before it."""
-    chance = random.Random(0)
+    """Yield the journal's lines; every third repeat has the digest of the one before it."""
+    rng = random.Random(0)
     digest = ""
     for number, episode in enumerate(plan.episodes(suite.name)):
-        failed = chance.random() < errors
-        subtasks = [] if failed or not suite.chain else chain(chance, episode.scene, suite.chain)
-        success = None if failed else all(ok for _, ok in subtasks) if suite.chain else chance.random() < 0.8
+        failed = rng.random() < errors
+        subtasks = [] if failed or not suite.chain else chain(rng, episode.scene, suite.chain)
+        success = None if failed else all(ok for _, ok in subtasks) if suite.chain else rng.random() < 0.8
         if episode.repeat % 3 != 2:
             digest = hashlib.sha256(str(number).encode()).hexdigest()
         fields = {
             "id": episode.id,
             "episode": vars(episode),
             "success": success,
-            "steps": chance.randint(20, 500),
-            "inferences": chance.randint(2, 50),
+            "steps": rng.randint(20, 500),
+            "inferences": rng.randint(2, 50),
             "clipped_steps": 0,
             "metrics": {},
             "subtasks": subtasks,
-            "execution_stats": {} if failed else execution_stats(chance),
+            "execution_stats": {} if failed else execution_stats(rng),
             "timeline": None,
             "digest": None if failed else digest,
             "error": {"kind": "crash", "message": "the simulator ended"} if failed else None,
@@ -125,23 +126,23 @@ def lines(suite: Suite, plan: Plan, errors: float) -> Iterator[str]:
         yield json.dumps(fields, separators=(",", ":")) + "\n"
 
 
-def chain(chance: random.Random, scene: int, length: int) -> list[tuple[str, bool]]:
-    """The sub-tasks of a scene up to the first that was not solved."""
+def chain(rng: random.Random, scene: int, length: int) -> list[tuple[str, bool]]:
+    """Return the sub-tasks of a scene up to the first that was not solved."""
     names = random.Random(scene).sample(SUBTASKS, length)
-    solved = next((place for place in range(length) if chance.random() > 0.95), length)
+    solved = next((place for place in range(length) if rng.random() > 0.95), length)
     return [(name, place < solved) for place, name in enumerate(names[: solved + 1])]
 
 
-def execution_stats(chance: random.Random) -> dict[str, float]:
-    """What :meth:`evalkit.worker.trace.Trace.motion` finds."""
+def execution_stats(rng: random.Random) -> dict[str, float]:
+    """Return numbers like those of :meth:`evalkit.worker.trace.Trace.execution_stats`."""
     return {
         "idle_steps": 0,
         "action_age_mean": 3.3,
         "action_age_max": 9,
         "switches": 12,
-        "chunk_jump_position": round(chance.random(), 6),
-        "chunk_jump_gripper": round(chance.random(), 6),
-        "gripper_reversals": chance.randint(0, 9),
+        "chunk_jump_position": round(rng.random(), 6),
+        "chunk_jump_gripper": round(rng.random(), 6),
+        "gripper_reversals": rng.randint(0, 9),
     }
 
 

@@ -1,19 +1,22 @@
 """evalkit: an evaluation harness for Vision-Language-Action robot policies.
 
-From Python, everything below is ``evalkit.<name>``; each is imported when it is first used, so that importing the
-package costs nothing and a worker needs none of the host's libraries.
+Everything below is ``evalkit.<name>``. Each name is imported at its first use: ``import evalkit`` is fast, and a worker
+needs none of the host's libraries.
 
-    evaluate                  run a policy that you hold through a suite, during training say
-    play, RunOptions          play a checkpoint through a suite: play(RunOptions("metaworld"), Silent())
-    Silent                    a progress display that shows nothing
-    summarize, Summary, Row   a finished run in numbers
-    table, read_episodes      finished runs as pandas frames: their rows with intervals, and their episodes
-    load_suite, Suite         a benchmark under its protocol
-    Episode, Record           what was played, and what came of it
-    Policy, Request, Spec     what a policy implements (evalkit.policy)
-    Adapter, Setup, Outcome   what a simulator implements (evalkit.adapter)
-    ObservationSpec, Observation   the inputs of a policy
-    EvalkitError              base of every error that is explained in one line (evalkit.errors)
+    run
+        evaluate                        run a policy object or a function through a suite, e.g. during training
+        play, RunOptions                run a checkpoint through a suite: play(RunOptions("metaworld"), Silent())
+        Silent                          the progress display that shows nothing
+    results
+        summarize, Summary, Row         a run's rates and lengths with their intervals
+        table, read_episodes            runs as pandas frames: their rows, and their episodes
+        Episode, Record                 one attempt at one scene, and its result
+    interfaces
+        Policy, Request, Spec           a policy: observations to action chunks (evalkit.policy)
+        ObservationSpec, Observation    the inputs of a policy (evalkit.observation)
+        Adapter, Setup, Outcome         a simulator (evalkit.adapter)
+        Suite, load_suite               a benchmark under its protocol (evalkit.suite)
+        EvalkitError                    the base of all errors with a one-line message (evalkit.errors)
 """
 
 from __future__ import annotations

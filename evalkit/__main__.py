@@ -1,4 +1,4 @@
-"""``python -m evalkit``."""
+"""The entry point of ``python -m evalkit``."""
 
 from evalkit.cli import main
 

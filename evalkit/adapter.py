@@ -1,22 +1,31 @@
 """The simulator's side of a suite. Someone who adds a suite reads this file alone.
 
-A suite is a folder with ``suite.yaml`` (the protocol as data), ``requirements.txt`` (the pinned closure of its Python
-environment) and ``adapter.py``, a module with two functions::
+A suite is a folder with three files:
 
-    def build(setup: Setup) -> Adapter: ...
-    def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe: ...
+``suite.yaml``
+    The protocol as data; every key is in ``docs/suite-yaml.md``. Settings that only the adapter reads go under the key
+    ``adapter``, for the suite and for each split.
+``requirements.txt``
+    The pinned packages of the suite's Python environment, dependencies included (``pip install --no-deps``). The file
+    must pin numpy and msgpack, which evalkit's side of the worker imports. Without the file, the suite runs in
+    evalkit's own environment.
+``adapter.py``
+    A module with two functions::
 
-The module runs in a worker process, in the suite's own environment: besides its simulator it may import the standard
-library, numpy and ``evalkit.adapter``, ``evalkit.episode``, ``evalkit.observation``, and for MuJoCo ``evalkit.gl``. The
-worker drives it like this::
+        def build(setup: Setup) -> Adapter: ...
+        def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe: ...
+
+The module runs in a worker process, in the suite's environment. Besides its simulator it may import the standard
+library, numpy and ``evalkit.adapter``, ``evalkit.episode``, ``evalkit.observation``, and for MuJoCo ``evalkit.gl``. It
+imports neighbouring modules relatively (``from . import scenes``). The worker drives the adapter like this::
 
     adapter.reset(episode)
-    adapter.look(needs)                     # only at the steps where a policy is asked
-    adapter.step(action, observe=...)       # until it returns True, or the protocol's max_steps
-    adapter.turned()                        # of a suite with chains, after each step
-    adapter.judge()
+    adapter.observe(observation_spec)       # only at steps at which the policy infers
+    adapter.step(action, observe=...)       # until it returns True, or for the protocol's max_steps
+    adapter.subtask_done()                  # of a SubtaskChain, after each step
+    adapter.outcome()
 
-``evalkit.testing.AdapterConformance`` holds an adapter to this contract.
+``evalkit.testing.AdapterConformance`` tests an adapter against this contract.
 """
 
 from __future__ import annotations
@@ -36,14 +45,14 @@ class ActionError(ValueError):
 
 
 class SimulatorError(RuntimeError):
-    """The simulator cannot do what was asked (a missing asset, no GL, ...). The message says what to do."""
+    """The simulator cannot proceed (a missing asset, no GL, ...). The message says what to do."""
 
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The actions one control step takes: (size,) float32, each within [low, high] (units: see ``suite.yaml``).
+    """The actions of one control step: (size,) float32, each dimension within [low, high] (units: see ``suite.yaml``).
 
-    Where it is not ``bounded``, the simulator also executes what is beyond; the bounds are then what is usual.
+    If it is not ``bounded``, the simulator also executes actions beyond the bounds, which are then the usual range.
     """
 
     size: int
@@ -52,7 +61,7 @@ class ActionSpace:
     bounded: bool = True
 
     def check(self, action: np.ndarray) -> None:
-        """Raises ActionError unless ``action`` is a finite (size,) vector within bounds."""
+        """Raise ActionError unless ``action`` is a finite (size,) vector within bounds."""
         if action.shape != (self.size,):
             raise ActionError(f"an action must have shape ({self.size},), got {tuple(action.shape)}")
         if not np.isfinite(action).all():
@@ -63,14 +72,14 @@ class ActionSpace:
 
 @dataclass(frozen=True)
 class Setup:
-    """What an adapter is built with. Frozen for the life of the worker.
+    """The input of ``build`` and ``probe``, fixed for the life of the worker.
 
     Attributes:
-        suite: ``suite.yaml`` as plain data (already validated by the host).
-        needs: what will be looked at: with no camera in it, an adapter must not need GL.
-        film: the camera that ``film`` will be asked for, or None where no video is recorded.
-        assets: the suite's asset folder, or None where the suite carries its own.
-        sources: the checkouts of upstream code that ``suite.yaml`` names, by name.
+        suite: ``suite.yaml`` as plain data, already validated by the host.
+        observation_spec: the content of every observation; with no camera in it, an adapter must not need GL.
+        video_camera: the camera of ``render_frame``, or None if no video is recorded.
+        assets: the suite's asset folder, or None if the suite needs none.
+        sources: the folders of the checkouts that ``suite.yaml`` names, by name.
     """
 
     suite: Mapping[str, Any]
@@ -81,7 +90,7 @@ class Setup:
 
     @property
     def renders(self) -> bool:
-        """True where any image will be asked for."""
+        """True if any image will be rendered."""
         return bool(self.observation_spec.cameras) or self.video_camera is not None
 
     @property
@@ -91,24 +100,35 @@ class Setup:
         bounds = float(action["low"]), float(action["high"])
         return ActionSpace(int(action["size"]), *bounds, bounded=action["out_of_bounds"] != "execute")
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The adapter's own settings: the section ``adapter`` of ``suite.yaml``."""
+        section: Mapping[str, Any] = self.suite["adapter"]
+        return section
+
+    def split_settings(self, name: str) -> Mapping[str, Any]:
+        """Return the adapter's own settings of a split: the section ``adapter`` inside the split."""
+        section: Mapping[str, Any] = self.split(name)["adapter"]
+        return section
+
     def split(self, name: str) -> Mapping[str, Any]:
-        """One split's section of ``suite.yaml``."""
+        """Return a split's section of ``suite.yaml``."""
         section: Mapping[str, Any] = self.suite["splits"][name]
         return section
 
     def instruction(self, split: str, task: str) -> str:
-        """A task's instruction, as the suite gives it."""
+        """Return a task's instruction, as the suite gives it."""
         return str(self.split(split)["tasks"][task])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict on a finished episode.
+    """The outcome of an episode.
 
     Attributes:
-        success: whether the task was solved under the suite's rule; of a chain, whether all of it was.
+        success: True if the task was solved under the suite's rule; of a chain, if all its sub-tasks were.
         metrics: further numbers of the suite, by name.
-        parts: the sub-tasks of a chain that were attempted, in order: (name, whether it was solved).
+        subtasks: the sub-tasks of a chain that were attempted, in order: (name, solved).
     """
 
     success: bool
@@ -118,12 +138,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a suite finds in its environment before the first episode.
+    """The state of a suite's environment before the first episode.
 
     Attributes:
-        facts: what could change an outcome or an image (asset digest, stand-ins, GL renderer, ...), as JSON values.
-        problems: one line for each thing that is missing and how to get it; empty where the episodes can run.
-        incomparable: why results made here must not be held against published ones; empty where they may.
+        metadata: facts that could change an outcome or an image (asset digest, stand-ins, GL renderer, ...), as JSON
+            values.
+        problems: one line for each missing thing and the way to get it; empty if the episodes can run.
+        incomparable: reasons not to compare results made here with published ones; empty if there are none.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -133,21 +154,21 @@ class Probe:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """A simulator that plays episodes. One per worker process; it is re-used from episode to episode."""
+    """A simulator that plays episodes. A worker process has one and re-uses it from episode to episode."""
 
     def reset(self, episode: Episode) -> None:
-        """Puts the simulator at the episode's first control step, the protocol's waiting steps already taken.
+        """Put the simulator at the episode's first control step, after the protocol's waiting steps.
 
-        The state afterwards depends on ``episode`` alone, bit for bit: not on earlier episodes or on what is rendered.
-        Raises SimulatorError where the scene cannot be built.
+        The state afterwards depends on ``episode`` alone, bit for bit: not on earlier episodes or on rendering.
+        Raises SimulatorError if the scene cannot be built.
         """
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
-        """Executes one control step.
+        """Execute one control step.
 
         Args:
             action: (A,) float32 within the action space.
-            observe: True where ``look`` will be called right after this step. A simulator that takes its images
+            observe: True if ``observe`` will be called right after this step. A simulator that takes its images
                 inside the step renders only then; the physics is bit-identical either way.
 
         Returns:
@@ -158,35 +179,35 @@ class Adapter(Protocol):
         """
 
     def observe(self, observation_spec: ObservationSpec) -> Observation:
-        """The cameras and state vectors of this instant that ``needs`` names, and no others. Changes no state.
+        """Return the cameras and state vectors of this instant that ``observation_spec`` names. Changes no state.
 
-        The expert's plan is the worker's to add, from ``demonstrate``.
+        The worker adds the oracle's plan, from ``plan``.
         """
 
     def outcome(self) -> Outcome:
-        """The verdict on the episode as it stands."""
+        """Return the outcome of the episode as it stands."""
 
     def state(self) -> np.ndarray:
-        """The complete physics state, (N,) float64: equal bits mean equal futures. For digests and tests."""
+        """Return the complete physics state, (N,) float64, for digests and tests: equal bits mean equal futures."""
 
     def close(self) -> None:
-        """Releases the simulator. Called once."""
+        """Release the simulator. Called once."""
 
 
 @runtime_checkable
 class OraclePlanner(Protocol):
-    """An adapter that also has a scripted expert, which is what the ``oracle`` checkpoints ask for."""
+    """An adapter with an oracle: a scripted policy with privileged state, which the ``oracle`` checkpoints follow."""
 
     def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
-        """What the expert would do for the next ``steps`` control steps from here, as (steps, A) float32.
+        """Return the oracle's actions for the next ``steps`` control steps from here, (steps, A) float32.
 
         Planned with privileged state, in closed loop, on a saved simulator state that is restored bit for bit.
-        Every action is within the action space. Raises SimulatorError for a task the expert does not know.
+        Every action is within the action space. Raises SimulatorError for a task that the oracle does not know.
 
         Args:
             steps: length of the plan.
-            committed: (K, A) float32 actions that are executed first in any case: the plan begins with them, and the
-                expert goes on from where they lead.
+            committed: (K, A) float32 actions that will be executed first in any case. The plan begins with them, and
+                the oracle continues from the state that they lead to.
         """
 
 
@@ -195,10 +216,10 @@ class SubtaskChain(Protocol):
     """An adapter whose episodes are chains of sub-tasks, each with an instruction of its own."""
 
     def subtask_done(self) -> bool:
-        """Whether the last step solved a sub-task and the next one begins here.
+        """Return True if the last step solved a sub-task and the next one begins here.
 
-        What is left of the running chunk is then thrown away and the policy asked at once, so ``look`` must work after
-        such a step although it was made with ``observe=False``.
+        The worker then drops the rest of the running chunk and requests the next one at once, so ``observe`` must work
+        after such a step, although the step had ``observe=False``.
         """
 
 
@@ -207,4 +228,4 @@ class FrameRenderer(Protocol):
     """An adapter whose episodes can be made into videos."""
 
     def render_frame(self, camera: str) -> np.ndarray:
-        """One (H, W, 3) uint8 RGB frame of this instant, for people to watch. Changes no state."""
+        """Return one (H, W, 3) uint8 RGB frame of this instant, for people to watch. Changes no state."""

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from evalkit.errors import UsageError
+from evalkit.errors import UsageError, nearest
 
 
 class Section(BaseModel):
-    """A part of a file that people write: frozen, and with no unknown keys."""
+    """A part of a file that people write: frozen, without unknown keys and without infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises UsageError that names the file and the line at fault."""
+    """Read a YAML mapping. Raises UsageError that names the file and the line at fault."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown line"
         raise UsageError(f"{path}: not valid YAML at {where}: {error.problem or error.context}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
@@ -35,49 +36,108 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML in which a key that stands there twice is an error: the first would be lost without a word."""
+    """YAML in which a repeated key is an error, because the first value would be lost silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping. Raises MarkedYAMLError at the second of two equal keys."""
+        """Return the mapping. Raises MarkedYAMLError at the second of two equal keys."""
         seen = set()
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
             seen.add(key.value)
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
 
 
-_WORDS = {  # pydantic's types of errors, for those whose own words do not say what to do
-    "extra_forbidden": "there is no such field: remove it, or mend its spelling",
+_MESSAGES = {  # pydantic's types of errors, for those whose own words do not say what to do
     "model_type": "must be a mapping of names to values",
     "dict_type": "must be a mapping of names to values",
     "list_type": "must be a list",
-    "string_type": "must be text (in quotes, where YAML would read something else)",
+    "string_type": "must be text (put it in quotes if YAML reads it as something else)",
     "missing": "is missing",
 }
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def parse(model: type[_Model], content: Any, where: Path | str) -> _Model:
-    """Validates ``content``. Raises UsageError that names ``where``, the field at fault and what it must be."""
+    """Validate ``content`` against ``model``.
+
+    Raises UsageError that names ``where``, the full path of the field at fault and the values that it takes. An unknown
+    key is reported before other faults, with the nearest known key of its section or all of them.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        faults = error.errors()
+        first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
         field = ".".join(str(part) for part in first["loc"]) or "file"
-        message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"{where}: {field}: {message}{more}") from error
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UsageError(
+            f"{where}: {field}: {_message(model, first['type'], first['loc'], first['msg'])}{more}"
+        ) from error
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Return the message for a key that a section does not have: the nearest key that it has, or all of them."""
+    near = nearest(key, known, count=1, cutoff=0.6)
+    return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known here: {', '.join(known)}"
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys that a section takes in a file, without the fields that evalkit fills in itself."""
+    return [field.alias or name for name, field in model.model_fields.items() if not field.exclude]
+
+
+def _message(model: type[BaseModel], kind: str, place: Sequence[int | str], text: str) -> str:
+    if kind == "extra_forbidden":
+        return unknown_key(str(place[-1]), [key for section in _sections(model, place[:-1]) for key in keys(section)])
+    return _MESSAGES.get(kind, text.removeprefix("Value error, "))
+
+
+def _sections(model: type[BaseModel], place: Sequence[int | str]) -> list[type[BaseModel]]:
+    """Return the models that describe ``place``, an error's location; several if the schema has alternatives there."""
+    kinds: list[Any] = [model]
+    for part in place:
+        inner = [kind for outer in kinds for kind in _inside(outer, part)]
+        kinds = inner or kinds  # pydantic also names the alternative of a union that it tried: no step inwards
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _inside(kind: Any, part: int | str) -> list[Any]:
+    """Return the types of the values at key or index ``part`` of a value of type ``kind``."""
+    if isinstance(kind, type) and issubclass(kind, RootModel):
+        return _inside(kind.model_fields["root"].annotation, part)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        return [
+            choice
+            for name in fields
+            if part in (name, fields[name].alias)
+            for choice in choices(fields[name].annotation)
+        ]
+    if get_origin(kind) is dict and isinstance(part, str):
+        return choices(get_args(kind)[1])
+    if get_origin(kind) in (list, tuple) and isinstance(part, int):
+        return [choice for item in get_args(kind) for choice in choices(item)]
+    return []
+
+
+def choices(kind: Any) -> list[Any]:
+    """Return the alternatives of a type annotation: the members of a union, without ``Annotated``."""
+    if get_origin(kind) is Annotated:
+        return choices(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [choice for member in get_args(kind) for choice in choices(member)]
+    return [kind]
 
 
 def first_difference(was: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """The first of :func:`differences`, or None."""
+    """Return the first of :func:`differences`, or None."""
     return next(differences(was, now, path), None)
 
 
 def differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The places where two JSON values differ: (dotted field, one value, the other)."""
+    """Yield the places at which two JSON values differ: (dotted field, one value, the other)."""
     if isinstance(was, dict) and isinstance(now, dict):
         for key in {**was, **now}:
             yield from differences(was.get(key), now.get(key), f"{path}.{key}" if path else key)
@@ -89,6 +149,6 @@ def differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, 
 
 
 def short(value: Any) -> str:
-    """A JSON value on part of a line."""
+    """Return a JSON value as text of at most 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The episode: the unit that is run, retried, resumed, counted and compared."""
+"""The episode: the unit of running, retrying, resuming, counting and comparing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, order=True)
 class Episode:
-    """One attempt at one scene of one task. Its outcome depends on nothing but these fields and the policy.
+    """One attempt at one scene of one task. Its outcome depends on these fields and the policy alone.
 
     Attributes:
         suite: the suite's name, e.g. ``"libero"``.
@@ -16,7 +16,7 @@ class Episode:
         task: the task's name inside the split.
         scene: index of the fixed scene (initial state, placement, grid cell), from 0.
         seed: the protocol's simulator seed, set before the scene is built.
-        repeat: 0 for the first attempt at the scene; higher numbers vary only what a policy samples.
+        repeat: 0 for the first attempt at the scene; a higher number changes only a policy's random samples.
     """
 
     suite: str
@@ -38,14 +38,14 @@ class Episode:
 
     @property
     def task_key(self) -> tuple[str, str]:
-        """What a simulator has to build once: (split, task)."""
+        """The unit that a simulator builds once: (split, task)."""
         return (self.split, self.task)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Episode:
-        """The inverse of :meth:`to_dict`; raises TypeError where a field is missing or unknown."""
+        """Return the episode of :meth:`to_dict`. Raises TypeError if a field is missing or unknown."""
         return cls(**fields)

@@ -1,16 +1,16 @@
-"""What can go wrong, as a tree. Each is caught somewhere on purpose.
+"""The tree of evalkit's errors. Each is caught somewhere on purpose.
 
     EvalkitError                 the message is one line for the person who ran the command: what, where, what to do
-    ├── UsageError               something asked for does not exist or does not fit (name, option, file)
-    ├── EnvironmentProblem       something is missing on this machine (environment, assets, GL, source)
-    │   └── WorkerLost           a worker process ended or fell silent before it was ready
-    ├── PolicyProblem            the policy returned something that cannot be executed, or failed
-    ├── RunExists                the output folder holds a run already
-    ├── RunMismatch              a run cannot be resumed as asked; names the field that differs
-    └── NotComparable            two runs must not be held against each other; names the field that differs
+    ├── UsageError               a name, option or file does not exist or does not fit
+    ├── EnvironmentProblem       this machine lacks something (environment, assets, GL, source)
+    │   └── WorkerLost           a worker process ended or stopped answering before it was ready
+    ├── PolicyProblem            the policy failed, or returned something that cannot be executed
+    ├── RunExists                the output folder already holds a run
+    ├── RunMismatch              a run cannot be resumed with these options; names the field that differs
+    └── NotComparable            two runs must not be compared; names the field that differs
 
-The command line prints the message to standard error and exits with 2. ``evalkit.adapter`` has the two errors that
-cross from the simulator's side, ActionError and SimulatorError.
+The command line prints the message to standard error and exits with 2. ``evalkit.adapter`` defines the two errors
+that the simulator's side raises, ActionError and SimulatorError.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from collections.abc import Iterable
 
 
 class EvalkitError(Exception):
-    """Base of every error that is explained to the user in one line."""
+    """The base of every error that is explained to the user in one line."""
 
 
 class UsageError(EvalkitError):
-    """Something asked for does not exist or does not fit."""
+    """A name, option or file does not exist or does not fit."""
 
 
 class EnvironmentProblem(EvalkitError):
-    """Something is missing on this machine."""
+    """This machine lacks something."""
 
 
 class WorkerLost(EnvironmentProblem):
-    """A worker process ended or fell silent before it was ready."""
+    """A worker process ended or stopped answering before it was ready."""
 
 
 class PolicyProblem(EvalkitError):
@@ -40,27 +40,41 @@ class PolicyProblem(EvalkitError):
 
 
 class RunExists(EvalkitError):
-    """The output folder holds a run already."""
+    """The output folder already holds a run."""
 
 
 class RunMismatch(EvalkitError):
-    """A run cannot be resumed as asked."""
+    """A run cannot be resumed with these options."""
 
 
 class NotComparable(EvalkitError):
-    """Two runs must not be held against each other."""
+    """Two runs must not be compared."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist, with the nearest names that do."""
+    """Return the error for a name that does not exist, with the nearest names that do."""
     names = list(known)
-    folded = {n.lower(): n for n in names}
-    near = [folded[n] for n in difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.5)]
-    starts = [n for n in names if n.lower().startswith(name.lower())][:3]
-    if near or starts:
-        hint = "did you mean " + " or ".join(dict.fromkeys([*starts, *near][:3])) + "?"
+    near = nearest(name, names)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
     elif len(names) <= 12:
         hint = "there are: " + ", ".join(names)
     else:
         hint = f"there are {len(names)}: {', '.join(names[:4])}, ..."
     return UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Return the names that begin with ``name``, then those spelled like it, at most ``count``.
+
+    Args:
+        name: the name to look for; case does not matter.
+        known: the names that exist.
+        count: the maximum number of names returned.
+        cutoff: the minimum similarity of a name that is only spelled alike, 0 to 1.
+    """
+    names = list(known)
+    folded = {n.lower(): n for n in names}
+    alike = [folded[n] for n in difflib.get_close_matches(name.lower(), list(folded), n=count, cutoff=cutoff)]
+    begins = [n for n in names if n.lower().startswith(name.lower())][:count]
+    return list(dict.fromkeys([*begins, *alike]))[:count]

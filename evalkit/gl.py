@@ -1,4 +1,4 @@
-"""Whether MuJoCo can render here; for suites whose simulator is MuJoCo. Runs in the worker, needs its ``mujoco``."""
+"""The test of MuJoCo's rendering, for suites whose simulator is MuJoCo. Runs in the worker, needs its ``mujoco``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _TINY_MODEL = "<mujoco><worldbody><light pos='0 0 2'/><geom size='.1'/></worldbo
 
 
 def mujoco_gl() -> dict[str, str]:
-    """The GL backend and the renderer's name, after a tiny picture came out right.
+    """Render a tiny image and return the GL backend and the renderer's name.
 
     Raises:
-        SimulatorError: nothing can be rendered; the message says what to install.
+        SimulatorError: rendering fails; the message says what to install.
     """
     backend = os.environ.get("MUJOCO_GL", "unset")
     try:
-        import mujoco  # with a GL backend whose library is missing, this import is what fails
+        import mujoco  # this import fails if the GL backend's library is missing
 
         model = mujoco.MjModel.from_xml_string(_TINY_MODEL)
         data = mujoco.MjData(model)
@@ -31,7 +31,7 @@ def mujoco_gl() -> dict[str, str]:
             from OpenGL import GL
 
             name = GL.glGetString(GL.GL_RENDERER)
-    except Exception as error:  # GL libraries fail with whatever they like: ImportError, AttributeError, GLError, ...
+    except Exception as error:  # GL libraries raise anything: ImportError, AttributeError, GLError, ...
         why = f"MUJOCO_GL={backend}: {type(error).__name__}: {error}"
         raise SimulatorError(f"GL does not work ({why}): {ADVICE}") from error
     if not drawn or name is None:

@@ -1,4 +1,4 @@
-"""Where evalkit's own data lies, and where it keeps what it builds."""
+"""Folders: evalkit's own data, its caches, suites, and the folders given to ``evalkit setup``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUITES_GROUP = "evalkit.suites"
 
 
 def own_version() -> str:
-    """Evalkit's version, or ``"unknown"`` where it is run without having been installed."""
+    """Return evalkit's version, or ``"unknown"`` if it is not installed."""
     try:
         return version("evalkit-vla")
     except PackageNotFoundError:
@@ -23,23 +23,23 @@ def own_version() -> str:
 
 
 def package_folder() -> Path:
-    """The folder of the ``evalkit`` package itself."""
+    """Return the folder of the ``evalkit`` package itself."""
     return Path(__file__).resolve().parent
 
 
 def data_folder() -> Path:
-    """The folder of ``suites/``, ``results/published/`` and ``checkpoints.yaml``: in a wheel, or a checkout's root."""
+    """Return the folder with ``suites/``, ``results/published/`` and ``checkpoints.yaml``, in a wheel or a checkout."""
     installed = package_folder() / "_data"
     return installed if installed.is_dir() else package_folder().parent
 
 
 def published_folder() -> Path:
-    """The folder that holds the published reference tables."""
+    """Return the folder of the published reference tables."""
     return data_folder() / "results" / "published"
 
 
 def home_folder() -> Path:
-    """Where environments and caches live: ``$EVALKIT_HOME``, or ``evalkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the folder of environments and caches: ``$EVALKIT_HOME``, by default ``evalkit`` in the cache folder."""
     chosen = os.environ.get("EVALKIT_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -47,13 +47,13 @@ def home_folder() -> Path:
 
 
 def given_folder(suite: str, what: str, variable: str) -> Path | None:
-    """A suite's ``what`` as its environment variable names it, else as ``evalkit setup`` was last given it, or None."""
+    """Return a suite's ``what`` (assets, source): its environment variable, else the recorded folder, or None."""
     chosen = os.environ.get(variable)
     return Path(chosen).expanduser().absolute() if chosen else remembered_folder(suite, what)
 
 
 def remembered_folder(suite: str, what: str) -> Path | None:
-    """The folder that ``evalkit setup`` was last given as a suite's ``what`` (assets, source), or None."""
+    """Return the folder last given to ``evalkit setup`` as a suite's ``what`` (assets, source), or None."""
     record = _record(suite)
     try:
         folder = json.loads(record.read_text()).get(what) if record.is_file() else None
@@ -63,7 +63,7 @@ def remembered_folder(suite: str, what: str) -> Path | None:
 
 
 def remember_folder(suite: str, what: str, folder: Path) -> None:
-    """Keeps it for :func:`remembered_folder`."""
+    """Record a folder for :func:`remembered_folder`."""
     record = _record(suite)
     known = {key: remembered_folder(suite, key) for key in ("assets", "source")} | {what: folder}
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def _record(suite: str) -> Path:
 
 
 def suite_folders() -> dict[str, Path]:
-    """Every suite that can be named: the ones that ship with evalkit, then those of installed packages.
+    """Return the folder of every suite by name: evalkit's own, then those of installed packages.
 
-    A third-party package offers a suite by an entry point in group ``evalkit.suites`` whose value is the dotted name of
-    the package folder that holds ``suite.yaml``. One that cannot be located is left out.
+    A third-party package offers a suite by an entry point in group ``evalkit.suites``. Its value is the dotted name of
+    the package folder that holds ``suite.yaml``. A suite that cannot be located is left out.
     """
     folders = _own_suites()
     for entry in entry_points(group=SUITES_GROUP):
@@ -90,9 +90,9 @@ def suite_folders() -> dict[str, Path]:
 
 
 def suite_folder(name: str) -> Path:
-    """The folder of a suite, given its name or (with a path separator in it) the folder itself.
+    """Return the folder of a suite, given its name or, with a path separator in it, the folder itself.
 
-    Raises UsageError for a name that does not exist, with the nearest ones that do.
+    Raises UsageError for a name that does not exist, with the nearest names that do.
     """
     if os.sep in name:
         folder = Path(name).expanduser().absolute()
@@ -105,6 +105,8 @@ def suite_folder(name: str) -> Path:
     for entry in entry_points(group=SUITES_GROUP):
         if entry.name == name:
             return _entry_folder(entry)
+    if name and Path(name, "suite.yaml").is_file():
+        raise UsageError(f"unknown suite {name!r}: there is a folder {name} here: write .{os.sep}{name}")
     raise unknown("suite", name, suite_folders())
 
 

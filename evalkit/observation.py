@@ -1,4 +1,4 @@
-"""What a policy says it needs to see, and what it is shown."""
+"""Observations: a policy's specification of them, and one observation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """What a policy looks at. Nothing else is rendered, computed or sent.
+    """The content of a policy's observations. Nothing else is rendered, computed or sent.
 
     Attributes:
-        cameras: names of the suite's cameras to render at each look.
-        state: names of the suite's state vectors to read at each look.
-        oracle_steps: how many steps of the suite's scripted expert to plan at each look; 0 for every policy but an oracle.
+        cameras: names of the suite's cameras to render for each observation.
+        state: names of the suite's state vectors to read for each observation.
+        oracle_steps: control steps of the suite's oracle to plan for each observation; 0 for any other policy.
     """
 
     cameras: tuple[str, ...] = ()
@@ -24,25 +24,26 @@ class ObservationSpec:
     oracle_steps: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return {"cameras": list(self.cameras), "state": list(self.state), "oracle_steps": self.oracle_steps}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ObservationSpec:
-        """The inverse of :meth:`to_dict`."""
+        """Return the specification of :meth:`to_dict`."""
         return cls(tuple(fields["cameras"]), tuple(fields["state"]), int(fields["oracle_steps"]))
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the policy sees at one look, taken at one instant of simulated time.
+    """The input of a policy, taken at one instant of simulated time.
 
     Attributes:
         instruction: the task in words, as the suite gives it (a policy may re-word it for its prompt).
         images: camera name → (H, W, 3) uint8 RGB, oriented as the suite's ``suite.yaml`` says (LIBERO's are upside
-            down, and turning them is the policy's business).
+            down, and policies turn them).
         state: vector name → (N,) float64; names, units and frames are in the suite's ``suite.yaml``.
-        oracle_plan: (T, A) float32, what the scripted expert would do from here, or None where no policy asked for it.
+        oracle_plan: (T, A) float32, the oracle's next actions from here; None unless the specification has
+            ``oracle_steps``.
     """
 
     instruction: str
@@ -51,7 +52,7 @@ class Observation:
     oracle_plan: np.ndarray | None = None
 
     def to_message(self) -> dict[str, Any]:
-        """The fields as a wire message (arrays stay arrays)."""
+        """Return the fields as a wire message (arrays stay arrays)."""
         return {
             "instruction": self.instruction,
             "images": dict(self.images),
@@ -61,5 +62,5 @@ class Observation:
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Observation:
-        """The inverse of :meth:`to_message`."""
+        """Return the observation of :meth:`to_message`."""
         return cls(message["instruction"], message["images"], message["state"], message["oracle_plan"])

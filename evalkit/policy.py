@@ -1,16 +1,17 @@
-"""The policy's side of evalkit: observations in, action chunks out. Someone who adds a policy reads this file alone.
+"""The policy interface: observations in, action chunks out. This file alone is enough to add a policy.
 
-A policy runs in the host process. It says once what it needs (:class:`Spec`), then is asked with batches of requests
-from every worker::
+A policy runs in the host process. It describes itself once (:class:`Spec`) and then receives batches of requests from
+every worker::
 
     policy = build(suite, parameters)      # a factory named in checkpoints.yaml as "module:function"
     policy.spec
     policy.act([request, ...])             # one chunk per request
     policy.close()
 
-A policy that samples draws from ``request.seed``, or from what it is shown, and nothing else, and treats every row of
-a batch by itself: then a request's chunk does not depend on what else was in the batch, on the order of episodes or on
-the number of workers. One that cannot promise that says so in its spec, and so does the run.
+A policy that samples must derive its random numbers from ``request.seed`` or from the observation, and from nothing
+else, and must process every row of a batch independently. A request's chunk then depends neither on the other requests
+of the batch, nor on the order of episodes, nor on the number of workers. A policy that cannot guarantee this sets
+``batch_invariant=False`` in its spec, and the run records it.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from evalkit.observation import Observation, ObservationSpec
 
 @dataclass(frozen=True)
 class Spec:
-    """What a policy is.
+    """The properties of a policy.
 
     Attributes:
-        needs: what it looks at.
-        chunk: length T of the action chunks it returns.
-        facts: what identifies its weights and code (hashes, versions, dtype, ...), for the manifest; JSON values. What
-            stands under ``where`` (an address, say) is recorded, and may differ when a run is resumed.
-        batch_invariant: whether a request's chunk is the same bits whatever else is in its batch.
-        continues: kinds of prefix that it takes into account (:class:`evalkit.execution.Prefix`).
+        observation_spec: the cameras and state vectors that it reads.
+        chunk_size: length T of its action chunks.
+        metadata: JSON values that identify its weights and code (hashes, versions, dtype, ...), for the manifest. The
+            value under ``where`` (an address, say) is recorded, but may differ when a run is resumed.
+        batch_invariant: True if a request's chunk is bit-identical whatever other requests its batch has.
+        supported_prefixes: kinds of prefix that it continues (:class:`evalkit.execution.Prefix`).
     """
 
     observation_spec: ObservationSpec
@@ -49,13 +50,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a policy.
+    """The input of one inference.
 
     Attributes:
-        episode: the episode it belongs to.
+        episode: the episode that the request belongs to.
         step: the control step before which the observation was taken, from 0.
-        observation: exactly what the policy's spec needs.
-        prefix: what the running chunk holds in store, which the reply is to continue; or None.
+        observation: exactly the data that the policy's spec names.
+        prefix: the remaining actions of the running chunk, which the reply must continue; or None.
     """
 
     episode: Episode
@@ -71,25 +72,25 @@ class Request:
 
 
 class Policy(Protocol):
-    """Turns observations into action chunks."""
+    """A function from observations to action chunks, with its description."""
 
     @property
     def spec(self) -> Spec:
-        """What this policy is; the same for its whole life."""
+        """The properties of this policy, constant over its lifetime."""
 
     def act(self, requests: Sequence[Request]) -> Sequence[np.ndarray]:
-        """One chunk for each request, in order: (T, A) float32 each, in the suite's action space.
+        """Return one chunk for each request, in order: (T, A) float32 each, in the suite's action space.
 
-        Values beyond the action space are clipped, refused or executed, as the suite's protocol says; NaN is refused.
+        Out-of-bounds values are clipped, refused or executed, as the suite's protocol says. NaN is refused.
         """
 
     def close(self) -> None:
-        """Releases the policy. Called once."""
+        """Release the policy's resources. Called once."""
 
 
 @runtime_checkable
 class PolicyWarnings(Protocol):
-    """A policy that has things to say while a run goes on, such as that its batches had to become smaller."""
+    """A policy that reports events during a run, such as a batch that had to be made smaller."""
 
     def warnings(self) -> list[str]:
-        """One line for each thing that has happened since the last call; asked after every ``act``."""
+        """Return one line for each event since the last call. Called after every ``act``."""

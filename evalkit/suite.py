@@ -1,4 +1,4 @@
-"""The suite: a benchmark under a protocol, as ``suite.yaml`` states it."""
+"""The suite: a benchmark under a protocol, as stated in ``suite.yaml``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, RootModel, StringConstraints, model_validator
 
 from evalkit.documents import Section, parse, read_yaml
 from evalkit.episode import Episode
@@ -21,16 +21,22 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^/\\.\s][^/\\\n]*$")]
 class Action(Section):
     """The action space of one control step."""
 
-    size: int = Field(gt=0)
-    low: float
-    high: float
+    size: int = Field(gt=0, description="number of dimensions A of an action")
+    low: float = Field(description="lower bound of every dimension, in the units of `description`")
+    high: float = Field(description="upper bound of every dimension, in the units of `description`")
     out_of_bounds: Literal["clip", "refuse", "execute"] = Field(
-        description="what the protocol does with an action outside the bounds; ``execute``: nothing, as upstream"
+        description="the protocol's rule for an action outside the bounds; `execute`: as it is, like upstream"
     )
-    description: list[str]
-    groups: dict[str, list[int]] = Field({}, description="which numbers belong together: position, rotation, gripper")
-    idle_action: list[float] | None = Field(None, description="holding still; zeros where absent")
-    hold_last: list[int] = Field([], description="numbers that stay as last commanded while holding still: grippers")
+    description: list[str] = Field(description="the dimensions in order, for people: meaning, unit, frame, sign")
+    groups: dict[str, list[int]] = Field(
+        {}, description="indices of the dimensions that belong together: `position`, `rotation`, `gripper`"
+    )
+    idle_action: list[float] | None = Field(
+        None, description="the action that holds still, A numbers (asynchronous execution); zeros by default"
+    )
+    hold_last: list[int] = Field(
+        [], description="indices of the dimensions that keep their last command while holding still, such as grippers"
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Action:
@@ -38,57 +44,60 @@ class Action(Section):
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         for name, indices in {**self.groups, "hold_last": self.hold_last}.items():
             if any(not 0 <= index < self.size for index in indices):
-                raise ValueError(f"{name}: must name numbers 0 to {self.size - 1} of an action")
+                raise ValueError(f"{name}: must be indices 0 to {self.size - 1} of an action")
         if self.idle_action is not None and len(self.idle_action) != self.size:
-            raise ValueError(f"rest: must have {self.size} numbers")
+            raise ValueError(f"idle_action: must have {self.size} numbers")
         return self
 
 
 class State(Section):
-    """One named state vector."""
+    """One named state vector, float64."""
 
-    size: int = Field(gt=0)
-    description: str
+    size: int = Field(gt=0, description="number of dimensions")
+    description: str = Field(description="the dimensions in order, for people: meaning, unit, frame")
 
 
 class Camera(Section):
-    """One named camera."""
+    """One named camera. Its images are (height, width, 3) uint8 RGB."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    description: str = ""
+    height: int = Field(gt=0, description="height of an image, pixels")
+    width: int = Field(gt=0, description="width of an image, pixels")
+    description: str = Field("", description="the camera's place and view, for people")
 
 
 class VideoSpec(Section):
-    """What a video of an episode shows."""
+    """The videos of episodes that `evalkit run --video` records."""
 
-    camera: str
-    fps: int = Field(gt=0)
+    camera: str = Field(description="name of the camera")
+    fps: int = Field(gt=0, description="frames per second")
 
 
 class Headline(Section):
-    """The one number a paper prints: the mean over tasks or over splits, each counted equally."""
+    """The one number that a paper prints: a mean over tasks or over splits, each with equal weight."""
 
-    name: str
-    mean_of: Literal["tasks", "splits"]
-    splits: list[str] | None = Field(None, description="the splits it is made of; all of them where absent")
-    each_split: bool = Field(False, description="whether every split is a benchmark of its own, with its own number")
-    groups: dict[str, list[str]] = Field({}, description="tasks that count as one, by their mean")
+    name: str = Field(description="name of the number in tables")
+    mean_of: Literal["tasks", "splits"] = Field(description="the units of the mean")
+    splits: list[str] | None = Field(None, description="the splits that it covers; all by default")
+    each_split: bool = Field(False, description="`true`: every split is a benchmark with a headline of its own")
+    groups: dict[str, list[str]] = Field(
+        {}, description="group name → tasks; a group counts as one task, by the mean of its tasks"
+    )
 
 
-class Split(BaseModel):
-    """A named set of tasks. Further keys are the adapter's own."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
+class Split(Section):
+    """A named set of tasks."""
 
     max_steps: int = Field(gt=0, description="control steps after which an unsolved episode has failed")
-    tasks: dict[Name, str] = Field(min_length=1, description="task name → instruction")
-    scenes: PositiveInt | dict[Name, PositiveInt] | None = Field(
-        None, description="fixed scenes a task, for all or by task; the suite's number where absent"
+    tasks: dict[Name, str] = Field(
+        min_length=1, description="task name → instruction, in the protocol's order; or in `tasks.yaml`"
     )
-    control_hz: float | None = Field(None, gt=0, description="the suite's where absent")
-    hold_last: list[int] | None = Field(None, description="as in the action space, over what stands there")
-    repeats: PositiveInt = Field(1, description="attempts at each scene that the protocol runs")
+    scenes: PositiveInt | dict[Name, PositiveInt] | None = Field(
+        None, description="fixed scenes per task: one number for all, or task name → number; the suite's by default"
+    )
+    control_hz: float | None = Field(None, gt=0, description="control steps per second; the suite's by default")
+    hold_last: list[int] | None = Field(None, description="replaces `action.hold_last` in this split")
+    repeats: PositiveInt = Field(1, description="attempts at each scene under the protocol")
+    adapter: dict[str, Any] = Field({}, description="the adapter's own settings of this split")
 
     @model_validator(mode="after")
     def _scenes_of_every_task(self) -> Split:
@@ -97,73 +106,80 @@ class Split(BaseModel):
         return self
 
 
+class Tasks(RootModel[dict[Name, dict[Name, str]]]):
+    """The file `tasks.yaml`: split name → task name → instruction."""
+
+
 class Default(Section):
-    """What runs when nothing is asked for."""
+    """The checkpoint and splits of a run that names none."""
 
-    checkpoint: str
-    splits: list[str] | None = None
+    checkpoint: str = Field(description="name of a checkpoint")
+    splits: list[str] | None = Field(None, description="names of splits; all by default")
 
 
-class Environment(Section):
-    """The suite's Python environment."""
+class EnvironmentSpec(Section):
+    """The suite's Python environment. Its packages are in `requirements.txt`."""
 
-    versions: list[str] = Field(description="distributions that could change an outcome: recorded and fingerprinted")
-    python: list[Annotated[str, StringConstraints(pattern=r"^3\.\d+$")]] = Field(
-        [], description="Pythons that the closure can be installed on; whichever evalkit runs on where empty"
+    versions: list[str] = Field(
+        description="distributions that could change an outcome; their versions are recorded and fingerprinted"
     )
-    gl: Literal["mujoco"] | None = Field(None, description="how images are made; None where nothing renders")
+    python: list[Annotated[str, StringConstraints(pattern=r"^3\.\d+$")]] = Field(
+        [], description='Python versions that the packages support, such as `"3.11"`; any by default'
+    )
+    gl: Literal["mujoco"] | None = Field(
+        None, description="the library that renders, if its backend is chosen by MUJOCO_GL"
+    )
 
 
 class Assets(Section):
-    """Files that the suite needs and its packages do not carry."""
+    """Files that the suite needs and its packages do not contain."""
 
-    variable: str = Field(description="the environment variable that names their folder")
-    hub: str = Field(description="Hugging Face dataset repository they are fetched from by `evalkit setup`")
-    folder: str = Field("", description="the folder inside that repository")
+    variable: str = Field(description="environment variable that names their folder")
+    hub: str = Field(description="Hugging Face dataset repository that `evalkit setup` downloads them from")
+    folder: str = Field("", description="folder inside that repository")
 
 
 class Repository(Section):
-    """A git repository with code that no package registry has."""
+    """A git repository with code that is in no package registry."""
 
-    url: str
-    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-    marker: str = Field(description="a file in it, by which a checkout is recognised")
+    url: str = Field(description="URL to clone")
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] = Field(description="full commit hash")
+    marker: str = Field(description="path of a file by which a checkout is recognised")
 
 
 class Sources(Section):
     """Upstream code that the suite runs and that is installed from no package registry."""
 
-    variable: str = Field(description="the environment variable that names a folder with checkouts")
-    repositories: dict[Name, Repository] = Field(min_length=1)
+    variable: str = Field(description="environment variable that names a folder with checkouts")
+    repositories: dict[Name, Repository] = Field(min_length=1, description="name of the checkout's folder → repository")
 
 
-class Suite(BaseModel):
-    """A suite under its protocol. Further keys are the adapter's own."""
+class Suite(Section):
+    """A suite under its protocol."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: Name
-    title: str
-    summary: str
-    source: str
-    control_hz: float = Field(gt=0)
-    seed: int = Field(ge=0, lt=2**32, description="set before every reset")
-    scenes: int = Field(gt=0, description="fixed scenes a task")
-    episodes: int = Field(gt=0, description="scenes a task that the protocol runs")
-    action: Action
-    state: dict[str, State] = {}
-    cameras: dict[str, Camera] = {}
-    video: VideoSpec | None = None
-    headline: Headline
-    splits: dict[Name, Split]
-    default: Default
-    environment: Environment
-    assets: Assets | None = None
-    sources: Sources | None = None
+    name: Name = Field(description="name of the suite; part of every episode's id")
+    title: str = Field(description="name for people")
+    summary: str = Field(description="one line for people")
+    source: str = Field(description="origin of the benchmark, for people")
+    control_hz: float = Field(gt=0, description="control steps per second")
+    seed: int = Field(ge=0, lt=2**32, description="simulator seed, set before every reset")
+    scenes: int = Field(gt=0, description="fixed scenes per task")
+    episodes: int = Field(gt=0, description="scenes per task that the protocol runs, from the first")
+    action: Action = Field(description="the action space")
+    state: dict[str, State] = Field({}, description="state vectors by name")
+    cameras: dict[str, Camera] = Field({}, description="cameras by name")
+    video: VideoSpec | None = Field(None, description="videos of episodes; none by default")
+    headline: Headline = Field(description="the one number that a paper prints")
+    splits: dict[Name, Split] = Field(min_length=1, description="splits by name, in the protocol's order")
+    default: Default = Field(description="checkpoint and splits of a run that names none")
+    environment: EnvironmentSpec = Field(description="the Python environment")
+    assets: Assets | None = Field(None, description="files that the packages do not contain")
+    sources: Sources | None = Field(None, description="upstream code that no package registry has")
     chain: int | None = Field(
-        None, gt=0, description="sub-tasks in a row that an episode asks for; its measure is then how many are solved"
+        None, gt=0, description="sub-tasks in a row per episode, whose measure is then the number solved"
     )
-    oracle: list[str] = Field([], description="splits whose tasks the scripted oracle knows")
+    oracle: list[str] = Field([], description="splits with tasks that the suite's oracle knows")
+    adapter: dict[str, Any] = Field({}, description="the adapter's own settings")
 
     _folder: Path = PrivateAttr(Path())
     _reference: str = PrivateAttr("")
@@ -183,24 +199,24 @@ class Suite(BaseModel):
         for field, names in {"headline.splits": self.headline.splits, "default.splits": self.default.splits}.items():
             for name in names or []:
                 if name not in self.splits:
-                    raise ValueError(f"{field}: no split {name!r}")
+                    raise ValueError(f"{field}: {unknown('split', name, self.splits)}")
         for name in self.oracle:
             if name not in self.splits:
-                raise ValueError(f"oracle: no split {name!r}")
+                raise ValueError(f"oracle: {unknown('split', name, self.splits)}")
         if self.video and self.video.camera not in self.cameras:
-            raise ValueError(f"film.camera: no camera {self.video.camera!r}")
+            raise ValueError(f"video.camera: {unknown('camera', self.video.camera, self.cameras)}")
         most = max(self.scenes_of(split, task) for split, section in self.splits.items() for task in section.tasks)
         if self.episodes > most:
             raise ValueError(f"episodes: {self.episodes} is more than the {most} scenes")
         return self
 
     def scenes_of(self, split: str, task: str) -> int:
-        """How many fixed scenes a task has."""
+        """Return the number of fixed scenes of a task."""
         own = self.splits[split].scenes
         return own[task] if isinstance(own, dict) else own or self.scenes
 
     def to_message(self) -> dict[str, Any]:
-        """The whole file as plain data, for the worker and the manifest."""
+        """Return the whole file as plain data, for the worker and the manifest."""
         return self.model_dump(mode="json")
 
     def plan(
@@ -210,14 +226,14 @@ class Suite(BaseModel):
         episodes: int | None = None,
         repeats: int | None = None,
     ) -> list[Episode]:
-        """The episodes of a run, in the protocol's order: split, task, scene, repeat.
+        """Return the episodes of a run in the protocol's order: split, task, scene, repeat.
 
         Args:
-            splits: names of splits; the suite's default ones where empty.
-            tasks: names (or numbers inside their split) of tasks; all of the splits' tasks where empty. Without
-                ``splits``, a task's name is looked for in every split, a number in the default ones.
-            episodes: scenes per task, from the first; the protocol's number where None. Tasks with fewer run all.
-            repeats: attempts at each scene; the protocol's number where None.
+            splits: names of splits; the suite's default splits if empty.
+            tasks: names of tasks, or numbers inside their split; all tasks of the splits if empty. Without ``splits``,
+                a name is looked up in every split and a number in the default splits.
+            episodes: scenes per task, from the first; the protocol's number if None. Tasks with fewer scenes run all.
+            repeats: attempts at each scene; the protocol's number if None.
 
         Raises:
             UsageError: a name does not exist, or a number is out of range.
@@ -251,26 +267,15 @@ class Suite(BaseModel):
 
 
 def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a suite's plain data that could change an outcome: without titles, explanations and defaults."""
-    described = {
-        "title",
-        "summary",
-        "source",
-        "sources",
-        "default",
-        "video_camera",
-        "oracle",
-        "headline",
-        "episodes",
-        "scenes",
-    }
+    """Return the part of a suite's plain data that could change an outcome: no titles, descriptions or defaults."""
+    harmless = {"title", "summary", "source", "sources", "default", "video", "oracle", "headline", "episodes", "scenes"}
 
-    def without_meanings(value: Any) -> Any:
+    def without_descriptions(value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {k: without_meanings(v) for k, v in value.items() if k != "description"}
+        return {k: without_descriptions(v) for k, v in value.items() if k != "description"}
 
-    return {k: without_meanings(v) for k, v in suite.items() if k not in described}
+    return {k: without_descriptions(v) for k, v in suite.items() if k not in harmless}
 
 
 def load_suite(name: str | Suite) -> Suite:
@@ -284,19 +289,32 @@ def load_suite(name: str | Suite) -> Suite:
     folder = suite_folder(name)
     content = read_yaml(folder / "suite.yaml")
     if (folder / "tasks.yaml").is_file():
-        splits = content.get("splits")
-        for split, tasks in read_yaml(folder / "tasks.yaml").items():
-            section = splits.get(split) if isinstance(splits, dict) else None
-            if not isinstance(section, dict):
-                raise UsageError(f"{folder / 'tasks.yaml'}: split {split!r} is not in suite.yaml")
-            section["tasks"] = tasks
+        content = _with_tasks(content, folder / "tasks.yaml")
     suite = parse(Suite, content, folder / "suite.yaml")
     suite._folder, suite._reference = folder, name
     return suite
 
 
+def _with_tasks(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return ``suite.yaml``'s content with the tasks of ``tasks.yaml`` in its splits."""
+    tasks, splits = parse(Tasks, read_yaml(path), path).root, content.get("splits")
+    if not isinstance(splits, dict):
+        return content  # which is the error to report
+    names = {str(name): name for name in splits}
+    filled = dict(splits)
+    for split, own in tasks.items():
+        if split not in names:
+            raise UsageError(f"{path}: {unknown('split', split, names)}")
+        section = splits[names[split]]
+        if isinstance(section, dict) and "tasks" in section:
+            raise UsageError(f"{path}: {split}: suite.yaml also has tasks of this split; remove one of the two")
+        if isinstance(section, dict):
+            filled[names[split]] = {**section, "tasks": own}
+    return {**content, "splits": filled}
+
+
 def suite_digest(folder: Path) -> str:
-    """SHA-256 over the suite's protocol and code: a change to either makes another suite of it."""
+    """Return the SHA-256 over the suite's protocol and code, of which any change makes another suite."""
     summary = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml", ".txt")):
         summary.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

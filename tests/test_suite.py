@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from evalkit.adapter import Setup
 from evalkit.errors import UsageError
 from evalkit.locations import suite_folders
-from evalkit.suite import load_suite, suite_digest
+from evalkit.suite import load_suite, protocol, suite_digest
 
 
 def broken(pointmass: str, tmp_path: Path, **changes: object) -> str:
@@ -76,15 +79,16 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
     ("changes", "message"),
     [
         ({"seed": "seven"}, "suite.yaml: seed: "),
-        ({"colour": {"a": 1}, "episodes": 99}, "episodes: 99 is more than the 20 scenes"),
+        ({"episodes": 99}, "episodes: 99 is more than the 20 scenes"),
         (
             {"action": {"size": 2, "low": -1, "high": 1, "out_of_bounds": "wrap", "description": []}},
             "action.out_of_bounds: ",
         ),
-        ({"video": {"camera": "side", "fps": 3}}, "no camera 'side'"),
+        ({"video": {"camera": "side", "fps": 3}}, "video.camera: unknown camera 'side': there are: above"),
         ({"headline": None}, "headline: is missing"),
-        ({"oracle": ["middle"]}, "no split 'middle'"),
-        ({"splits": 3}, "split 'near' is not in suite.yaml"),
+        ({"oracle": ["neer"]}, "oracle: unknown split 'neer': did you mean near"),
+        ({"splits": 3}, "suite.yaml: splits: must be a mapping"),
+        ({"splits": {"near": 3, "far": 3, "cursed": 3}}, "suite.yaml: splits.cursed: must be a mapping"),
         ({"seed": 2**70}, "seed: Input should be less than"),
         ({"name": "../../up"}, "name: String should match"),
         (
@@ -95,7 +99,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
             {"action": {"size": 2, "low": -1, "high": float("inf"), "out_of_bounds": "clip", "description": []}},
             "finite number",
         ),
-        ({"splits": {"near": {"max_steps": 30}}}, "split 'far' is not in suite.yaml"),
+        ({"splits": {"near": {"max_steps": 30}}}, "tasks.yaml: unknown split 'far'"),
     ],
 )
 def test_a_broken_suite_names_the_file_and_the_field(
@@ -111,6 +115,127 @@ def test_broken_yaml_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"suite\.yaml"):
         load_suite(str(tmp_path))
+
+
+def spelled(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
+    """The point mass with one piece of suite.yaml written otherwise."""
+    text = (Path(pointmass) / "suite.yaml").read_text()
+    assert old in text
+    (tmp_path / "suite.yaml").write_text(text.replace(old, new, 1))
+    (tmp_path / "tasks.yaml").write_text((Path(pointmass) / "tasks.yaml").read_text())
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "far: {max_steps: 60}",
+            "far: {max_steps: 60, repeat: 3}",
+            "splits.far.repeat: unknown key; did you mean 'repeats'?",
+        ),
+        (
+            "size: 2, description",
+            "sice: 2, description",
+            "state.position.sice: unknown key; did you mean 'size'? (and 1 more)",
+        ),
+        ("hold_last: [1]", "hold_lst: [1]", "action.hold_lst: unknown key; did you mean 'hold_last'?"),
+        ("headline: {name", "headlines: {name", "headlines: unknown key; did you mean 'headline'? (and 1 more)"),
+        (
+            "video: {camera: above",
+            "video: {lens: above",
+            "video.lens: unknown key; known here: camera, fps (and 1 more)",
+        ),
+        (
+            "versions: [numpy]",
+            "versions: [numpy], colour: 1",
+            "environment.colour: unknown key; known here: versions, python, gl",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_of_its_section(
+    pointmass: str, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        load_suite(spelled(pointmass, tmp_path, old, new))
+    assert str(error.value) == f"{tmp_path / 'suite.yaml'}: {message}"
+
+
+def test_an_adapters_own_keys_live_under_one_key(pointmass: str, tmp_path: Path) -> None:
+    own = "far: {max_steps: 60, adapter: {friction: 0.5}}"
+    suite = load_suite(spelled(pointmass, tmp_path, "far: {max_steps: 60}", own))
+    setup = Setup(suite.to_message())
+    assert setup.split_settings("far") == {"friction": 0.5} and setup.split_settings("near") == {}
+    assert setup.settings == {} and load_suite("libero").adapter["waiting_steps"] == 10
+
+
+def test_tasks_stand_in_one_file_and_a_fault_names_that_file(pointmass: str, tmp_path: Path) -> None:
+    both = spelled(pointmass, tmp_path, "far: {max_steps: 60}", "far: {max_steps: 60, tasks: {up: go up}}")
+    with pytest.raises(UsageError, match=r"tasks\.yaml: far: suite\.yaml also has tasks of this split"):
+        load_suite(both)
+    text = (tmp_path / "tasks.yaml").read_text()
+    (tmp_path / "tasks.yaml").write_text(text.replace("neer:", "near:").replace("near:", "neer:"))
+    with pytest.raises(UsageError, match=r"tasks\.yaml: unknown split 'neer': did you mean near\?"):
+        load_suite(both)
+    (tmp_path / "tasks.yaml").write_text("near: [left, right]\n")
+    with pytest.raises(UsageError, match=r"tasks\.yaml: near: must be a mapping of names to values"):
+        load_suite(both)
+
+
+def changed(value: Any, path: tuple[str, ...]) -> Any:
+    """Plain data with another value at ``path``."""
+    return {**value, path[0]: changed(value[path[0]], path[1:])} if path else [value]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("seed",),
+        ("control_hz",),
+        ("chain",),
+        ("action", "low"),
+        ("action", "out_of_bounds"),
+        ("state", "position", "size"),
+        ("cameras", "above", "width"),
+        ("splits", "near", "max_steps"),
+        ("splits", "near", "tasks", "left"),
+        ("splits", "near", "adapter"),
+        ("environment", "versions"),
+        ("adapter",),
+    ],
+)
+def test_every_rule_is_part_of_the_protocol(pointmass: str, path: tuple[str, ...]) -> None:
+    suite = load_suite(pointmass).to_message()
+    assert protocol(changed(suite, path)) != protocol(suite)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *[("title",), ("summary",), ("source",), ("default",), ("headline",), ("video",), ("oracle",), ("episodes",)],
+        *[("scenes",), ("sources",), ("action", "description"), ("cameras", "above", "description")],
+    ],
+)
+def test_names_descriptions_and_defaults_are_no_part_of_the_protocol(pointmass: str, path: tuple[str, ...]) -> None:
+    suite = load_suite(pointmass).to_message()
+    assert protocol(changed(suite, path)) == protocol(suite)
+
+
+def test_a_description_in_the_adapters_section_is_no_part_of_the_protocol(pointmass: str) -> None:
+    suite = load_suite(pointmass).to_message()
+    assert protocol({**suite, "adapter": {"a": {"description": "x", "b": 1}}})["adapter"] == {"a": {"b": 1}}
+
+
+def test_a_folder_without_a_separator_is_recognised(
+    pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pointmass, tmp_path / "my-suite")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"unknown suite 'my-suite': there is a folder my-suite here: write \./my-suite"
+    ):
+        load_suite("my-suite")
+    assert load_suite("./my-suite").name == "pointmass"
 
 
 def test_an_unknown_suite_is_refused_with_the_nearest() -> None:

@@ -1,1 +1,1 @@
-"""From run folders to numbers: rows with intervals, comparisons, published tables."""
+"""Run folders as numbers: rows with intervals, comparisons, published tables."""

@@ -1,4 +1,4 @@
-"""Two runs side by side: the episodes that both have a verdict for, one row each."""
+"""Two runs side by side: the episodes with a verdict in both, one row each."""
 
 from __future__ import annotations
 
@@ -20,44 +20,48 @@ class Side:
     """A run as one side of a comparison.
 
     Attributes:
-        folder: where it is.
-        manifest: what it is.
-        judged: its episodes with a verdict, as :func:`evalkit.records.frame.episodes_frame` has them, and their ``score``.
-        errors: episodes that ended in an error.
+        folder: the run's folder.
+        manifest: the run's manifest.
+        scored: its episodes with a verdict (:func:`evalkit.records.frame.episodes_frame`), and their ``score``.
+        errors: number of episodes that ended in an error.
     """
 
     folder: Path
     manifest: Manifest
-    judged: pd.DataFrame
+    scored: pd.DataFrame
     errors: int
 
     @property
     def chain(self) -> int | None:
-        """The sub-tasks of an episode, where episodes are chains."""
+        """The number of sub-tasks per episode; None if episodes are not chains."""
         found = self.manifest.suite.get("chain")
         return None if found is None else int(found)
 
 
-def side(folder: Path) -> Side:
-    """Reads a run. Raises UsageError where the folder holds none."""
+def read_side(folder: Path) -> Side:
+    """Read a run.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
     manifest = read_manifest(folder)
     frame = read_frame(folder, extras=False)
-    judged = frame[frame["error"].isna()]
+    scored = frame[frame["error"].isna()]
     chain = manifest.suite.get("chain")
-    scores = judged["solved"] / chain if chain else judged["success"].astype(float)
-    return Side(folder, manifest, judged.assign(score=scores.astype(float)), len(frame) - len(judged))
+    scores = scored["solved"] / chain if chain else scored["success"].astype(float)
+    return Side(folder, manifest, scored.assign(score=scores.astype(float)), len(frame) - len(scored))
 
 
-def paired(first: Side, second: Side) -> pd.DataFrame:
-    """One row per episode that both sides have: ``score_a``, ``score_b``, and ``fresh``.
+def pair_episodes(first: Side, second: Side) -> pd.DataFrame:
+    """Return one row per episode that both sides have.
 
-    Scores are 1 and 0, or the share of a chain that was solved. Where repeats of a scene ended alike on both sides (or
-    nobody recorded how they ended), they are one observation: ``fresh`` marks the first of them. Nothing is paired
-    where a side does not know its scenes. Columns: split, task, scene, repeat, score_a, score_b, fresh.
+    A score is 1 or 0, or the solved share of a chain. Repeats of a scene that ended alike on both sides (equal digests
+    and scores) are one observation, and so are repeats without digests; ``distinct`` marks the first of them. Nothing
+    is paired if a side does not know its scenes. Columns: split, task, scene, repeat, score_a, score_b, distinct.
     """
     columns = [*KEY, "score", "digest"]
-    ours, theirs = (s.judged if s.manifest.pairable else s.judged.iloc[:0] for s in (first, second))
+    ours, theirs = (s.scored if s.manifest.pairable else s.scored.iloc[:0] for s in (first, second))
     merged = ours[columns].merge(theirs[columns], on=KEY, suffixes=("_a", "_b"))
     same = ["split", "task", "scene", "digest_a", "digest_b", "score_a", "score_b"]
-    found: pd.DataFrame = merged.assign(fresh=~merged.duplicated(same))[[*KEY, "score_a", "score_b", "fresh"]]
+    found: pd.DataFrame = merged.assign(distinct=~merged.duplicated(same))[[*KEY, "score_a", "score_b", "distinct"]]
     return found

@@ -1,7 +1,8 @@
-"""Published figures: what papers and public leaderboards print, and how a run compares with them.
+"""Published figures of papers and public leaderboards, and the comparison of runs with them.
 
 ``results/published/<suite>.yaml`` has a suite's tables as papers print them, and the papers' rows; the files in
-``leaderboards/`` have rows that others gathered. Figures stand there as printed: rates in percent, lengths as lengths.
+``leaderboards/`` have rows from public collections. Figures are stored as printed: rates in percent, lengths as
+lengths.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from evalkit.locations import published_folder
 
 
 class Column(Section):
-    """One column: which of a run's rows it is. Without a split it is the suite's headline, by its name."""
+    """One column of a table, which names a row of a run. Without a split it is the suite's headline."""
 
     name: str
     split: str | None = None
@@ -32,30 +33,30 @@ class Column(Section):
     unit: Literal["percent", "length"] = "percent"
 
     @property
-    def one(self) -> float:
-        """What a value of 1 is printed as."""
+    def scale(self) -> float:
+        """The printed form of the value 1."""
         return 100.0 if self.unit == "percent" else 1.0
 
     @property
-    def step(self) -> float:
-        """The last digit that is printed, as a value: 0.1 %, or 0.01 of a length."""
+    def last_digit(self) -> float:
+        """The last printed digit, as a value: 0.1 %, or 0.01 of a length."""
         return 0.001 if self.unit == "percent" else 0.01
 
 
-class Reference(Section):
+class PublishedRow(Section):
     """One published row.
 
     Attributes:
         model: its name in the source.
-        cells: the figures as printed, without the average; None where none is printed.
+        cells: the figures as printed, without the average; None if not printed.
         average: the average as printed.
-        derived: what its own cells make of the average, where all are printed.
-        consistent: whether ``average`` is ``derived``, as far as rounding can tell.
-        paper: the model's paper, which tells two models of one name apart.
-        reported: where the figures were printed, where that is not the table's source.
-        average_of: the columns that the average is over, where they are not all.
-        standard: False where the source says that the evaluation departed from the protocol.
-        checkpoint: the entry of ``checkpoints.yaml`` with the weights that were evaluated.
+        derived: the average of the row's own cells, to three decimals, if all are printed.
+        consistent: True if ``average`` equals ``derived`` within rounding.
+        paper: the model's paper, which distinguishes models of one name.
+        reported: the source of the figures, if it is not the table's source.
+        average_of: the columns of the average, if it is not over all.
+        standard: False if the source states a departure from the protocol.
+        checkpoint: the entry of ``checkpoints.yaml`` with the evaluated weights.
     """
 
     model: str
@@ -71,14 +72,14 @@ class Reference(Section):
 
 
 class Table(Section):
-    """A suite's results as papers print them: some columns, and last the average of them."""
+    """A suite's results as papers print them: some columns, and last their average."""
 
     title: str
     source: str
     protocol: str
     average: Literal["mean", "sum"] = Field(description="of the rates in the other columns")
     columns: list[Column] = Field(min_length=2)
-    rows: list[Reference]
+    rows: list[PublishedRow]
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Table:
@@ -90,33 +91,15 @@ class Table(Section):
                 raise ValueError(f"{row.model}: average_of must be some of {', '.join(names)}")
         return self
 
-    def derive(self, row: Reference) -> float | None:
-        """What a row's average must be by its own cells, to three decimals; None where one of them is missing."""
-        names = [column.name for column in self.columns[:-1]]
-        cells = [c for name, c in zip(names, row.cells, strict=True) if name in (row.average_of or names)]
-        whole = [cell for cell in cells if cell is not None]
-        if len(whole) < len(cells):
-            return None
-        return round(sum(whole) / (len(whole) if self.average == "mean" else 100) + 1e-9, 3)
 
-    def follows(self, row: Reference) -> bool | None:
-        """Whether a row's average follows from its cells: half a last digit of each may have been rounded away."""
-        derived = self.derive(row)
-        if derived is None or row.average is None:
-            return None
-        if self.average == "mean":
-            return abs(derived - row.average) <= 0.05 + 0.05 + 1e-6
-        return abs(derived - row.average) <= 0.005 + 0.0005 * len(row.cells) + 1e-6
-
-
-class Published(Section):
+class PublishedFile(Section):
     """A file of one suite's tables."""
 
     suite: str
     tables: dict[str, Table]
 
 
-class Source(Section):
+class Collection(Section):
     """A public collection of rows."""
 
     name: str
@@ -125,8 +108,8 @@ class Source(Section):
     license: str
 
 
-class Gathered(Reference):
-    """A row of a collection, with the table that it belongs to."""
+class CollectedRow(PublishedRow):
+    """A row of a collection, with the table to which it belongs."""
 
     suite: str
     table: str
@@ -135,20 +118,20 @@ class Gathered(Reference):
 class Leaderboard(Section):
     """A file of rows from one collection."""
 
-    source: Source
-    rows: list[Gathered]
+    source: Collection
+    rows: list[CollectedRow]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in a comparison: rates are fractions of 1. A measured one has its interval.
+    """A figure in a comparison. Rates are fractions of 1.
 
     Attributes:
-        value: the figure; None where there is none.
-        low: lower end of the 95 % interval.
+        value: the figure; None if there is none.
+        low: lower end of the 95 % interval; None for a published figure.
         high: upper end.
-        published: what is published for the same checkpoint, where that may be compared.
-        marks: what the legend explains of it.
+        published: the published figure of the same checkpoint, if it may be compared.
+        marks: marks that the legend explains.
     """
 
     value: float | None
@@ -159,61 +142,66 @@ class Cell:
 
     @property
     def outside_interval(self) -> bool | None:
-        """Whether the interval excludes the published figure; None where there is nothing to compare."""
+        """True if the published figure lies outside the interval; None if there is nothing to compare."""
         return None if self.published is None else "≠" in self.marks
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a comparison: a run (``summary``) or a published row."""
+class TableRow:
+    """A row of a comparison: a run (``summary``) or a published row (``reference``)."""
 
     model: str
     source: str
     cells: list[Cell]
     summary: Summary | None = None
-    reference: Reference | None = None
+    reference: PublishedRow | None = None
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A suite's table as papers print it: what was measured, then what is published."""
+class PublishedComparison:
+    """A suite's table as papers print it, with the runs first and the published rows below."""
 
     suite: str
     table: Table
-    lines: list[Line]
+    rows: list[TableRow]
     notes: list[str]
 
 
 LEGEND = {
-    "≠": "the measured interval excludes what is published for this checkpoint",
+    "≠": "the published figure for this checkpoint lies outside the measured interval",
     "*": "the printed average does not follow from the row's own cells",
     "†": "the average is over some of the columns only",
-    "‡": "another protocol, its source says",
+    "‡": "another protocol, according to the source",
 }
 
 
 def published_tables(suite: str, leaderboards: bool = False) -> dict[str, Table]:
-    """A suite's tables by name, with the papers' rows and, where asked for, those of leaderboards; empty without any.
+    """Return a suite's tables by name, with the papers' rows; empty if there are none.
 
-    Raises UsageError that names the file and the field at fault.
+    Args:
+        suite: name of the suite.
+        leaderboards: add the rows of public leaderboards.
+
+    Raises:
+        UsageError: a file is damaged; the message names the file and the field.
     """
     path = published_folder() / f"{suite}.yaml"
     if not path.is_file():
         return {}
-    tables = parse(Published, read_yaml(path), path).tables
+    tables = parse(PublishedFile, read_yaml(path), path).tables
     for board in sorted(path.parent.glob("leaderboards/*.json")) if leaderboards else []:
         read = parse(Leaderboard, _read_json(board), board)
         for name, table in tables.items():
             via = f"{read.source.name} {read.source.commit}"
-            rows = [_sourced(row, via) for row in read.rows if (row.suite, row.table) == (suite, name)]
+            rows = [_with_source(row, via) for row in read.rows if (row.suite, row.table) == (suite, name)]
             content = {**table.model_dump(), "rows": [r.model_dump() for r in [*table.rows, *rows]]}
             tables[name] = parse(Table, content, f"{board}: table {name}")
     return tables
 
 
-def comparisons(summaries: Sequence[Summary], leaderboards: bool = False) -> list[Comparison]:
-    """The tables that the runs are part of, the runs' lines first; none for a suite without published rows."""
-    made = []
+def comparisons(summaries: Sequence[Summary], leaderboards: bool = False) -> list[PublishedComparison]:
+    """Return the tables to which the runs belong, the runs' rows first; none for a suite without published rows."""
+    compared = []
     for suite in dict.fromkeys(str(s.manifest.fingerprint["suite"]) for s in summaries):
         runs = [s for s in summaries if s.manifest.fingerprint["suite"] == suite]
         for table in published_tables(suite, leaderboards).values():
@@ -223,34 +211,41 @@ def comparisons(summaries: Sequence[Summary], leaderboards: bool = False) -> lis
                 papers: dict[str, set[str | None]] = {}
                 for row in table.rows:
                     papers.setdefault(row.model, set()).add(row.paper)
-                twice = {model for model, of in papers.items() if len(of) > 1}
-                lines = [*(_measured(s, table) for s in mine), *(_reference(row, table, twice) for row in table.rows)]
-                notes = [f"not held against published figures: {s.folder}: {why}" for s in mine if (why := _barred(s))]
-                made.append(Comparison(suite, table, lines, notes))
-    return made
+                ambiguous = {model for model, of in papers.items() if len(of) > 1}
+                rows = [
+                    *(_measured_row(s, table) for s in mine),
+                    *(_published_row(row, table, ambiguous) for row in table.rows),
+                ]
+                notes = [
+                    f"not compared with published figures: {s.folder}: {why}"
+                    for s in mine
+                    if (why := _exclusion_reason(s))
+                ]
+                compared.append(PublishedComparison(suite, table, rows, notes))
+    return compared
 
 
-def _measured(summary: Summary, table: Table) -> Line:
+def _measured_row(summary: Summary, table: Table) -> TableRow:
     identity = str(summary.manifest.checkpoint["id"])
     same = next((row for row in table.rows if row.checkpoint == identity), None)
-    figures = [None] * len(table.columns) if same is None or _barred(summary) else [*same.cells, same.average]
+    figures = [None] * len(table.columns) if same is None or _exclusion_reason(summary) else [*same.cells, same.average]
     cells = []
     for column, figure in zip(table.columns, figures, strict=True):
         row = _row_of(summary, column)
-        published = None if figure is None else figure / column.one
+        published = None if figure is None else figure / column.scale
         if row is None or row.value is None or row.low is None or row.high is None:
             cells.append(Cell(None))
             continue
-        half = column.step / 2  # what rounding took away from the published figure
-        out = published is not None and not row.low - half <= published <= row.high + half
-        cells.append(Cell(row.value, row.low, row.high, published, "≠" if out else ""))
+        rounding = column.last_digit / 2  # largest rounding error of the published figure
+        outside = published is not None and not row.low - rounding <= published <= row.high + rounding
+        cells.append(Cell(row.value, row.low, row.high, published, "≠" if outside else ""))
     execution = summary.manifest.execution
     how = "" if execution["name"] == "sync" else f" ({execution['name']})"
-    return Line(f"{identity}{how}", "this run", cells, summary=summary)
+    return TableRow(f"{identity}{how}", "this run", cells, summary=summary)
 
 
 def _row_of(summary: Summary, column: Column) -> Row | None:
-    """The run's row in a column; None where it ran only a part of what the column is about."""
+    """Return the run's row in a column; None if the run played only a part of the column's tasks."""
     key = (column.split, column.task, column.metric)
     found = next((row for row in summary.rows if (row.split, row.task, row.metric) == key), None)
     if found and column.split and not column.task:
@@ -259,29 +254,31 @@ def _row_of(summary: Summary, column: Column) -> Row | None:
     return found
 
 
-def _barred(summary: Summary) -> str:
-    """Why a run may not be held against published figures; empty where it may."""
+def _exclusion_reason(summary: Summary) -> str:
+    """Return the reason against a comparison of the run with published figures; empty if there is none."""
     execution = summary.manifest.execution
     if summary.manifest.incomparable:
         return summary.manifest.incomparable[0]
     if execution["name"] != "sync" or Delay.from_dict(execution.get("delay") or {"steps": 0}) != Delay():
-        return f"its execution is {execution['name']}, where the published ones let the world wait"
+        return f"its execution is {execution['name']}, and published runs are synchronous"
     return ""
 
 
-def _reference(row: Reference, table: Table, twice: set[str]) -> Line:
-    """A published row as a line, with its paper where two models have its name."""
-    figures = [None if f is None else f / c.one for f, c in zip([*row.cells, row.average], table.columns, strict=True)]
+def _published_row(row: PublishedRow, table: Table, ambiguous: set[str]) -> TableRow:
+    """Return a published row for the table, with its paper if two models share its name."""
+    figures = [
+        None if f is None else f / c.scale for f, c in zip([*row.cells, row.average], table.columns, strict=True)
+    ]
     marks = ("*" if row.consistent is False else "") + ("†" if row.average_of else "") + ("" if row.standard else "‡")
     cells = [*(Cell(f) for f in figures[:-1]), Cell(figures[-1], marks=marks if figures[-1] is not None else "")]
-    model = f"{row.model} ({row.paper})" if row.model in twice and row.paper else row.model
-    return Line(model, row.reported or table.source, cells, reference=row)
+    model = f"{row.model} ({row.paper})" if row.model in ambiguous and row.paper else row.model
+    return TableRow(model, row.reported or table.source, cells, reference=row)
 
 
-def _sourced(row: Gathered, via: str) -> Reference:
+def _with_source(row: CollectedRow, via: str) -> PublishedRow:
     content = {**row.model_dump(exclude={"suite", "table"}), "checkpoint": None}
     where = row.reported or row.paper
-    return Reference.model_validate({**content, "reported": f"{where}, via {via}" if where else f"via {via}"})
+    return PublishedRow.model_validate({**content, "reported": f"{where}, via {via}" if where else f"via {via}"})
 
 
 def _read_json(path: Path) -> object:

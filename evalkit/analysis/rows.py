@@ -1,4 +1,4 @@
-"""From a frame of episodes to the lines of a table: tasks, splits, and the suite's headline."""
+"""The rows of a table, from a frame of episodes: tasks, splits, and the suite's headline."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LENGTH = "average length"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a task's (split and task), a split's (task None) or the suite's (both None).
+    """One row of a table: a task's (split and task), a split's (task None) or the suite's (both None).
 
-    A split of chains has several, one for each number of sub-tasks in a row and one for the average length; one with
-    tasks that papers print as one has a line for these, and last its own. Rates are fractions of 1, lengths go up to
-    ``max_value``; ``low`` and ``high`` are the ends of the 95 % interval; ``errors`` are episodes without a verdict, which
-    are in no other column.
+    A split of chains has one row for each number of sub-tasks in a row and one for the average length. A split with
+    tasks that papers print as one has a row for these, and last its own. Rates are fractions of 1; lengths go up to
+    ``max_value``. ``low`` and ``high`` are the ends of the 95 % interval. ``errors`` counts episodes without a verdict,
+    which enter no other column.
     """
 
     suite: str
@@ -40,13 +40,13 @@ class Row:
     max_value: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """What documents say of it."""
+        """Return the row for documents."""
         return {key: value for key, value in asdict(self).items() if key != "max_value"}
 
 
 @dataclass(frozen=True)
-class _Split:
-    """A split's lines, the one that stands for it last, and what a headline over tasks counts of it."""
+class _SplitRows:
+    """A split's rows, the one for the whole split last, and the estimates that a headline over tasks averages."""
 
     rows: list[Row]
     units: Mapping[str, Estimate]
@@ -57,74 +57,79 @@ class _Split:
         return Estimate(row.value, row.low, row.high, row.n, row.n_effective, row.max_value)
 
 
-def rows_of(manifest: Manifest, frame: pd.DataFrame) -> list[Row]:
-    """Tasks, then splits, in the plan's order, and last the headline, from a frame of the run's episodes."""
-    kind = _chains if manifest.suite.get("chain") else _tasks
-    splits = {name: kind(manifest, name, frame[frame["split"] == name]) for name in _planned(manifest)}
+def compute_rows(manifest: Manifest, frame: pd.DataFrame) -> list[Row]:
+    """Return tasks, then splits, in the plan's order, and last the headline.
+
+    Args:
+        manifest: the run's manifest.
+        frame: the run's episodes (:func:`evalkit.records.frame.episodes_frame`).
+    """
+    split_rows = _chains if manifest.suite.get("chain") else _tasks
+    splits = {name: split_rows(manifest, name, frame[frame["split"] == name]) for name in _planned_splits(manifest)}
     rows = [row for split in splits.values() for row in split.rows]
     return [*(r for r in rows if r.task), *(r for r in rows if not r.task), _headline(manifest, splits)]
 
 
 def coverage_note(manifest: Manifest) -> str:
-    """What part of the headline's protocol the plan is, in words; empty where it is all of it."""
-    asked = set(_asked(manifest))
-    planned = {t.key: t.scenes * t.repeats for t in manifest.plan.tasks if t.key in asked}
-    whole = {key: _protocol_size(manifest.suite, *key) for key in asked}
+    """Describe the planned part of the headline's protocol; empty if the plan covers all of it."""
+    expected = set(_headline_tasks(manifest))
+    planned = {t.key: t.scenes * t.repeats for t in manifest.plan.tasks if t.key in expected}
+    whole = {key: _protocol_size(manifest.suite, *key) for key in expected}
     if planned == whole:
         return ""
-    run, all_of_it = sum(planned.values()), sum(whole.values())
-    return f"{len(planned)} of {len(whole)} tasks, {run} episodes where the protocol has {all_of_it}"
+    played, total = sum(planned.values()), sum(whole.values())
+    return f"{len(planned)} of {len(whole)} tasks, {played} episodes where the protocol has {total}"
 
 
-def _tasks(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
-    """Every task's success rate, and for the split the mean of those that have episodes, each counted equally."""
-    judged, lost = _parted(frame)
+def _tasks(manifest: Manifest, split: str, frame: pd.DataFrame) -> _SplitRows:
+    """Return every task's success rate and the split's mean over tasks with episodes, each counted equally."""
+    scored, errors = _separate_errors(frame)
     tasks = [task for of, task in manifest.plan.keys if of == split]
-    episodes = dict(iter(judged.groupby("task", observed=True)))
-    estimates = {task: success_rate(episodes.get(task, judged.iloc[:0])) for task in tasks}
-    units = _grouped(_rule(manifest), estimates)
-    whole = mean_of([e for e in units.values() if e.n] or [success_rate(judged)])
+    episodes = dict(iter(scored.groupby("task", observed=True)))
+    estimates = {task: success_rate(episodes.get(task, scored.iloc[:0])) for task in tasks}
+    units = _group_estimates(_rule(manifest), estimates)
+    whole = mean_of([e for e in units.values() if e.n] or [success_rate(scored)])
     suite = str(manifest.fingerprint["suite"])
-    errors = lost["task"].value_counts()
-    rows = [_row(suite, split, task, RATE, e, int(errors.get(task, 0))) for task, e in estimates.items()]
+    error_counts = errors["task"].value_counts()
+    rows = [_row(suite, split, task, RATE, e, int(error_counts.get(task, 0))) for task, e in estimates.items()]
     for name, members in _rule(manifest).groups.items():
         if set(members) <= set(tasks):
-            missing = sum(int(errors.get(task, 0)) for task in members)
+            missing = sum(int(error_counts.get(task, 0)) for task in members)
             rows.append(_row(suite, split, None, f"{RATE} of {name}", units[name], missing))
-    return _Split([*rows, _row(suite, split, None, RATE, whole, len(lost))], units)
+    return _SplitRows([*rows, _row(suite, split, None, RATE, whole, len(errors))], units)
 
 
-def _chains(manifest: Manifest, split: str, frame: pd.DataFrame) -> _Split:
-    """Every sub-task over its attempts, then how many chains got how far, then the average length."""
-    judged, lost = _parted(frame)
+def _chains(manifest: Manifest, split: str, frame: pd.DataFrame) -> _SplitRows:
+    """Return every sub-task over its attempts, then the rates in a row, then the average length."""
+    scored, errors = _separate_errors(frame)
     suite, chain = str(manifest.fingerprint["suite"]), int(manifest.suite["chain"])
-    tried = _attempts(judged).groupby("task", observed=True)
+    tried = _attempts(scored).groupby("task", observed=True)
     rates = {str(name): success_rate(attempts) for name, attempts in tried}
-    lengths = {f"{count} in a row": solved_in_a_row(judged, count) for count in range(1, chain + 1)}
-    lengths[LENGTH] = average_length(judged, chain)
+    lengths = {f"{count} in a row": solved_in_a_row(scored, count) for count in range(1, chain + 1)}
+    lengths[LENGTH] = average_length(scored, chain)
     rows = [_row(suite, split, name, RATE, estimate, 0) for name, estimate in rates.items()]
-    rows += [_row(suite, split, None, measure, estimate, len(lost)) for measure, estimate in lengths.items()]
-    return _Split(rows, {})
+    rows += [_row(suite, split, None, measure, estimate, len(errors)) for measure, estimate in lengths.items()]
+    return _SplitRows(rows, {})
 
 
-def _attempts(judged: pd.DataFrame) -> pd.DataFrame:
-    """One row per sub-task that was attempted; its scene is a number for each (scene, place in the chain).
+def _attempts(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per attempted sub-task; its scene is a number for each (scene, place in the chain).
 
-    Sub-tasks whose names are unknown have no task: the chain counts, and they cannot.
+    Sub-tasks with unknown names have no task: the chain counts, and they do not.
     """
     import numpy as np
     import pandas as pd
 
-    each = [id(parts) for parts in judged["subtasks"]]  # chains that ended alike are often one object
+    each = [id(subtasks) for subtasks in scored["subtasks"]]  # chains that ended alike often share one object
     codes, chains = pd.factorize(np.array(each, dtype=np.int64))
-    of = dict(zip(codes, judged["subtasks"], strict=True))
+    of = dict(zip(codes, scored["subtasks"], strict=True))
     attempted = [part for code in range(len(chains)) for part in of[code]]
     lengths = np.array([len(of[code]) for code in range(len(chains))], dtype=np.int64)
     named, names = pd.factorize(np.array([name for name, _ in attempted], dtype=object), sort=True)
     episode = np.repeat(np.arange(len(codes)), lengths[codes])
     place = np.arange(len(episode)) - np.repeat(np.cumsum(lengths[codes]) - lengths[codes], lengths[codes])
     part = (np.cumsum(lengths) - lengths)[codes[episode]] + place
-    whole = judged[["split", "scene", "digest"]].iloc[episode].reset_index(drop=True)
+    whole = scored[["split", "scene", "digest"]].iloc[episode].reset_index(drop=True)
     attempts: pd.DataFrame = whole.assign(
         task=pd.Categorical.from_codes(named[part].tolist(), categories=names.tolist()),
         scene=whole["scene"] * int(lengths.max(initial=1)) + place,
@@ -133,17 +138,17 @@ def _attempts(judged: pd.DataFrame) -> pd.DataFrame:
     return attempts
 
 
-def _headline(manifest: Manifest, splits: Mapping[str, _Split]) -> Row:
-    """The suite's number over what was run, by its own name only where all of its tasks were."""
+def _headline(manifest: Manifest, splits: Mapping[str, _SplitRows]) -> Row:
+    """Return the suite's number over the tasks that were run; it has its own name only if all tasks were run."""
     rule, chain = _rule(manifest), manifest.suite.get("chain")
-    asked = _asked(manifest)
-    named = {split for split, _ in asked}
+    expected = _headline_tasks(manifest)
+    named = {split for split, _ in expected}
     counted = [split for split in splits if split in named] or list(splits)
     if rule.mean_of == "tasks":
         parts = {(name, unit): e for name in counted for unit, e in splits[name].units.items()}
     else:
         parts = {(name, name): splits[name].whole for name in counted}
-    if set(asked) <= set(manifest.plan.keys):
+    if set(expected) <= set(manifest.plan.keys):
         name = rule.name + (f" of {', '.join(counted)}" if rule.each_split else "")
     else:
         measure = LENGTH if chain else RATE if len(parts) == 1 else "mean"
@@ -158,37 +163,37 @@ def _rule(manifest: Manifest) -> Headline:
     return Headline.model_validate(manifest.suite["headline"])
 
 
-def _planned(manifest: Manifest) -> list[str]:
-    """The splits that were run."""
+def _planned_splits(manifest: Manifest) -> list[str]:
+    """Return the splits of the plan."""
     return list(dict.fromkeys(split for split, _ in manifest.plan.keys))
 
 
-def _asked(manifest: Manifest) -> list[tuple[str, str]]:
-    """All the tasks that the headline's protocol has: of every split that it names, or of the splits that were run."""
+def _headline_tasks(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return all tasks of the headline's protocol: of every split that it names, or of the splits that were run."""
     rule, splits = _rule(manifest), manifest.suite["splits"]
-    named = _planned(manifest) if rule.each_split else rule.splits or list(splits)
+    named = _planned_splits(manifest) if rule.each_split else rule.splits or list(splits)
     return [(split, task) for split in named for task in splits[split]["tasks"]]
 
 
-def _grouped(rule: Headline, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The estimates by task, those that the headline counts as one replaced by their mean."""
+def _group_estimates(rule: Headline, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Return the estimates by task; tasks that the headline groups are replaced by their mean."""
     named = {task: name for name, tasks in rule.groups.items() for task in tasks}
-    together: dict[str, list[Estimate]] = {}
+    members: dict[str, list[Estimate]] = {}
     for task, estimate in estimates.items():
-        together.setdefault(named.get(task, task), []).append(estimate)
-    return {name: mean_of(parts) for name, parts in together.items()}
+        members.setdefault(named.get(task, task), []).append(estimate)
+    return {name: mean_of(parts) for name, parts in members.items()}
 
 
 def _protocol_size(suite: Mapping[str, Any], split: str, task: str) -> int:
-    """How many episodes of a task the protocol runs."""
+    """Return the number of episodes of a task under the protocol."""
     section = suite["splits"][split]
     scenes = section.get("scenes") or suite["episodes"]
     own = scenes[task] if isinstance(scenes, dict) else scenes
     return int(min(own, suite["episodes"])) * int(section.get("repeats", 1))
 
 
-def _parted(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Episodes with a verdict, and those that ended in an error."""
+def _separate_errors(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the episodes with a verdict, and those that ended in an error."""
     failed = frame["error"].notna()
     return frame[~failed], frame[failed]
 

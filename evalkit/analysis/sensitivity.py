@@ -1,4 +1,4 @@
-"""What the number of episodes that a suite's protocol runs can and cannot show."""
+"""The sensitivity of a suite's protocol: the drops that its number of episodes can show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evalkit.episode import Episode
 from evalkit.stats.power import (
-    Question,
+    PowerAnalysis,
     detectable_paired,
     detectable_unpaired,
     half_width,
@@ -21,19 +21,20 @@ THRESHOLD = 0.02  # "fail if it falls by more than two points"
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One line: the headline's (split and task None), a split's, or that of one of its tasks. Fractions of 1.
+    """One row: the headline's (split and task None), a split's, or that of one of its tasks. Fractions of 1.
 
     Attributes:
         split: None for the headline.
         task: None for a split.
-        episodes: that the protocol runs.
-        scenes: fixed scenes among them; repeats of a scene that cannot differ add nothing, so these count.
-        half_width: half of the 95 % interval of the rate.
-        unpaired: the smallest drop that is seen with the power asked for, against another sample of that size.
-        paired: the same where both play the same scenes and their outcomes are independent.
-        correlated: the same where scenes differ, so that outcomes agree more often.
-        alarms: how often "fail if it falls by more than two points" fails a candidate that equals the baseline.
-        power: how often McNemar's test sees the drop asked about, paired and independent; None where none was.
+        episodes: episodes of the protocol.
+        scenes: distinct scenes among them. Deterministic repeats add nothing, so the other fields use this number.
+        half_width: half the width of the 95 % interval of the rate.
+        unpaired: smallest drop detected with the requested power against an independent sample of the same size; None
+            if there is none.
+        paired: the same on the same scenes, with independent outcomes.
+        correlated: the same with correlated outcomes, because scenes differ.
+        alarms: false-alarm rate of "fail if it falls by more than two points".
+        power: power of McNemar's test, paired and independent, for the given drop; None without one.
     """
 
     split: str | None
@@ -51,15 +52,15 @@ class Sensitivity:
 def sensitivities(
     suite: Suite, rate: float, drop: float | None = None, alpha: float = 0.05, power: float = 0.8
 ) -> list[Sensitivity]:
-    """The headline, then every split with its task of the fewest scenes, under the suite's protocol.
+    """Return the headline, then every split with its task of the fewest scenes, under the suite's protocol.
 
     Args:
-        suite: whose plan it is. Chains count as solved or not: a length's interval is that of a rate with the same
-            mean over the chain, times the chain, at most.
+        suite: the suite. Chains count as solved or not: a length's interval is at most that of a rate with the same
+            mean over the chain, times the chain.
         rate: the baseline's success rate.
-        drop: one to tell the power for.
-        alpha: one-sided.
-        power: that is wanted.
+        drop: a drop whose power is computed; None for none.
+        alpha: one-sided level of the test.
+        power: requested power.
     """
     planned = suite.plan(splits=list(suite.splits))
     named = suite.headline.splits or list(suite.splits)
@@ -75,12 +76,14 @@ def sensitivities(
             counted.append((split, *min(tasks.items(), key=lambda item: len(item[1]))))
     known: dict[int, tuple[float | None, float | None, float | None]] = {}
     found = []
-    for of, name, episodes in counted:
+    for split_name, task_name, episodes in counted:
         scenes = len({(e.split, e.task, e.scene) for e in episodes})
         if scenes not in known:
             paired = [detectable_paired(scenes, rate, alpha, power, c) for c in CORRELATIONS.values()]
             known[scenes] = (detectable_unpaired(scenes, rate, alpha, power), paired[0], paired[1])
-        seen = None if drop is None else mcnemar_power(scenes, Question(rate, drop, alpha, power))
+        drop_power = None if drop is None else mcnemar_power(scenes, PowerAnalysis(rate, drop, alpha, power))
         width, alarms = half_width(rate, scenes), threshold_alarms(rate, scenes, THRESHOLD)
-        found.append(Sensitivity(of, name, len(episodes), scenes, width, *known[scenes], alarms, seen))
+        found.append(
+            Sensitivity(split_name, task_name, len(episodes), scenes, width, *known[scenes], alarms, drop_power)
+        )
     return found

@@ -1,4 +1,4 @@
-"""From a run's episodes to its rows: the one code path that makes every number evalkit prints."""
+"""The rows of a run, from its episodes: the one code path for every number that evalkit prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.analysis.rows import Row, coverage_note, rows_of
+from evalkit.analysis.rows import Row, compute_rows, coverage_note
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
 from evalkit.records.frame import episodes_frame, read_frame
@@ -16,7 +16,16 @@ from evalkit.records.manifest import Manifest, read_manifest
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Summary", "episodes_frame", "measures", "read_episodes", "read_frame", "rows_frame", "summarize", "table"]
+__all__ = [
+    "Summary",
+    "episodes_frame",
+    "mean_execution_stats",
+    "read_episodes",
+    "read_frame",
+    "rows_frame",
+    "summarize",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -25,15 +34,15 @@ class Summary:
 
     Attributes:
         folder: the run's folder.
-        manifest: what the run is.
+        manifest: the run's manifest.
         rows: tasks, splits and last the suite's headline.
-        headline: the suite's number, under the name that fits what was run.
-        complete: whether every planned episode has a verdict and the plan is the protocol's whole.
-        covered: what part of the protocol was planned, in words; empty where it is the whole.
+        headline: the suite's number, named after the tasks that were run.
+        complete: True if every planned episode has a verdict and the plan covers the protocol.
+        coverage_note: the planned part of the protocol, in words; empty if the plan covers all of it.
         planned: episodes in the plan.
         finished: episodes with a verdict.
         errors: episodes that ended in an error.
-        execution_stats: how chunks were executed, means over episodes (:func:`measures`).
+        execution_stats: means over episodes of the execution's statistics (:func:`mean_execution_stats`).
     """
 
     folder: Path
@@ -41,14 +50,14 @@ class Summary:
     rows: list[Row]
     headline: Row
     complete: bool
-    covered: str
+    coverage_note: str
     planned: int
     finished: int
     errors: int
     execution_stats: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """The document that ``evalkit run --json`` prints."""
+        """Return the document that ``evalkit run --json`` prints."""
         named = {"name": self.headline.metric, **{k: getattr(self.headline, k) for k in ("value", "low", "high", "n")}}
         return {
             "run": str(self.folder),
@@ -68,56 +77,56 @@ class Summary:
 
 
 def summarize(folder: Path, execution_stats: bool = True) -> Summary:
-    """Reads a run and makes its rows.
+    """Read a run and compute its rows.
 
     Args:
-        folder: the run's.
-        execution_stats: whether to say what the chunks did where the execution is synchronous, which tables do not show.
+        folder: the run's folder.
+        execution_stats: read the execution's statistics even of a synchronous run; tables do not show them.
 
     Raises:
-        UsageError: the folder holds no readable run, or the journal and the manifest contradict one another.
+        UsageError: the folder holds no readable run, or the journal and the manifest contradict each other.
     """
     manifest = read_manifest(folder)
     frame = read_frame(folder, extras=execution_stats or manifest.execution["name"] != "sync")
     _check_planned(folder, manifest, frame)
-    rows = rows_of(manifest, frame)
+    rows = compute_rows(manifest, frame)
     errors = int(frame["error"].notna().sum())
-    missing = coverage_note(manifest)
+    uncovered = coverage_note(manifest)
     return Summary(
         folder=folder,
         manifest=manifest,
         rows=rows,
         headline=rows[-1],
-        complete=not missing and len(frame) - errors == manifest.plan.size,
-        covered=missing,
+        complete=not uncovered and len(frame) - errors == manifest.plan.size,
+        coverage_note=uncovered,
         planned=manifest.plan.size,
         finished=len(frame) - errors,
         errors=errors,
-        execution_stats=measures(manifest, frame),
+        execution_stats=mean_execution_stats(manifest, frame),
     )
 
 
 def _check_planned(folder: Path, manifest: Manifest, frame: pd.DataFrame) -> None:
-    """Raises UsageError that names an episode of the frame that the manifest does not plan."""
+    """Raise UsageError that names an episode of the frame that the manifest does not plan."""
     planned = {task.key: task for task in manifest.plan.tasks}
-    strange = (frame["suite"] != str(manifest.fingerprint["suite"])) | (frame["seed"] != manifest.plan.seed)
+    unplanned = (frame["suite"] != str(manifest.fingerprint["suite"])) | (frame["seed"] != manifest.plan.seed)
     for (split, name), episodes in frame.groupby(["split", "task"], observed=True):
         task = planned.get((str(split), str(name)))
         if task is None:
-            strange[episodes.index] = True
+            unplanned[episodes.index] = True
         elif episodes["scene"].max() >= task.scenes or episodes["repeat"].max() >= task.repeats:
-            strange[episodes.index] |= (episodes["scene"] >= task.scenes) | (episodes["repeat"] >= task.repeats)
-    if strange.any():
-        fields = frame.loc[strange, list(Episode.__dataclass_fields__)].astype(object).to_dict("records")
+            unplanned[episodes.index] |= (episodes["scene"] >= task.scenes) | (episodes["repeat"] >= task.repeats)
+    if unplanned.any():
+        fields = frame.loc[unplanned, list(Episode.__dataclass_fields__)].astype(object).to_dict("records")
         first = min(Episode(**episode) for episode in fields)
         raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {first.id}")
 
 
 def rows_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
-    """Every row of every run, with the run's folder and checkpoint: what CSV has, and :func:`table` gives."""
+    """Return every row of every run, with the run's folder and checkpoint, as in CSV and :func:`table`."""
     import pandas as pd
 
-    columns = ["run", "checkpoint", *(f.name for f in fields(Row) if f.name != "most")]
+    columns = ["run", "checkpoint", *(f.name for f in fields(Row) if f.name != "max_value")]
     rows = [
         {"run": str(s.folder), "checkpoint": s.manifest.checkpoint["id"], **r.to_dict()}
         for s in summaries
@@ -128,12 +137,22 @@ def rows_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
 
 
 def table(*runs: Path | str) -> pd.DataFrame:
-    """The rows of finished runs: one per task, split and suite, with intervals. Raises UsageError as `summarize`."""
+    """Return the rows of finished runs: one per task, split and suite, with intervals.
+
+    Raises:
+        UsageError: see :func:`summarize`.
+    """
     return rows_frame([summarize(Path(run), execution_stats=False) for run in runs])
 
 
 def read_episodes(*runs: Path | str) -> pd.DataFrame:
-    """The episodes of finished runs, one row each: ``run``, ``checkpoint``, and what :func:`episodes_frame` has."""
+    """Return the episodes of finished runs, one row each.
+
+    Columns: ``run``, ``checkpoint``, and those of :func:`episodes_frame`.
+
+    Raises:
+        UsageError: see :func:`summarize`.
+    """
     import pandas as pd
 
     frames = []
@@ -147,20 +166,20 @@ def read_episodes(*runs: Path | str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else episodes_frame([])
 
 
-def measures(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
-    """Means over the episodes with a verdict.
+def mean_execution_stats(manifest: Manifest, frame: pd.DataFrame) -> dict[str, float]:
+    """Return the means over the episodes with a verdict.
 
-    ``inferences``; what :meth:`evalkit.worker.trace.Trace.execution_stats` names; ``seconds``, the virtual time of solved ones. What no
-    record has is left out.
+    Keys: ``inferences``; those of :meth:`evalkit.worker.trace.Trace.execution_stats`; ``seconds``, the virtual time of
+    solved episodes. Statistics that no record has are absent.
     """
-    judged = frame[frame["error"].isna()]
-    if judged.empty:
+    scored = frame[frame["error"].isna()]
+    if scored.empty:
         return {}
     found: dict[str, float] = {}
-    for column in (c for c in judged.columns if c == "inferences" or c.startswith("execution_stats.")):
-        if judged[column].notna().any():
-            found[column.removeprefix("execution_stats.")] = float(judged[column].mean())
-    solved = judged[judged["success"].astype(bool) & judged["steps"].notna()]
+    for column in (c for c in scored.columns if c == "inferences" or c.startswith("execution_stats.")):
+        if scored[column].notna().any():
+            found[column.removeprefix("execution_stats.")] = float(scored[column].mean())
+    solved = scored[scored["success"].astype(bool) & scored["steps"].notna()]
     splits, hz = manifest.suite["splits"], manifest.suite.get("control_hz", 1)
     rates = solved["split"].map(lambda split: splits[split].get("control_hz") or hz).astype(float)
     return found | ({"seconds": float((solved["steps"] / rates).mean())} if len(solved) else {})

@@ -12,7 +12,7 @@ from evalkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from evalkit.analysis.sensitivity import Sensitivity
-    from evalkit.stats.power import Question
+    from evalkit.stats.power import PowerAnalysis
     from evalkit.suite import Suite
 
 
@@ -44,7 +44,7 @@ def plan(
         evalkit plan libero --rate 0.95
     """
     from evalkit.errors import UsageError
-    from evalkit.stats.power import Question, checked, correlation_of
+    from evalkit.stats.power import PowerAnalysis, check_fractions, parse_correlation
     from evalkit.stats.simulation import CORRELATIONS
     from evalkit.suite import load_suite
 
@@ -52,20 +52,20 @@ def plan(
         if suite is None:
             if rate is None or drop is None:
                 raise UsageError("give --rate P --drop D, or name a SUITE")
-            chosen = CORRELATIONS if correlation is None else {correlation: correlation_of(correlation)}
-            asked = {name: Question(rate, drop, alpha, power, value) for name, value in chosen.items()}
+            chosen = CORRELATIONS if correlation is None else {correlation: parse_correlation(correlation)}
+            asked = {name: PowerAnalysis(rate, drop, alpha, power, value) for name, value in chosen.items()}
             _needed(asked, as_json)
         else:
             if correlation is not None:
                 raise UsageError("--correlation: with SUITE, both independent and correlated are shown")
             rate = 0.95 if rate is None else rate
-            checked(rate=rate, alpha=alpha, power=power)
+            check_fractions(rate=rate, alpha=alpha, power=power)
             if drop is not None:
-                Question(rate, drop, alpha, power)
+                PowerAnalysis(rate, drop, alpha, power)
             _shown_by(load_suite(suite), rate, drop, alpha, power, as_json)
 
 
-def _needed(asked: dict[str, Question], as_json: bool) -> None:
+def _needed(asked: dict[str, PowerAnalysis], as_json: bool) -> None:
     from dataclasses import asdict
 
     from evalkit.stats.power import episodes_unpaired, mcnemar_power, pairs_needed, sequential_needed, threshold_alarms

@@ -1,21 +1,24 @@
-"""How action chunks become control steps: what a run says of it, and the interface that the worker's loop drives.
+"""Execution of action chunks as control steps: a run's execution as data, and the interface of the worker's loop.
 
-Words, as papers use them: a chunk has H actions; s of them are executed before the policy is asked again (the execution
-horizon); d control steps pass between an observation and the chunk made from it (the inference delay); of the running
-chunk, c actions are committed when the policy is asked (the action prefix).
+Symbols, as papers use them: a chunk has H actions, of which s are executed before the next inference starts (the
+execution horizon). The inference delay d is the number of control steps between an observation and the arrival of the
+chunk made from it. The action prefix is the c actions of the running chunk that are committed when inference starts.
 
-At every control step the worker asks its executor, in this order:
+At every control step the worker calls its executor in this order:
 
-1. ``due(step)``: must a reply be in hand now? Then the worker waits for it and calls ``receive``.
-2. ``asks(step)``: is this a trigger step? Then the worker looks, and sends the observation with what ``ask`` returns.
-3. ``due(step)`` again, for a policy that takes no time.
-4. ``act(step)``: the action to execute.
+1. ``reply_due(step)``: if True, the worker waits for the pending reply and passes it to ``receive``.
+2. ``wants_inference(step)``: if True, the worker observes, and sends the observation with the prefix that
+   ``start_inference`` returns.
+3. ``reply_due(step)`` again, for an inference without delay.
+4. ``act(step)``: returns the action to execute.
 
-Between an ask and the step at which it is due the world goes on, in virtual time and in real time alike.
+The simulation continues between the start of an inference and the step at which its reply is due, in virtual time and
+in real time alike.
 
-``asks(step + 1)`` is also called before ``step`` is executed, so that a simulator knows when an image will be needed:
-it must not depend on anything that happens during the step. Steps count from 0 at the first step of the episode. Where
-an episode is a chain of sub-tasks, ``restart(step)`` is called before the first step of each but the first.
+``wants_inference(step + 1)`` is also called before ``step`` is executed, to tell the simulator that an image will be
+needed. Its value must not depend on anything that happens during the step. Steps count from 0 at the first step of the
+episode. In an episode that is a chain of sub-tasks, ``restart(step)`` is called before the first step of every sub-task
+but the first.
 """
 
 from __future__ import annotations
@@ -34,12 +37,12 @@ NAMES: tuple[Name, ...] = get_args(Name)
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the running chunk holds in store when a policy is asked, for policies that continue it.
+    """The remaining actions of the running chunk at the start of an inference, for policies that continue it.
 
     Attributes:
-        actions: (K, A) float32, the running chunk's actions from the step of the ask on.
-        committed: how many of them are executed whatever the reply; at most K.
-        kind: ``prefix``: the reply begins with the committed actions; ``rtc``: it is guided towards all of them.
+        actions: (K, A) float32, the running chunk's actions from the step of the observation on.
+        committed: number of them that are executed whatever the reply; at most K.
+        kind: ``prefix``: the reply begins with the committed actions; ``rtc``: the reply is guided towards all of them.
     """
 
     actions: np.ndarray
@@ -48,44 +51,47 @@ class Prefix:
 
 
 class Move(NamedTuple):
-    """What is done at a step: an action (A,), or None where there is none; the step of the observation behind it."""
+    """The action (A,) of one step, and the step of the observation behind it; both None if no action is available."""
 
     action: np.ndarray | None
     source_step: int | None
 
 
 class Executor(Protocol):
-    """One episode's execution state. At most one ask is under way at a time."""
+    """One episode's execution state. At most one inference is pending at a time."""
 
     def wants_inference(self, step: int) -> bool:
-        """Whether the policy is asked with the observation of the instant before ``step``."""
+        """Return True if an inference starts from the observation taken immediately before ``step``."""
 
     def start_inference(self, step: int) -> Prefix | None:
-        """Notes that it was asked; returns what the reply is to continue."""
+        """Register the start of an inference; return the prefix that the reply must continue, or None."""
 
     def reply_due(self, step: int) -> bool:
-        """Whether the reply to the last ask must be received before ``step`` can be executed."""
+        """Return True if the pending reply must be received before ``step`` is executed."""
 
     def receive(self, chunk: np.ndarray) -> None:
-        """Takes the reply to the last ask: (H, A) float32."""
+        """Accept the pending reply: (H, A) float32."""
 
     def act(self, step: int) -> Move:
-        """What to do at ``step``."""
+        """Return the move of ``step``."""
 
     def restart(self, step: int) -> None:
-        """Another sub-task begins with ``step``: the running chunk and an ask under way are for the last one."""
+        """Discard the running chunk and the pending inference: a new sub-task begins with ``step``."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run executes chunks: a name and its parameters, as the manifest records them.
+    """A run's execution of chunks: a name and its parameters, as the manifest records them.
 
     Attributes:
-        name: one of :data:`evalkit.execution.strategies.EXECUTORS`.
+        name: one of :data:`NAMES`.
         horizon: control steps executed of each chunk (s), at most H.
         delay: inference delay (d).
         prefix: committed actions (c), for ``prefix``.
-        parameters: what else the execution has: ``decay`` of ``ensemble``, ``blend`` of ``queue``.
+        parameters: further parameters: ``decay`` of ``ensemble``, ``blend`` of ``queue``.
+
+    Raises:
+        ValueError: the name is unknown, or the horizon is less than 1.
     """
 
     name: Name
@@ -101,12 +107,12 @@ class Execution:
             raise ValueError(f"the execution horizon must be 1 or more, got {self.horizon}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return {**asdict(self), "delay": self.delay.to_dict(), "parameters": dict(self.parameters)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Execution:
-        """The inverse of :meth:`to_dict`."""
+        """Return the execution that :meth:`to_dict` wrote."""
         return cls(
             fields["name"],
             int(fields["horizon"]),

@@ -1,6 +1,6 @@
-"""Inference delay in virtual time: how many control steps pass between an observation and the chunk made from it.
+"""Inference delay in virtual time: the number of control steps between an observation and the chunk made from it.
 
-Delay is counted in control steps, never measured while a run goes on, so a run has the same outcome on any machine.
+Delay is counted in control steps and never measured during a run, so a run has the same outcome on any machine.
 """
 
 from __future__ import annotations
@@ -19,110 +19,112 @@ import numpy as np
 
 _MS = re.compile(r"^(\d+(?:\.\d+)?)ms$")
 _NORMAL = re.compile(r"^normal:(\d+(?:\.\d+)?)(?:ms)?:(\d+(?:\.\d+)?)ms$")
-_FARTHEST = 4.0  # standard deviations: a normal delay never strays farther
+_MAX_DEVIATIONS = 4.0  # a normal delay is cut off at so many standard deviations
 
 
 @dataclass(frozen=True)
 class Delay:
-    """A delay model. Exactly one of the three ways to say it is used.
+    """A delay model: exactly one of a constant, a list of latencies and a normal distribution.
 
     Attributes:
         steps: a constant number of control steps.
-        milliseconds: latencies, one of which is drawn for each inference; a single one is a constant.
-        spread: (mean, standard deviation) of a normal distribution in ms, cut off at 0 and at four deviations.
+        milliseconds: latencies in ms, one of which is drawn for each inference; a single one is a constant.
+        normal_ms: (mean, standard deviation) of a normal distribution in ms, cut off at 0 and at four deviations.
     """
 
     steps: int | None = 0
     milliseconds: tuple[float, ...] = ()
-    spread: tuple[float, float] | None = None
+    normal_ms: tuple[float, float] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Delay:
-        """A delay as it is written on the command line.
+        """Parse a delay as it is written on the command line.
 
         Args:
             text: ``3`` (control steps), ``80ms``, ``normal:80:15ms`` (mean and deviation), or ``trace:FILE``, a JSON
                 list of latencies in ms, or an object with such a list under ``latency_ms``.
 
         Raises:
-            ValueError: it is none of these, or the file is no such list.
+            ValueError: the text has none of these forms, or the file holds no such list.
         """
         if text.isdecimal():
             return cls(int(text))
         if match := _MS.match(text):
             return cls(None, (float(match[1]),))
         if match := _NORMAL.match(text):
-            return cls(None, spread=(float(match[1]), float(match[2])))
+            return cls(None, normal_ms=(float(match[1]), float(match[2])))
         if text.startswith("trace:"):
-            return cls(None, _trace(Path(text.removeprefix("trace:")).expanduser()))
-        raise ValueError(f"{text!r} is no delay: write steps (3), 80ms, normal:80:15ms or trace:FILE")
+            return cls(None, _read_trace(Path(text.removeprefix("trace:")).expanduser()))
+        raise ValueError(f"{text!r} is not a delay: write steps (3), 80ms, normal:80:15ms or trace:FILE")
 
     @property
     def constant(self) -> bool:
-        """Whether every inference takes as long as the other."""
-        return self.steps is not None or len(set(self.milliseconds)) == 1 or bool(self.spread and not self.spread[1])
+        """True if every inference has the same delay."""
+        return (
+            self.steps is not None or len(set(self.milliseconds)) == 1 or bool(self.normal_ms and not self.normal_ms[1])
+        )
 
-    def typical(self, control_hz: float) -> int:
-        """The delay in control steps that an executor plans for: the constant, or the median."""
+    def nominal(self, control_hz: float) -> int:
+        """Return the delay in control steps that an executor plans for: the constant, the mean or the median."""
         if self.steps is not None:
             return self.steps
-        return _steps(self.spread[0] if self.spread else median(self.milliseconds), control_hz)
+        return _to_steps(self.normal_ms[0] if self.normal_ms else median(self.milliseconds), control_hz)
 
     def draw(self, key: str, control_hz: float) -> int:
-        """The delay of one inference in control steps; ``key`` (episode and step) decides it, and nothing else."""
+        """Return the delay of one inference in control steps, determined by ``key`` (episode and step) alone."""
         if self.steps is not None:
             return self.steps
         seed = int.from_bytes(hashlib.sha256(f"delay:{key}".encode()).digest()[:8], "big")
-        share = (seed + 0.5) / 2**64
-        if self.spread is None:
-            return _steps(self.milliseconds[int(share * len(self.milliseconds))], control_hz)
-        mean, deviation = self.spread
-        far = NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
-        return _steps(max(0.0, mean + deviation * max(-_FARTHEST, min(_FARTHEST, far))), control_hz)
+        quantile = (seed + 0.5) / 2**64
+        if self.normal_ms is None:
+            return _to_steps(self.milliseconds[int(quantile * len(self.milliseconds))], control_hz)
+        mean, deviation = self.normal_ms
+        z = NormalDist().inv_cdf(min(max(quantile, 1e-9), 1 - 1e-9))
+        return _to_steps(max(0.0, mean + deviation * max(-_MAX_DEVIATIONS, min(_MAX_DEVIATIONS, z))), control_hz)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; a trace by its hash, length and median as well as its values."""
+        """Return the model as JSON values; a trace is its list of latencies."""
         if self.steps is not None:
             return {"steps": self.steps}
-        if self.spread is not None:
-            return {"normal_ms": list(self.spread)}
+        if self.normal_ms is not None:
+            return {"normal_ms": list(self.normal_ms)}
         return {"milliseconds": list(self.milliseconds)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Delay:
-        """The inverse of :meth:`to_dict`."""
+        """Return the delay that :meth:`to_dict` wrote."""
         if "steps" in fields:
             return cls(int(fields["steps"]))
         if "normal_ms" in fields:
             mean, deviation = fields["normal_ms"]
-            return cls(None, spread=(float(mean), float(deviation)))
+            return cls(None, normal_ms=(float(mean), float(deviation)))
         return cls(None, tuple(float(ms) for ms in fields["milliseconds"]))
 
     def __str__(self) -> str:
-        """For people."""
+        """Return a short text for tables and messages."""
         if self.steps is not None:
             return f"{self.steps} steps"
-        if self.spread is not None:
-            return f"{self.spread[0]:g} ± {self.spread[1]:g} ms"
+        if self.normal_ms is not None:
+            return f"{self.normal_ms[0]:g} ± {self.normal_ms[1]:g} ms"
         if self.constant:
             return f"{self.milliseconds[0]:g} ms"
         return f"{len(self.milliseconds)} latencies, median {median(self.milliseconds):g} ms"
 
 
-def _steps(milliseconds: float, control_hz: float) -> int:
-    """Whole control steps that cover a latency: a chunk that is late by a moment is late by a step."""
+def _to_steps(milliseconds: float, control_hz: float) -> int:
+    """Return the whole control steps that cover a latency: any fraction of a step counts as one step."""
     return math.ceil(round(milliseconds * control_hz / 1000, 9))
 
 
-def _trace(path: Path) -> tuple[float, ...]:
+def _read_trace(path: Path) -> tuple[float, ...]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
     values = content.get("latency_ms") if isinstance(content, dict) else content
-    numbers = isinstance(values, list) and all(
+    are_latencies = isinstance(values, list) and all(
         isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) and v >= 0 for v in values
     )
-    if not numbers or not values:
+    if not are_latencies or not values:
         raise ValueError(f"{path}: must be a JSON list of latencies in ms, or have one under latency_ms")
     return tuple(float(value) for value in values)

@@ -1,1 +1,1 @@
-"""Run, then conclude: gate, sweep, bench, evaluate, and the accepted baselines."""
+"""Runs with a conclusion: gate, sweep, bench, evaluate, and the accepted baselines."""

@@ -1,7 +1,7 @@
-"""Accepted baselines: the runs that a gate measures against, kept as files that a reviewer can read.
+"""Accepted baselines: the reference runs of gates, stored as files that a reviewer can read.
 
-A baseline is a run (manifest and journal, so every command takes it) without what says nothing of the outcome, beside a
-page with its table and why it was accepted.
+A baseline is a run without its machine-dependent data, beside a page with its table and the reason for its acceptance.
+It has a manifest and a journal, so that every command accepts it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ FILE = "baseline.json"
 
 
 class Acceptance(BaseModel):
-    """Why a run is a baseline.
+    """The record of an accepted baseline, ``baseline.json``.
 
     Attributes:
-        name: the baseline's.
-        reason: why it was accepted, in the words of whoever did.
-        accepted: when, in UTC.
+        name: the baseline's name.
+        reason: the reason, in the words of the person who accepted it.
+        accepted: time of the acceptance, in UTC.
         checkpoint: the checkpoint's id.
         suite: the suite's name.
-        headline: its number: name, value, low, high, n.
-        journal_sha256: of the journal as it was accepted.
+        headline: the headline's name, value, low, high and n.
+        journal_sha256: SHA-256 of the accepted journal.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,96 +60,105 @@ def accept(
     replaces: bool = False,
     folder: Path = FOLDER,
 ) -> Path:
-    """Makes a finished run a baseline; returns its folder.
+    """Make a finished run a baseline, and return the baseline's folder.
 
     Args:
         run: the run's folder.
-        reason: why; it is what a reviewer reads.
+        reason: the reason, for reviewers.
         table: makes the markdown table of the baseline's page.
-        name: the baseline's; ``<suite>-<checkpoint>`` where None.
-        replaces: whether it may take the place of one of that name.
-        folder: where baselines are.
+        name: the baseline's name; ``<suite>-<checkpoint>`` if None.
+        replaces: replace the baseline of that name.
+        folder: the folder of the baselines.
 
     Raises:
         UsageError: the run is unfinished or has errors, or the reason is empty.
-        RunExists: there is one of that name, and it is not to be replaced.
+        RunExists: a baseline of that name exists, and ``replaces`` is False.
     """
     summary = summarize(run)
+    _check_acceptable(summary, reason)
+    name = name or _default_name(summary)
+    target = folder / name
+    _check_target(target, name, replaces)
+    draft = folder / f".{name}.{os.getpid()}"
+    try:
+        _write(draft, name, reason.strip(), summary, table(summary))
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _check_acceptable(summary: Summary, reason: str) -> None:
     if not reason.strip():
-        raise UsageError("--reason: say why this run is to be the baseline; reviewers read it")
+        raise UsageError("--reason: give the reason for this baseline; reviewers read it")
     left = summary.planned - summary.finished
     if left:
         raise UsageError(
-            f"{run}: {left} of {summary.planned} episodes have no verdict; finish it with --resume --out {run}"
+            f"{summary.folder}: {left} of {summary.planned} episodes have no verdict; finish it with "
+            f"--resume --out {summary.folder}"
         )
-    name = name or _named(summary)
+
+
+def _check_target(target: Path, name: str, replaces: bool) -> None:
     if not name or name.startswith(".") or set(name) & set("/\\\n"):
         raise UsageError(f"--name {name!r}: must be the name of a folder")
-    place = folder / name
-    if place.exists() and not replaces:
-        raise RunExists(
-            f"{place}: there is a baseline of this name; --replace puts the run in its place, or name another"
-        )
-    draft = folder / f".{name}.{os.getpid()}"
-    try:
-        draft.mkdir(parents=True)
-        manifest = summary.manifest.model_copy(update={"machine": {}})
-        manifest.write(draft)
-        records = read_journal(run)
-        order = manifest.plan.episodes(str(manifest.fingerprint["suite"]))
-        lines = [replace(records[episode], host={}, timeline=None).to_json() for episode in order]
-        RunFolder(draft).journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        accepted = Acceptance(
-            name=name,
-            reason=reason.strip(),
-            accepted=now(),
-            checkpoint=str(manifest.checkpoint["id"]),
-            suite=str(manifest.fingerprint["suite"]),
-            headline=summary.to_json()["headline"],
-            journal_sha256=_sha256(RunFolder(draft).journal),
-        )
-        (draft / FILE).write_text(
-            json.dumps(accepted.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        page = f"# {name}\n\n{accepted.reason}\n\nAccepted {accepted.accepted}.\n\n{table(summary)}\n"
-        (draft / "README.md").write_text(page, encoding="utf-8")
-        if place.exists():
-            shutil.rmtree(place)
-        draft.rename(place)
-    except OSError as error:
-        raise UsageError(f"{place}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return place
+    if target.exists() and not replaces:
+        raise RunExists(f"{target}: a baseline of this name exists; replace it with --replace, or choose another name")
 
 
-def find_baseline(named: str, folder: Path = FOLDER) -> Path:
-    """The folder of a baseline: a run's, or that of an accepted one by its name.
+def _write(folder: Path, name: str, reason: str, summary: Summary, table: str) -> None:
+    """Write a baseline's manifest, journal, record and page into a new folder."""
+    folder.mkdir(parents=True)
+    manifest = summary.manifest.model_copy(update={"machine": {}})
+    manifest.write(folder)
+    suite, journal = str(manifest.fingerprint["suite"]), RunFolder(folder).journal
+    records = read_journal(summary.folder)
+    lines = [replace(records[e], host={}, timeline=None).to_json() for e in manifest.plan.episodes(suite)]
+    journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    acceptance = Acceptance(
+        name=name,
+        reason=reason,
+        accepted=now(),
+        checkpoint=str(manifest.checkpoint["id"]),
+        suite=suite,
+        headline=summary.to_json()["headline"],
+        journal_sha256=_sha256(journal),
+    )
+    document = json.dumps(acceptance.model_dump(), indent=1, ensure_ascii=False)
+    (folder / FILE).write_text(document + "\n", encoding="utf-8")
+    page = f"# {name}\n\n{reason}\n\nAccepted {acceptance.accepted}.\n\n{table}\n"
+    (folder / "README.md").write_text(page, encoding="utf-8")
+
+
+def find_baseline(baseline: str, folder: Path = FOLDER) -> Path:
+    """Return the folder of a baseline, given a run's folder or the name of an accepted baseline.
 
     Raises:
-        UsageError: there is none, or it was changed since it was accepted.
+        UsageError: the baseline does not exist, or changed after its acceptance.
     """
-    place = next((p for p in (Path(named), folder / named) if RunFolder(p).is_run), None)
+    place = next((p for p in (Path(baseline), folder / baseline) if RunFolder(p).is_run), None)
     if place is None:
-        if Path(named).is_dir():
-            raise UsageError(f"--baseline {named}: not a run (there is no manifest.json)")
-        names = [one.name for one in accepted_baselines(folder)]
+        if Path(baseline).is_dir():
+            raise UsageError(f"--baseline {baseline}: not a run (there is no manifest.json)")
+        names = [acceptance.name for acceptance in accepted_baselines(folder)]
         if not names:
-            raise UsageError(f"--baseline {named}: neither a run's folder nor one of {folder}, which has none")
-        raise unknown("baseline", named, names)
-    if (place / FILE).is_file():
-        accepted = _read(place)
-        if _sha256(RunFolder(place).journal) != accepted.journal_sha256:
-            raise UsageError(
-                f"{RunFolder(place).journal}: changed since it was accepted (its SHA-256 is not {FILE}'s journal_sha256): "
-                "accept a run anew"
-            )
+            raise UsageError(f"--baseline {baseline}: neither a run's folder nor one of {folder}, which has none")
+        raise unknown("baseline", baseline, names)
+    journal = RunFolder(place).journal
+    if (place / FILE).is_file() and _read(place).journal_sha256 != _sha256(journal):
+        raise UsageError(
+            f"{journal}: changed since it was accepted (its SHA-256 is not {FILE}'s journal_sha256): accept a run again"
+        )
     read_manifest(place)
     return place
 
 
 def accepted_baselines(folder: Path = FOLDER) -> list[Acceptance]:
-    """All that were accepted, by name. Raises UsageError that names a file that cannot be read."""
+    """Return all accepted baselines, by name. Raises UsageError that names an unreadable file."""
     return [_read(path.parent) for path in sorted(folder.glob(f"*/{FILE}")) if not path.parent.name.startswith(".")]
 
 
@@ -161,9 +170,9 @@ def _read(place: Path) -> Acceptance:
     return parse(Acceptance, content, place / FILE)
 
 
-def _named(summary: Summary) -> str:
-    made = f"{summary.manifest.fingerprint['suite']}-{summary.manifest.checkpoint['id']}"
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in made)
+def _default_name(summary: Summary) -> str:
+    name = f"{summary.manifest.fingerprint['suite']}-{summary.manifest.checkpoint['id']}"
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def _sha256(path: Path) -> str:

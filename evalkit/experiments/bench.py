@@ -1,4 +1,4 @@
-"""How fast a suite and a checkpoint are on this machine, per part: reset, physics, looking, the policy."""
+"""The throughput of a suite and a checkpoint on this machine, per part: reset, physics, observation, policy."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from evalkit.setup.installed import InstalledSuite
 
 @dataclass(frozen=True)
 class Throughput:
-    """What some episodes took. Times are of this machine as it was then: compare ratios, in one sitting.
+    """The time that episodes took. It depends on the machine and its load: compare ratios from one session.
 
     Attributes:
-        workers: simulator processes.
-        episodes: episodes played, the first of each worker (which builds the simulator) apart.
+        workers: number of simulator processes.
+        episodes: number of episodes, without the first of each worker, which builds the simulator.
         steps: their control steps.
-        inferences: how often the policy was asked in them.
-        episodes_per_hour: of all workers together.
-        steps_per_s: control steps a second, of all workers together.
-        reset_ms: setting a scene, per episode.
-        physics_ms: per control step, all that is none of the other parts.
-        look_ms: rendering, packing and sending an observation, per inference.
-        wait_ms: waiting for the reply, per inference.
-        policy_ms: of that, the policy itself: the median of its calls.
-        batch: requests a call, on average.
-        build_s: building the simulator, in each worker's first episode; median.
+        inferences: their inferences.
+        episodes_per_hour: episodes per hour, of all workers together.
+        steps_per_s: control steps per second, of all workers together.
+        reset_ms: time to set a scene, per episode.
+        physics_ms: time outside the other parts, per control step.
+        observe_ms: time to render, pack and send an observation, per inference.
+        wait_ms: time until the reply, per inference.
+        policy_ms: the policy's own part of the wait, median over its calls.
+        batch: requests per call of the policy, mean.
+        build_s: time to build the simulator, in each worker's first episode; median.
     """
 
     workers: int
@@ -58,15 +58,15 @@ class Throughput:
     build_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, rounded to what means something."""
+        """Return JSON values, rounded to four digits."""
         return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-class Timed:
-    """A policy that is watched: what it is asked goes on to another one, and each call's latency is kept.
+class TimedPolicy:
+    """A wrapper that records the latency of each call of a policy.
 
     Attributes:
-        calls: (requests, seconds) of each call so far.
+        calls: (number of requests, seconds) of each call so far.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -75,27 +75,28 @@ class Timed:
         self._policy = policy
 
     def act(self, requests: Sequence[Request]) -> Sequence[np.ndarray]:
-        """Asks the other policy."""
+        """Call the wrapped policy."""
         began = time.perf_counter()
         chunks = self._policy.act(requests)
         self.calls.append((len(requests), time.perf_counter() - began))
         return chunks
 
     def close(self) -> None:
-        """Closes the other policy."""
+        """Close the wrapped policy."""
         self._policy.close()
 
 
 def bench(
     options: RunOptions, workers: Sequence[int], progress: Callable[[int], Progress], trace: Path | None
 ) -> list[Throughput]:
-    """Plays the same episodes with so many workers each time.
+    """Play the same episodes with each number of workers, and return the throughputs.
 
     Args:
-        options: what to play; ``out`` and ``workers`` have no say. Without tasks, the first of the first split.
-        workers: numbers of simulator processes; one, and one per core, where empty.
-        progress: makes what is told how it goes with so many workers.
-        trace: where to keep the latencies of single requests, for ``--delay trace:FILE``.
+        options: the options of the run, without effect of ``out`` and ``workers``. The default task is the first of the
+            first split.
+        workers: numbers of simulator processes; one, and one per core, if empty.
+        progress: makes the display for a number of workers.
+        trace: the file for the latencies of single requests, for ``--delay trace:FILE``; none if None.
 
     Raises:
         EvalkitError: see :mod:`evalkit.errors`.
@@ -104,29 +105,30 @@ def bench(
     suite = installed.suite
     splits = list(options.splits) or (suite.default.splits or list(suite.splits))[:1]
     tasks = list(options.tasks) or [next(iter(suite.splits[splits[0]].tasks))] if splits[0] in suite.splits else []
-    found, latencies = [], []
+    throughputs, latencies = [], []
     with open_candidate(suite, options) as candidate:
         for count in workers or sorted({1, default_workers()}):
-            timed = Timed(candidate.policy)
+            timed = TimedPolicy(candidate.policy)
             with tempfile.TemporaryDirectory(prefix="evalkit-bench-") as folder:
-                one = replace(options, splits=splits, tasks=tasks, workers=count, out=Path(folder) / "run", shuffle=0)
-                run = resolve_run(one, installed, replace(candidate, policy=timed))
-                with progress(count) as shown:  # type: ignore[attr-defined]  # every display is a context manager
-                    run_candidate(run, shown)
-                found.append(_throughput(list(read_journal(run.folder.root).values()), timed, count))
-            single = [1000 * seconds for requests, seconds in timed.calls[1:] if requests == 1]  # the first warms up
-            latencies += single
+                out = Path(folder) / "run"
+                own = replace(options, splits=splits, tasks=tasks, workers=count, out=out, shuffle=0)
+                run = resolve_run(own, installed, replace(candidate, policy=timed))
+                with progress(count) as display:  # type: ignore[attr-defined]  # every display is a context manager
+                    run_candidate(run, display)
+                throughputs.append(_throughput(list(read_journal(run.folder.root).values()), timed, count))
+            warm_calls = timed.calls[1:]
+            latencies += [1000 * seconds for requests, seconds in warm_calls if requests == 1]
     if trace is not None:
         if not latencies:
-            raise UsageError(f"--trace {trace}: no request was asked alone; add --workers 1")
+            raise UsageError(f"--trace {trace}: no call had a single request; add --workers 1")
         trace.write_text(json.dumps({"latency_ms": [round(ms, 3) for ms in latencies]}) + "\n", encoding="utf-8")
-    return found
+    return throughputs
 
 
-def _throughput(records: Sequence[Record], timed: Timed, workers: int) -> Throughput:
-    judged = [r for r in records if r.error is None]
-    first = {r.host["worker"]: r for r in reversed(judged)}
-    later = [r for r in judged if r is not first[r.host["worker"]]]
+def _throughput(records: Sequence[Record], timed: TimedPolicy, workers: int) -> Throughput:
+    finished = [r for r in records if r.error is None]
+    first = {r.host["worker"]: r for r in reversed(finished)}
+    later = [r for r in finished if r is not first[r.host["worker"]]]
     if not later:
         raise UsageError("--episodes: play more, at least two for each worker: its first builds the simulator")
 
@@ -134,7 +136,7 @@ def _throughput(records: Sequence[Record], timed: Timed, workers: int) -> Throug
         return sum(float(r.host[part]) for r in later)
 
     steps, inferences = sum(r.steps or 0 for r in later), sum(r.inferences or 0 for r in later)
-    busy = total("wall_s") / workers  # each worker's own
+    busy = total("wall_s") / workers  # mean per worker
     physics = total("wall_s") - total("reset_s") - total("observe_s") - total("policy_s")
     calls = timed.calls[1:] or timed.calls
     return Throughput(

@@ -1,4 +1,4 @@
-"""Evaluating a policy that you hold, during training say, without a checkpoint on disk or an entry in a file.
+"""The evaluation of a policy in memory, e.g. during training, without a checkpoint on disk or an entry in a file.
 
 An example::
 
@@ -35,18 +35,18 @@ from evalkit.suite import Suite, load_suite
 
 
 class FunctionPolicy:
-    """A plain function as a policy: it is called with one observation after the other."""
+    """A function as a policy. It is called with one observation at a time."""
 
     def __init__(self, function: Callable[[Observation], np.ndarray], spec: Spec) -> None:
         self._function = function
         self.spec = spec
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """One call per request. A single action (A,) counts as a chunk of one."""
+        """Call the function once per request. A single action (A,) counts as a chunk of one."""
         return [np.atleast_2d(np.asarray(self._function(request.observation))) for request in requests]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: a function holds no resources."""
 
 
 def evaluate(
@@ -70,29 +70,29 @@ def evaluate(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """Runs a policy of this process through a suite; the simulators run in processes of their own.
+    """Run a policy of this process through a suite. The simulators run in their own processes.
 
     Args:
         policy: a function from an observation to a chunk (T, A) of float32 actions, or an object with the interface of
-            :class:`evalkit.policy.Policy`, which is asked in batches. It stays open.
-        suite: a suite's name, its folder, or a Suite; set up with ``evalkit setup SUITE``.
-        splits: names of splits; the suite's default ones where empty.
-        tasks: names or numbers of tasks; all where empty.
-        episodes: scenes per task; as the protocol has it where None.
+            :class:`evalkit.policy.Policy`, which gets batches of requests. It is not closed.
+        suite: a suite's name, its folder, or a Suite. It must be set up with ``evalkit setup SUITE``.
+        splits: names of splits; the suite's default splits if empty.
+        tasks: names or numbers of tasks; all tasks if empty.
+        episodes: scenes per task; the protocol's number if None.
         chunk: length T of the function's chunks.
-        cameras: the cameras that the function looks through; all of the suite's where None.
-        state: the state vectors that it reads; all of the suite's where None.
-        name: what the run and its folder are called after.
-        facts: what identifies the policy (step of training, weights' hash, ...), for the manifest; JSON values. Without
-            them a run of a function cannot be resumed: nothing would tell it from another function's.
-        workers: simulator processes; one per core where None.
-        execution: how chunks become control steps; see :mod:`evalkit.execution.strategies`.
-        horizon: control steps executed of each chunk; as the execution has it where None.
-        delay: inference delay in virtual time, as :meth:`evalkit.execution.delay.Delay.parse` reads it.
-        video: which episodes to film.
-        out: the run's folder; a new one under results/runs/ where None.
+        cameras: the cameras of the function's observations; all of the suite's if None.
+        state: the state vectors of the function's observations; all of the suite's if None.
+        name: name of the policy, also in the name of the run's folder.
+        metadata: JSON values that identify the policy (training step, hash of the weights, ...), for the manifest. The
+            run of a function cannot be resumed without them, since nothing else identifies the function.
+        workers: simulator processes; one per core if None.
+        execution: name of the execution, see :mod:`evalkit.execution.strategies`.
+        horizon: control steps executed of each chunk; the execution's default if None.
+        delay: inference delay in virtual time, as for :meth:`evalkit.execution.delay.Delay.parse`.
+        video: the episodes to record as video.
+        out: the run's folder; a new one under results/runs/ if None.
         resume: continue the run in ``out``.
-        progress: told how it goes; nobody where None. See :mod:`evalkit.runner.progress`.
+        progress: the progress display, see :mod:`evalkit.runner.progress`; none if None.
 
     Returns:
         The run in numbers; ``Summary.folder`` holds its manifest, journal and videos.
@@ -105,15 +105,11 @@ def evaluate(
     if not re.fullmatch(r"[^/\\\s.][^/\\\n]*", name):
         raise UsageError(f"name: {name!r} names the run's folder, so it must have no slash and begin with no dot")
     if isinstance(getattr(policy, "spec", None), Spec):
-        candidate = _candidate(policy, name, metadata)  # type: ignore[arg-type]  # it has what a policy has
+        candidate = _candidate(policy, name, metadata)  # type: ignore[arg-type]  # it has the attributes of a policy
     elif callable(policy):
-        _check_number("chunk", chunk)
         if resume and not metadata:
-            raise UsageError("resume: pass facts that identify the function: nothing else tells it from another one")
-        seen = loaded.cameras if cameras is None else _names(cameras)
-        observation_spec = ObservationSpec(tuple(seen), tuple(loaded.state if state is None else _names(state)))
-        called = FunctionPolicy(policy, Spec(observation_spec, chunk, {}))
-        candidate = _candidate(called, name, metadata, policy)
+            raise UsageError("resume: pass metadata that identify the function: nothing else tells it from another one")
+        candidate = _candidate(_function_policy(policy, loaded, chunk, cameras, state), name, metadata, policy)
     else:
         raise UsageError(f"policy: {type(policy).__name__} is neither a function nor an evalkit.Policy")
     for label, number in {"episodes": episodes, "workers": workers, "horizon": horizon}.items():
@@ -122,43 +118,49 @@ def evaluate(
     if video not in get_args(Video):
         raise UsageError(f"video: {video!r} is none of {', '.join(get_args(Video))}")
     options = RunOptions(
-        suite=loaded,
-        splits=_names(splits),
-        tasks=_names(tasks),
-        episodes=episodes,
-        workers=workers,
-        execution=execution,
-        horizon=horizon,
-        delay=None if delay is None else str(delay),
-        video=video,
-        out=None if out is None else Path(out),
-        resume=resume,
+        loaded, splits=_names(splits), tasks=_names(tasks), episodes=episodes, workers=workers, execution=execution,
+        horizon=horizon, delay=None if delay is None else str(delay), video=video,
+        out=None if out is None else Path(out), resume=resume,
+    )  # fmt: skip
+    run = resolve_run(options, InstalledSuite.find(loaded), candidate)
+    return summarize(run_candidate(run, Silent() if progress is None else progress))
+
+
+def _function_policy(
+    function: Callable[[Observation], np.ndarray],
+    suite: Suite,
+    chunk: int,
+    cameras: Sequence[str] | None,
+    state: Sequence[str] | None,
+) -> FunctionPolicy:
+    """Return the function as a policy whose observations have the named cameras and state vectors."""
+    _check_number("chunk", chunk)
+    inputs = ObservationSpec(
+        cameras=tuple(suite.cameras if cameras is None else _names(cameras)),
+        state=tuple(suite.state if state is None else _names(state)),
     )
-    installed = InstalledSuite.find(loaded)
-    return summarize(
-        run_candidate(resolve_run(options, installed, candidate), Silent() if progress is None else progress)
-    )
+    return FunctionPolicy(function, Spec(inputs, chunk, {}))
 
 
 def _names(given: str | int | Sequence[str | int]) -> list[str]:
-    """One name or several, as names."""
+    """Return one or several names or numbers as a list of names."""
     return [str(name) for name in ([given] if isinstance(given, str | int) else given)]
 
 
-def _check_number(label: str, number: Any) -> None:
+def _check_number(name: str, number: Any) -> None:
     if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
-        raise UsageError(f"{label}: must be a whole number from 1 on, got {number!r}")
+        raise UsageError(f"{name}: must be a whole number from 1 on, got {number!r}")
 
 
 def _check_metadata(metadata: Mapping[str, Any] | None) -> None:
     try:
         json.dumps({} if metadata is None else dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"facts: must be JSON values: {error}") from error
+        raise UsageError(f"metadata: must be JSON values: {error}") from error
 
 
 def _candidate(policy: Policy, name: str, metadata: Mapping[str, Any] | None, function: Any = None) -> Candidate:
     code = policy if function is None else function
-    made = code if hasattr(code, "__qualname__") else type(code)
-    identity = {"id": name, "policy": f"{made.__module__}:{made.__qualname__}", "parameters": dict(metadata or {})}
+    named = code if hasattr(code, "__qualname__") else type(code)
+    identity = {"id": name, "policy": f"{named.__module__}:{named.__qualname__}", "parameters": dict(metadata or {})}
     return Candidate(name, policy, identity)

@@ -1,4 +1,4 @@
-"""The gate: is a checkpoint worse than a baseline? Sequential, paired, valid whenever it stops."""
+"""The gate: a sequential, paired test of a checkpoint against a baseline, valid whenever it stops."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from evalkit.records.manifest import Manifest, read_manifest
 from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
 from evalkit.runner.run import play
-from evalkit.stats.sequential import ErrorRates, SplitTests, interval
+from evalkit.stats.sequential import ErrorRates, SplitTests, confidence_sequence
 from evalkit.suite import Headline, load_suite
 
-ALL = "all"  # the stratum of a suite that is one benchmark
+ALL = "all"  # the only stratum of a suite that is one benchmark
 
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What a gate is asked.
+    """The options of a gate.
 
     Attributes:
-        baseline: the folder of the run to measure against.
-        levels: what a verdict may cost.
-        cap: scenes played at most; all that both have where None.
-        seed: of the order in which scenes are played and weighed.
+        baseline: the folder of the baseline run.
+        error_rates: the accepted probabilities of a wrong verdict, and the margin.
+        max_scenes: limit on the number of scenes; all that both runs have if None.
+        seed: seed of the order in which scenes are played and tested.
         allow: see :func:`evalkit.records.comparability.check_comparable`.
-        max_error_rate: share of episodes that may end in errors; with more there is no verdict.
+        max_error_rate: share of episodes that may end in errors; above it there is no verdict.
     """
 
     baseline: Path
@@ -51,13 +51,13 @@ class GateOptions:
 
 @dataclass(frozen=True)
 class GateForecast:
-    """What is known before the first episode: printed so that nobody is surprised.
+    """The facts about a gate that are known before the first episode.
 
     Attributes:
         order: the rounds of scenes of each stratum.
-        paired: whether the same scenes are compared.
-        rate: the baseline's mean score over the scenes that count.
-        levels: what a verdict may cost.
+        paired: True if the same scenes are compared.
+        rate: the baseline's mean score over the tested scenes.
+        error_rates: the accepted probabilities of a wrong verdict, and the margin.
     """
 
     order: Mapping[str, Rounds]
@@ -68,22 +68,23 @@ class GateForecast:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a gate found.
+    """A gate's verdict and its evidence.
 
     Attributes:
         verdict: PASS, REGRESSION or INCONCLUSIVE.
-        reason: in words.
-        suite: its name.
+        reason: the reason, in words.
+        suite: the suite's name.
         baseline: the baseline's folder and checkpoint.
-        candidate: the run's folder and checkpoint.
-        paired: whether the same scenes were compared.
-        tests: by stratum: verdict, scenes weighed and planned, difference with its confidence sequence, e-values.
-        episodes: episodes that were played of those that count.
-        planned: how many count in all.
-        errors: of these, those that ended in errors.
-        levels: what a verdict may cost.
-        seed: of the order.
-        allowed: what differs beyond the checkpoints, and was allowed to.
+        candidate: the candidate's folder and checkpoint.
+        paired: True if the same scenes were compared.
+        tests: for each stratum the verdict, the numbers of tested and planned scenes, the difference with its
+            confidence sequence, and the e-values.
+        episodes: number of tested episodes that were played.
+        planned: number of episodes that the gate may play.
+        errors: number of tested episodes that ended in errors.
+        error_rates: the accepted probabilities of a wrong verdict, and the margin.
+        seed: seed of the order.
+        allowed: differences beyond the checkpoints that were allowed, one line each.
     """
 
     verdict: str
@@ -101,7 +102,7 @@ class GateResult:
     allowed: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The document that ``evalkit gate --json`` prints."""
+        """Return the document that ``evalkit gate --json`` prints."""
         return asdict(self)
 
 
@@ -109,10 +110,10 @@ Announce = Callable[[GateForecast], None]
 
 
 class Gate:
-    """A gate that has a baseline and waits for a checkpoint's run: what ``play`` asks while it plays one."""
+    """The episode selector of a gate: it stops the candidate's run when the verdict is clear."""
 
     def __init__(self, options: GateOptions, announce: Announce) -> None:
-        """Reads the baseline. Raises UsageError where there is none, or none with a verdict."""
+        """Read the baseline. Raises UsageError if it does not exist or has no finished episode."""
         self.options = options
         self.baseline = read_manifest(options.baseline)
         self._announce = announce
@@ -123,13 +124,13 @@ class Gate:
             raise UsageError(f"{options.baseline}: no episode of this baseline has a verdict")
         self.allowed: list[str] = []
         self.paired = True
-        self.gate_order: GateOrder
+        self.results: GateOrder
 
     def on_start(self, manifest: Manifest) -> None:
-        """See :class:`evalkit.runner.run.Judge`. Raises NotComparable; else plans, and announces what can be expected."""
+        """Plan the comparison and announce the forecast. Raises NotComparable for a run of another protocol."""
         self.allowed = check_comparable(self.baseline, manifest, self.options.allow)
         episodes = manifest.plan.episodes(str(manifest.fingerprint["suite"]))
-        scores = self._by_unit(episodes, manifest.pairable and self.baseline.pairable)
+        scores = self._baseline_scores(episodes, manifest.pairable and self.baseline.pairable)
         units = [Unit.of(e) for e in episodes if Unit.of(e) in scores]
         if not units:
             raise NotComparable(
@@ -137,32 +138,32 @@ class Gate:
             )
         strata = {split: self._stratum(split) for split, _ in manifest.plan.keys}
         order = planned_order(units, strata, self.options.seed, self.options.max_scenes)
-        self.gate_order = GateOrder(episodes, order, scores, SplitTests(order, self.options.error_rates), self._chain)
-        counted = [unit for of in order.values() for one in of for unit in one]
-        rate = sum(scores[unit] for unit in counted) / len(counted)
+        self.results = GateOrder(episodes, order, scores, SplitTests(order, self.options.error_rates), self._chain)
+        tested = [unit for stratum in order.values() for one in stratum for unit in one]
+        rate = sum(scores[unit] for unit in tested) / len(tested)
         self._announce(GateForecast(order, self.paired, rate, self.options.error_rates))
 
     def order(self, episodes: Sequence[Episode]) -> list[Episode]:
-        """See :class:`evalkit.runner.run.Judge`."""
-        return self.gate_order.order()
+        """See :class:`evalkit.runner.options.EpisodeSelector`."""
+        return self.results.order()
 
     def on_record(self, record: Record) -> None:
-        """See :class:`evalkit.runner.run.Judge`."""
-        self.gate_order.on_record(record)
+        """See :class:`evalkit.runner.options.EpisodeSelector`."""
+        self.results.on_record(record)
 
     def needs(self, episode: Episode) -> bool:
-        """See :class:`evalkit.runner.run.Judge`."""
-        return self.gate_order.needs(episode)
+        """See :class:`evalkit.runner.options.EpisodeSelector`."""
+        return self.results.needs(episode)
 
     def result(self, run: Path) -> GateResult:
-        """What was found. Raises EvalkitError where there are too many errors for a verdict."""
-        gate_order, error_rates = self.gate_order, self.options.error_rates
-        if gate_order.errors > self.options.max_error_rate * gate_order.heard:
-            share = f"{gate_order.errors} of {gate_order.heard} episodes ended in errors"
+        """Return the verdict. Raises EvalkitError if there are too many errors for one."""
+        results, error_rates = self.results, self.options.error_rates
+        if results.errors > self.options.max_error_rate * results.episodes_done:
+            share = f"{results.errors} of {results.episodes_done} episodes ended in errors"
             raise EvalkitError(f"{run}: {share}, more than {100 * self.options.max_error_rate:g} %: no verdict")
         candidate = read_manifest(run)
-        tests = [self._found(name) for name in gate_order.tests.tests]
-        verdict = gate_order.verdict or "INCONCLUSIVE"
+        tests = [self._test_result(stratum) for stratum in results.tests.tests]
+        verdict = results.verdict or "INCONCLUSIVE"
         return GateResult(
             verdict=verdict,
             reason=_reason(verdict, tests, error_rates, self._chain or 0),
@@ -171,23 +172,23 @@ class Gate:
             candidate={"run": str(run), "checkpoint": str(candidate.checkpoint["id"])},
             paired=self.paired,
             tests=tests,
-            episodes=gate_order.heard,
-            planned=len(gate_order.order()),
-            errors=gate_order.errors,
+            episodes=results.episodes_done,
+            planned=len(results.order()),
+            errors=results.errors,
             error_rates=error_rates,
             seed=self.options.seed,
             allowed=self.allowed,
         )
 
-    def _found(self, name: str) -> dict[str, Any]:
-        test = self.gate_order.tests.tests[name]
+    def _test_result(self, stratum: str) -> dict[str, Any]:
+        test = self.results.tests.tests[stratum]
         evidence = test.evidence
-        low, high = interval(test.differences)
+        low, high = confidence_sequence(test.score_differences)
         return {
-            "split": None if name == ALL else name,
+            "split": None if stratum == ALL else stratum,
             "verdict": test.verdict,
             "scenes": test.pairs,
-            "planned": self.gate_order.planned(name),
+            "planned": self.results.planned(stratum),
             "difference": evidence.difference,
             "low": round(low, 4),
             "high": round(high, 4),
@@ -197,51 +198,51 @@ class Gate:
         }
 
     def _stratum(self, split: str) -> str:
-        """A split that is a benchmark of its own, or all, as the suite's headline has it."""
+        """Return a split's stratum: itself if the suite's headline is a mean of splits, else the whole suite."""
         rule = Headline.model_validate(self.baseline.suite["headline"])
         return split if rule.mean_of == "splits" else ALL
 
-    def _by_unit(self, episodes: Sequence[Episode], pairable: bool) -> dict[Unit, float]:
-        """The baseline's score of each unit: of the same scene, or where no scene is in both, one of the same task."""
+    def _baseline_scores(self, episodes: Sequence[Episode], pairable: bool) -> dict[Unit, float]:
+        """Return a baseline score for each unit: of the same scene, or of the same task if no scene is in both runs."""
         planned: dict[Unit, list[Episode]] = {}
         for episode in episodes:
             planned.setdefault(Unit.of(episode), []).append(episode)
-        found = {
-            unit: sum(self._scores[e] for e in of) / len(of)
-            for unit, of in planned.items()
-            if pairable and all(e in self._scores for e in of)
+        same_scene = {
+            unit: sum(self._scores[e] for e in repeats) / len(repeats)
+            for unit, repeats in planned.items()
+            if pairable and all(e in self._scores for e in repeats)
         }
-        self.paired = bool(found)
-        return found or self._at_random(planned)
+        self.paired = bool(same_scene)
+        return same_scene or self._unpaired_scores(planned)
 
-    def _at_random(self, planned: dict[Unit, list[Episode]]) -> dict[Unit, float]:
-        """Scores of the baseline's own units, dealt out within each task; each is used once."""
-        chance = random.Random(self.options.seed)
-        theirs: dict[Unit, list[float]] = {}
+    def _unpaired_scores(self, planned: dict[Unit, list[Episode]]) -> dict[Unit, float]:
+        """Return scores of the baseline's own units, assigned at random within each task; each is used once."""
+        rng = random.Random(self.options.seed)
+        repeats: dict[Unit, list[float]] = {}
         for episode, value in self._scores.items():
-            theirs.setdefault(Unit.of(episode), []).append(value)
-        stock: dict[tuple[str, str], list[float]] = {}
-        for unit in sorted(theirs):
-            stock.setdefault((unit.split, unit.task), []).append(sum(theirs[unit]) / len(theirs[unit]))
-        for of in stock.values():
-            chance.shuffle(of)
-        units = chance.sample(sorted(planned), len(planned))
-        return {u: stock[u.split, u.task].pop() for u in units if stock.get((u.split, u.task))}
+            repeats.setdefault(Unit.of(episode), []).append(value)
+        by_task: dict[tuple[str, str], list[float]] = {}
+        for unit in sorted(repeats):
+            by_task.setdefault((unit.split, unit.task), []).append(sum(repeats[unit]) / len(repeats[unit]))
+        for scores in by_task.values():
+            rng.shuffle(scores)
+        units = rng.sample(sorted(planned), len(planned))
+        return {u: by_task[u.split, u.task].pop() for u in units if by_task.get((u.split, u.task))}
 
 
 def gate_finished_run(run: Path, options: GateOptions, announce: Announce) -> GateResult:
-    """Judges a finished run, as the live gate would have judged it.
+    """Return the verdict on a finished run; a live gate would have reached the same.
 
     Raises:
-        NotComparable: it must not be held against the baseline.
-        UsageError: it is no run, or lacks episodes that the verdict needs.
-        EvalkitError: too many of its episodes ended in errors.
+        NotComparable: the run must not be compared with the baseline.
+        UsageError: the folder holds no run, or the run lacks episodes that the verdict needs.
+        EvalkitError: too many episodes ended in errors.
     """
     gate, manifest = Gate(options, announce), read_manifest(run)
     gate.on_start(manifest)
     for record in read_journal(run).values():
         gate.on_record(record)
-    missing = gate.gate_order.missing()
+    missing = gate.results.missing()
     if missing:
         raise UsageError(
             f"{run}: {len(missing)} episodes that the verdict needs have not been played ({missing[0].id} is the "
@@ -250,34 +251,34 @@ def gate_finished_run(run: Path, options: GateOptions, announce: Announce) -> Ga
     return gate.result(run)
 
 
-def gate_live_run(asked: RunOptions, options: GateOptions, progress: Progress, announce: Announce) -> GateResult:
-    """Plays a checkpoint on the baseline's scenes until the verdict is clear.
+def gate_live_run(run_options: RunOptions, options: GateOptions, progress: Progress, announce: Announce) -> GateResult:
+    """Play a checkpoint on the baseline's scenes until the verdict is clear, and return the verdict.
 
-    Splits, tasks, scenes and execution are the baseline's where ``asked`` does not say.
+    Splits, tasks, scenes and execution default to the baseline's.
 
     Raises:
-        EvalkitError: see :mod:`evalkit.errors`; among them NotComparable, before the first episode.
+        EvalkitError: see :mod:`evalkit.errors`; NotComparable comes before the first episode.
     """
     gate = Gate(options, announce)
-    ours, theirs = load_suite(asked.suite).name, str(gate.baseline.fingerprint["suite"])
-    if ours != theirs:
-        raise NotComparable(f"not comparable: the baseline {options.baseline} is of suite {theirs}, not {ours}")
-    return gate.result(play(_like(gate.baseline, asked), progress, gate))
+    suite, of_baseline = load_suite(run_options.suite).name, str(gate.baseline.fingerprint["suite"])
+    if suite != of_baseline:
+        raise NotComparable(f"not comparable: the baseline {options.baseline} is of suite {of_baseline}, not {suite}")
+    return gate.result(play(_with_baseline_defaults(run_options, gate.baseline), progress, gate))
 
 
-def _like(baseline: Manifest, asked: RunOptions) -> RunOptions:
-    """What was asked for, and where it says nothing, what the baseline did."""
+def _with_baseline_defaults(options: RunOptions, baseline: Manifest) -> RunOptions:
+    """Return the options with the baseline's values for those that were not given."""
     plan, execution = baseline.plan, baseline.execution
-    everything = {(s, t) for s in {s for s, _ in plan.keys} for t in baseline.suite["splits"][s]["tasks"]}
-    tasks = [] if everything == set(plan.keys) else list(dict.fromkeys(task for _, task in plan.keys))
+    all_tasks = {(s, t) for s in {s for s, _ in plan.keys} for t in baseline.suite["splits"][s]["tasks"]}
+    tasks = [] if all_tasks == set(plan.keys) else list(dict.fromkeys(task for _, task in plan.keys))
     return replace(
-        asked,
-        splits=asked.splits or list(dict.fromkeys(split for split, _ in plan.keys)),
-        tasks=asked.tasks or ([] if asked.splits else tasks),
-        episodes=asked.episodes or max(task.scenes for task in plan.tasks),
-        repeats=asked.repeats or max(task.repeats for task in plan.tasks),
+        options,
+        splits=options.splits or list(dict.fromkeys(split for split, _ in plan.keys)),
+        tasks=options.tasks or ([] if options.splits else tasks),
+        episodes=options.episodes or max(task.scenes for task in plan.tasks),
+        repeats=options.repeats or max(task.repeats for task in plan.tasks),
         execution=execution["name"],
-        horizon=execution["horizon"] if asked.horizon is None else asked.horizon,
+        horizon=execution["horizon"] if options.horizon is None else options.horizon,
         delay=Delay.from_dict(execution.get("delay") or {"steps": 0}),
         prefix=execution.get("prefix"),
         parameters=execution.get("parameters", {}),
@@ -288,17 +289,17 @@ def _reason(verdict: str, tests: Sequence[dict[str, Any]], error_rates: ErrorRat
     def signed(value: float) -> str:
         return f"{chain * value:+.2f}" if chain else f"{100 * value:+.1f} points"
 
-    def one(test: dict[str, Any]) -> str:
+    def describe(test: dict[str, Any]) -> str:
         if test["difference"] is None:
-            return "no scene was weighed"
-        shown = f"{signed(test['difference'])} on {test['scenes']} of {test['planned']} scenes"
-        return f"{test['split']}: {shown}" if test["split"] else shown
+            return "no scene was tested"
+        difference = f"{signed(test['difference'])} on {test['scenes']} of {test['planned']} scenes"
+        return f"{test['split']}: {difference}" if test["split"] else difference
 
     margin = signed(error_rates.margin).lstrip("+")
     if verdict == "REGRESSION":
-        worse = "; ".join(one(t) for t in tests if t["verdict"] == verdict)
+        worse = "; ".join(describe(t) for t in tests if t["verdict"] == verdict)
         return f"worse than the baseline: {worse} (false alarm at most {error_rates.alpha:g})"
     if verdict == "PASS":
-        return f"not worse by {margin}: {'; '.join(map(one, tests))} (at most {error_rates.beta:g} if it were)"
-    open_ones = "; ".join(one(t) for t in tests if t["verdict"] is None)
-    return f"neither worse nor shown not to be worse by {margin}: {open_ones}; more scenes would tell"
+        return f"not worse by {margin}: {'; '.join(map(describe, tests))} (at most {error_rates.beta:g} if it were)"
+    undecided = "; ".join(describe(t) for t in tests if t["verdict"] is None)
+    return f"neither worse nor shown not to be worse by {margin}: {undecided}; more scenes would tell"

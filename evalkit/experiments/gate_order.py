@@ -1,8 +1,8 @@
-"""The referee of a gate: hears results in whatever order they come, weighs them in the planned order.
+"""The order of a gate: results arrive in any order and enter the tests in the planned order.
 
-A unit is a scene with all its repeats: repeats that cannot differ must not count twice, so what is weighed is the mean
-over them. Every stratum (a split that is a benchmark of its own, or all of the suite) has a test of its own, fed in the
-planned order, a seeded shuffle: results that come early (quick successes) do not go first.
+A unit is a scene with all its repeats. The test takes their mean score, because repeats that cannot differ must not
+count twice. Every stratum (a split that is a benchmark of its own, or the whole suite) has its own test. The planned
+order is a seeded shuffle, so that early results (quick successes) do not enter first.
 """
 
 from __future__ import annotations
@@ -26,35 +26,43 @@ class Unit(NamedTuple):
 
     @classmethod
     def of(cls, episode: Episode) -> Unit:
-        """The unit that an episode belongs to."""
+        """Return the unit of an episode."""
         return cls(episode.split, episode.task, episode.scene)
 
 
 Rounds = list[list[Unit]]
-_UNHEARD = -1.0  # no score is negative
+_PENDING = -1.0  # no score is negative
 
 
-def planned_order(units: Iterable[Unit], strata: Mapping[str, str], seed: int, cap: int | None) -> dict[str, Rounds]:
-    """Each stratum's rounds (:func:`evalkit.stats.rounds.rounds`), all strata together of at most ``cap`` units.
+def planned_order(
+    units: Iterable[Unit], strata: Mapping[str, str], seed: int, max_scenes: int | None
+) -> dict[str, Rounds]:
+    """Return each stratum's rounds (:func:`evalkit.stats.rounds.rounds`).
 
-    Strata come in the order of ``strata`` (by split) and are played in turn, a round each; ``cap`` cuts off the rest.
+    The strata take turns, one round each, in the order of ``strata``. Only the first ``max_scenes`` units are kept.
+
+    Args:
+        units: the units that both runs have.
+        strata: each split's stratum.
+        seed: seed of the shuffle.
+        max_scenes: limit on the units of all strata together; no limit if None.
     """
     tasks: dict[str, dict[tuple[str, str], list[Unit]]] = {name: {} for name in strata.values()}
     for unit in sorted(set(units)):
         tasks[strata[unit.split]].setdefault((unit.split, unit.task), []).append(unit)
-    found: dict[str, Rounds] = {name: [] for name in tasks}
-    whole = {name: rounds(of, seed) for name, of in tasks.items()}
-    left = sum(len(one) for each in whole.values() for one in each) if cap is None else cap
+    order: dict[str, Rounds] = {name: [] for name in tasks}
+    whole = {name: rounds(by_task, seed) for name, by_task in tasks.items()}
+    left = sum(len(one) for stratum in whole.values() for one in stratum) if max_scenes is None else max_scenes
     for turn in itertools.zip_longest(*whole.values(), fillvalue=[]):
         for name, one in zip(whole, turn, strict=True):
             if one[:left]:
-                found[name].append(one[:left])
-                left -= len(found[name][-1])
-    return {name: of for name, of in found.items() if of}
+                order[name].append(one[:left])
+                left -= len(order[name][-1])
+    return {name: stratum for name, stratum in order.items() if stratum}
 
 
 def score(record: Record, chain: int | None) -> float | None:
-    """1 or 0, or the share of a chain that was solved in a row; None for an error."""
+    """Return 1 or 0, the share of a chain that was solved in a row, or None for an error."""
     if record.success is None:
         return None
     if not chain:
@@ -63,7 +71,7 @@ def score(record: Record, chain: int | None) -> float | None:
 
 
 class GateOrder:
-    """Weighs one checkpoint's results against a baseline's."""
+    """A candidate's results, compared with a baseline's in the planned order."""
 
     def __init__(
         self,
@@ -73,19 +81,19 @@ class GateOrder:
         tests: SplitTests,
         chain: int | None,
     ) -> None:
-        """A referee that has heard nothing.
+        """Start without results.
 
         Args:
-            episodes: what is planned of the checkpoint that is judged.
-            order: by stratum, the units that count, in the rounds in which they are weighed.
-            baseline: the baseline's score of each of them, in [0, 1].
-            tests: one for each stratum.
-            chain: the sub-tasks of an episode, where episodes are chains.
+            episodes: the candidate's planned episodes.
+            order: by stratum, the tested units in rounds, in the planned order.
+            baseline: the baseline's score of each tested unit, in [0, 1].
+            tests: one test for each stratum.
+            chain: sub-tasks per episode if episodes are chains, else None.
         """
         self.tests = tests
         self.skipped: list[Unit] = []
-        self._strata = {unit: name for name, of in order.items() for one in of for unit in one}
-        self._last = {one[-1] for of in order.values() for one in of}
+        self._strata = {unit: name for name, stratum in order.items() for one in stratum for unit in one}
+        self._round_ends = {one[-1] for stratum in order.values() for one in stratum}
         turns = itertools.zip_longest(*order.values(), fillvalue=[])
         self._units = [unit for turn in turns for one in turn for unit in one]
         self._next = 0
@@ -95,60 +103,60 @@ class GateOrder:
         for episode in episodes:
             if Unit.of(episode) in self._strata:
                 self._episodes[Unit.of(episode)].append(episode)
-        self._heard: dict[Episode, float | None] = {}
+        self._scores: dict[Episode, float | None] = {}  # None for an error
 
     def order(self) -> list[Episode]:
-        """The episodes that count, in the order in which to play them."""
+        """Return the episodes of the tested units, in playing order."""
         return [episode for unit in self._units for episode in self._episodes[unit]]
 
     def on_record(self, record: Record) -> None:
-        """Takes one result. An error has no weight: its unit is passed over, and counted."""
+        """Take one result. A unit with an error is skipped."""
         if Unit.of(record.episode) not in self._strata:
             return
-        self._heard[record.episode] = score(record, self._chain)
-        while self._next < len(self._units) and self._weighed(self._units[self._next]):
+        self._scores[record.episode] = score(record, self._chain)
+        while self._next < len(self._units) and self._advance(self._units[self._next]):
             self._next += 1
 
-    def _weighed(self, unit: Unit) -> bool:
-        """Weighs a unit whose turn it is; says whether the next one's turn has come."""
+    def _advance(self, unit: Unit) -> bool:
+        """Feed the next unit to its test. Return True if the one after it may follow."""
         test = self.tests.tests[self._strata[unit]]
         if self.verdict or test.verdict:
             return not self.verdict
-        heard = [self._heard.get(episode, _UNHEARD) for episode in self._episodes[unit]]
-        if _UNHEARD in heard:
+        scores = [self._scores.get(episode, _PENDING) for episode in self._episodes[unit]]
+        if _PENDING in scores:
             return False
-        scores = [s for s in heard if s is not None]
-        if len(scores) == len(heard):
-            test.update(sum(scores) / len(scores) - self._baseline[unit], look=False)
+        finished = [s for s in scores if s is not None]
+        if len(finished) == len(scores):
+            test.update(sum(finished) / len(finished) - self._baseline[unit], look=False)
         else:
             self.skipped.append(unit)
-        if unit in self._last:
+        if unit in self._round_ends:
             test.look()
         return True
 
     def needs(self, episode: Episode) -> bool:
-        """Whether its result could still change the verdict."""
+        """Return True if the episode's result can still change the verdict."""
         return self._strata.get(Unit.of(episode)) in self.tests.undecided
 
     @property
     def verdict(self) -> str | None:
-        """REGRESSION where any stratum is worse, PASS where every one has passed, else None: not clear yet."""
+        """REGRESSION if any stratum is worse, PASS if all have passed, else None (undecided)."""
         return self.tests.verdict
 
     @property
     def errors(self) -> int:
-        """Episodes that count and ended in errors."""
-        return sum(heard is None for heard in self._heard.values())
+        """Number of tested episodes that ended in errors."""
+        return sum(value is None for value in self._scores.values())
 
     @property
-    def heard(self) -> int:
-        """Episodes that count and are over."""
-        return len(self._heard)
+    def episodes_done(self) -> int:
+        """Number of tested episodes that have ended."""
+        return len(self._scores)
 
     def missing(self) -> list[Episode]:
-        """Episodes whose result is wanted and was not heard."""
-        return [e for e in self.order() if e not in self._heard and self.needs(e)]
+        """Return the episodes without a result that the verdict still needs."""
+        return [e for e in self.order() if e not in self._scores and self.needs(e)]
 
     def planned(self, stratum: str) -> int:
-        """How many units a stratum has in all."""
+        """Return a stratum's number of units."""
         return sum(name == stratum for name in self._strata.values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.analysis.pairs import Side, paired, side
+from evalkit.analysis.pairs import Side, pair_episodes, read_side
 from evalkit.analysis.summary import summarize
 from evalkit.errors import UsageError
 from evalkit.execution.strategies import EXECUTORS
@@ -17,7 +17,7 @@ from evalkit.runner.recorder import Progress
 from evalkit.runner.resolve import default_folder, resolve_run
 from evalkit.runner.run import open_candidate, run_candidate
 from evalkit.setup.installed import InstalledSuite
-from evalkit.stats.contrasts import paired_verdicts
+from evalkit.stats.contrasts import paired_rates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ BASELINE = "sync"
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepRun:
     """One run of a sweep: an execution under a delay, in a folder of its own."""
 
     execution: str
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Title for the progress display."""
         return self.execution if self.execution == BASELINE else f"{self.execution}, delay {self.delay}"
 
 
@@ -45,18 +45,19 @@ def sweep(
     delays: Sequence[str],
     progress: Callable[[str], Progress],
 ) -> tuple[Path, pd.DataFrame]:
-    """Plays every execution under every delay, and the synchronous run that they are compared with.
+    """Play every execution under every delay, and the synchronous run for comparison.
 
-    All of it is checked before the first episode. Runs that are there already are continued where ``options.resume``.
+    Everything is checked before the first episode. With ``options.resume``, existing runs are continued.
 
     Args:
-        options: what to run; its execution and delay have no say. The horizon is the same for all: H / 2 where None.
+        options: the options of every run, without effect of their execution and delay. All runs have the same horizon,
+            by default half of the chunk.
         executions: names of asynchronous executions.
-        delays: as :meth:`evalkit.execution.delay.Delay.parse` reads them.
-        progress: makes what is told how a run goes, from the run's title.
+        delays: delays, as text for :meth:`evalkit.execution.delay.Delay.parse`.
+        progress: makes the display of a run from its title.
 
     Returns:
-        The folder, and the table of :func:`table_of`.
+        The folder, and the table of :func:`sweep_table`.
 
     Raises:
         EvalkitError: see :mod:`evalkit.errors`.
@@ -71,64 +72,64 @@ def sweep(
         out = options.out or default_folder(suite, f"{candidate.id}-sweep")
         chunk_size = candidate.policy.spec.chunk_size
         horizon = max(1, chunk_size // 2) if options.horizon is None else options.horizon
-        cells = list(_cells(out, executions, delays))
-        if len({cell.folder for cell in cells}) < len(cells):
+        runs = list(_plan_runs(out, executions, delays))
+        if len({run.folder for run in runs}) < len(runs):
             raise UsageError("--delay, --execution: name each once")
-        runs = [resolve_run(_options_of(cell, options, horizon), installed, candidate) for cell in cells]
-        for cell, run in zip(cells, runs, strict=True):
-            with progress(cell.title) as shown:  # type: ignore[attr-defined]  # every display is a context manager
-                run_candidate(run, shown)
-    return out, table_of(cells)
+        resolved = [resolve_run(_options_of(run, options, horizon), installed, candidate) for run in runs]
+        for run, resolved_run in zip(runs, resolved, strict=True):
+            with progress(run.title) as display:  # type: ignore[attr-defined]  # every display is a context manager
+                run_candidate(resolved_run, display)
+    return out, sweep_table(runs)
 
 
-def table_of(cells: Sequence[Cell]) -> pd.DataFrame:
-    """One row per cell: its measures, and the difference to the synchronous run on the episodes that both have.
+def sweep_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
+    """Return one row per run, with its difference to the synchronous run on the episodes that both have.
 
     Columns: execution, delay, the headline with its interval, n; ``difference``, ``difference_low``,
-    ``difference_high`` and ``pairs``; then the means over episodes of what the execution did, and ``seconds``, the mean
-    virtual time to success.
+    ``difference_high`` and ``pairs``; then the means over episodes of the execution's statistics, and ``seconds``, the
+    mean virtual time to success.
     """
     import pandas as pd
 
-    sides = {cell: side(cell.folder) for cell in cells}
-    base = next(one for cell, one in sides.items() if cell.execution == BASELINE)
+    sides = {run: read_side(run.folder) for run in runs}
+    base = next(own for run, own in sides.items() if run.execution == BASELINE)
     rows = []
-    for cell, one in sides.items():
-        summary = summarize(cell.folder)
+    for run, own in sides.items():
+        summary = summarize(run.folder)
         head = summary.headline
-        row: dict[str, Any] = {"execution": cell.execution, "delay": cell.delay}
+        row: dict[str, Any] = {"execution": run.execution, "delay": run.delay}
         row |= {"metric": head.metric, "value": head.value, "low": head.low, "high": head.high, "n": head.n}
-        row |= _difference(base, one) | dict(summary.execution_stats)
-        rows.append({**row, "errors": summary.errors, "run": cell.folder.name})
+        row |= _difference(base, own) | dict(summary.execution_stats)
+        rows.append({**row, "errors": summary.errors, "run": run.folder.name})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
 
 
-def _cells(out: Path, executions: Sequence[str], delays: Sequence[str]) -> Iterator[Cell]:
-    yield Cell(BASELINE, "0", out / BASELINE)
+def _plan_runs(out: Path, executions: Sequence[str], delays: Sequence[str]) -> Iterator[SweepRun]:
+    yield SweepRun(BASELINE, "0", out / BASELINE)
     for execution in executions:
         for delay in delays:
             label = "".join(c if c.isalnum() or c in "._-" else "-" for c in delay.rpartition("/")[2])
-            yield Cell(execution, delay, out / f"{execution}-{label}")
+            yield SweepRun(execution, delay, out / f"{execution}-{label}")
 
 
-def _options_of(cell: Cell, options: RunOptions, horizon: int) -> RunOptions:
+def _options_of(run: SweepRun, options: RunOptions, horizon: int) -> RunOptions:
     return replace(
         options,
-        execution=cell.execution,
-        delay=None if cell.execution == BASELINE else cell.delay,
+        execution=run.execution,
+        delay=None if run.execution == BASELINE else run.delay,
         horizon=horizon,
-        out=cell.folder,
-        resume=options.resume and RunFolder(cell.folder).is_run,
+        out=run.folder,
+        resume=options.resume and RunFolder(run.folder).is_run,
     )
 
 
 def _difference(base: Side, other: Side) -> dict[str, Any]:
-    """The paired difference in success with its interval (Bonett and Price 2012)."""
-    pairs = paired(base, other)
+    """Return the paired difference in success with its interval (Bonett and Price 2012)."""
+    pairs = pair_episodes(base, other)
     if pairs.empty:
         return {"difference": None, "difference_low": None, "difference_high": None, "pairs": 0}
     solved = pairs.assign(**{name: (pairs[name] == 1).astype(float) for name in ("score_a", "score_b")})
-    found = paired_verdicts(solved)
-    interval = {"difference_low": found.low, "difference_high": found.high}
-    return {"difference": found.difference, **interval, "pairs": found.n}
+    contrast = paired_rates(solved)
+    interval = {"difference_low": contrast.low, "difference_high": contrast.high}
+    return {"difference": contrast.difference, **interval, "pairs": contrast.n}

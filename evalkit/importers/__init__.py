@@ -1,7 +1,7 @@
-"""Others' results as runs of evalkit's: a module per format, and one that writes the run.
+"""Results of other harnesses as runs: a module per format, and one that writes the run.
 
-An imported run has a manifest that says where it comes from and what it lacks (:class:`evalkit.records.manifest.Origin`), and a
-journal like any other, so that every command works on it. What the files do not say is left unknown.
+An imported run has a manifest with its source and its unknown fields (:class:`evalkit.records.manifest.Origin`), and an
+ordinary journal, so that every command works on it. Facts that the files do not state stay unknown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from evalkit.errors import UsageError, unknown
-from evalkit.importers.result import Imported, ImportOptions, write
+from evalkit.importers.result import ImportedRun, ImportOptions, write
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class Format:
     """A format that can be imported.
 
     Attributes:
-        name: as ``evalkit import`` takes it.
-        module: the module with its ``read(path, asked)``, which returns an :class:`~evalkit.importers.result.Imported`.
-        summary: what PATH must be, for people.
+        name: the name for ``evalkit import``.
+        module: the module with ``read(path, options)``, which returns an
+            :class:`~evalkit.importers.result.ImportedRun`.
+        summary: the expected content of PATH, for people.
     """
 
     name: str
@@ -31,9 +32,7 @@ class Format:
 
 
 FORMATS: Final = (
-    Format(
-        "xiaomi-logs", "evalkit.importers.xiaomi", "a folder of logs that Xiaomi-Robotics-0's evaluation scripts wrote"
-    ),
+    Format("xiaomi-logs", "evalkit.importers.xiaomi", "a folder of logs of Xiaomi-Robotics-0's evaluation scripts"),
     Format(
         "vla-eval",
         "evalkit.importers.vla_eval",
@@ -43,13 +42,13 @@ FORMATS: Final = (
 )
 
 
-def import_run(form: str, path: Path, out: Path, asked: ImportOptions | None = None) -> Path:
-    """Makes a run in ``out`` of what lies at ``path``; returns ``out``.
+def import_run(form: str, path: Path, out: Path, options: ImportOptions | None = None) -> Path:
+    """Import the results at ``path`` as a run in ``out``; return ``out``.
 
     Everything is read and checked before anything is written.
 
     Raises:
-        UsageError: the format does not exist, or what lies there is damaged, contradicts itself or is not whole.
+        UsageError: the format does not exist, or the files are damaged, contradictory or incomplete.
         RunExists: ``out`` holds a run, or another process is at work there.
     """
     found = next((f for f in FORMATS if f.name == form), None)
@@ -57,6 +56,6 @@ def import_run(form: str, path: Path, out: Path, asked: ImportOptions | None = N
         raise unknown("format", form, [f.name for f in FORMATS])
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
-    imported: Imported = importlib.import_module(found.module).read(path, asked or ImportOptions())
+    imported: ImportedRun = importlib.import_module(found.module).read(path, options or ImportOptions())
     write(imported, out)
     return out

@@ -1,4 +1,4 @@
-"""What an import found, and how it becomes a run's folder."""
+"""The result of reading an import, and the run folder written from it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from evalkit.records.lock import lock_run_folder
 from evalkit.records.manifest import Manifest, Origin, Plan, PlannedTask, fingerprint, now
 from evalkit.suite import Suite
 
-WHOLE = "get the whole of it, or import what is there with --allow-partial"
+HOW_TO_COMPLETE = "get the rest, or import the existing part with --allow-partial"
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user adds to what the files say.
+    """Facts that the user adds to those in the files.
 
     Attributes:
-        checkpoint: the checkpoint's name; as the files have it where None.
-        split: the split, where the files do not say it.
-        partial: whether to take what is there of an evaluation that is not whole.
+        checkpoint: the checkpoint's name; None for the name in the files.
+        split: the split, if the files do not name it.
+        allow_partial: accept an incomplete evaluation.
     """
 
     checkpoint: str | None = None
@@ -40,16 +40,20 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file that was read: its place, its text and the SHA-256 of its bytes."""
+class SourceFile:
+    """A file that was read: its path, its text and the SHA-256 of its bytes."""
 
     path: Path
     text: str
     sha256: str
 
     @classmethod
-    def read(cls, path: Path) -> Source:
-        """Reads it. Raises UsageError where that is not possible."""
+    def read(cls, path: Path) -> SourceFile:
+        """Read a file.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -59,14 +63,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A verdict on an episode.
+class ImportedOutcome:
+    """The outcome of an imported episode.
 
     Attributes:
-        success: whether it was solved.
-        solved: of a chain, how many sub-tasks were solved in a row.
-        steps: control steps; None where unknown.
-        error: why there is no verdict, where the harness counted a crash as a failure: {"kind", "message"}.
+        success: True if it was solved.
+        solved: for a chain, the number of sub-tasks solved in a row.
+        steps: control steps; None if unknown.
+        error: the reason for a missing verdict, if the harness counted a crash as a failure: {"kind", "message"}.
     """
 
     success: bool
@@ -82,7 +86,7 @@ class Outcome:
         return "success" if self.success else "failure"
 
     def record(self, episode: Episode, chain: int | None) -> Record:
-        """As a line of a journal. The sub-tasks of a chain have no names here: who imports does not know them."""
+        """Return a journal record. The sub-tasks of a chain have no names, because importers do not know them."""
         subtasks: list[list[Any]] = []
         if chain and self.solved is not None and not self.error:
             subtasks = [[None, True]] * self.solved + [[None, False]] * (self.solved < chain)
@@ -103,9 +107,9 @@ class TaskOutcomes:
 
     Attributes:
         split: the split's name in evalkit's suite.
-        task: the task's.
-        scenes: how many scenes were to be played.
-        repeats: attempts at each.
+        task: the task's name.
+        scenes: number of planned scenes.
+        repeats: attempts at each scene.
         outcomes: by (scene, repeat); some may be missing.
     """
 
@@ -113,21 +117,21 @@ class TaskOutcomes:
     task: str
     scenes: int
     repeats: int
-    outcomes: Mapping[tuple[int, int], Outcome]
+    outcomes: Mapping[tuple[int, int], ImportedOutcome]
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A run as it was found.
+class ImportedRun:
+    """A run as the files describe it.
 
     Attributes:
         suite: evalkit's suite.
-        checkpoint: its name.
-        execution: how chunks became control steps, as manifests have it.
+        checkpoint: the checkpoint's name.
+        execution: the conversion of chunks to control steps, as in manifests.
         tasks: the outcomes.
-        origin: where they come from.
-        protocol: what is known of the protocol in words, where it is not that of evalkit's suite.
-        incomparable: why the results must not be held against published ones.
+        origin: the source, for the manifest.
+        protocol: the known facts about the protocol in words, if it is not that of evalkit's suite.
+        incomparable: reasons against a comparison with published results.
     """
 
     suite: Suite
@@ -139,18 +143,18 @@ class Imported:
     incomparable: Sequence[str] = field(default=())
 
 
-def write(imported: Imported, out: Path) -> None:
-    """Makes the run's folder, journal first: a folder without a manifest is no run, and can be written to again.
+def write(imported: ImportedRun, out: Path) -> None:
+    """Write the run's folder, journal first: a folder without a manifest is no run and can be written to again.
 
     Raises:
         RunExists: ``out`` holds a run, or another process is at work there.
-        UsageError: it cannot be written, or holds something else.
+        UsageError: ``out`` cannot be written, or holds something else.
     """
     if RunFolder(out).manifest.exists():
         raise RunExists(f"{out}: holds a run already; name another --out")
     manifest = _manifest(imported)
     with lock_run_folder(out, resume=False) as folder:
-        draft = RunFolder(folder.logs)  # what lies there is taken away with the folder, if nothing comes of it
+        draft = RunFolder(folder.logs)  # removed with the folder if the import fails
         with Journal(draft.root) as journal:
             for record in _records(imported):
                 journal.append(record)
@@ -164,7 +168,7 @@ def write(imported: Imported, out: Path) -> None:
             draft.root.rmdir()
 
 
-def _manifest(imported: Imported) -> Manifest:
+def _manifest(imported: ImportedRun) -> Manifest:
     suite = imported.suite
     known = fingerprint(suite, {}, {})
     if imported.protocol:
@@ -183,7 +187,7 @@ def _manifest(imported: Imported) -> Manifest:
     )
 
 
-def _records(imported: Imported) -> Iterable[Record]:
+def _records(imported: ImportedRun) -> Iterable[Record]:
     suite = imported.suite
     for task in imported.tasks:
         for (scene, repeat), outcome in sorted(task.outcomes.items()):
@@ -191,19 +195,19 @@ def _records(imported: Imported) -> Iterable[Record]:
             yield outcome.record(episode, suite.chain)
 
 
-def synchronous(horizon: int | None) -> dict[str, Any]:
-    """The synchronous execution, as manifests have it; ``horizon`` is None where it is unknown."""
+def sync_execution(horizon: int | None) -> dict[str, Any]:
+    """Return the synchronous execution, as in manifests; ``horizon`` is None if unknown."""
     return {**Execution("sync", horizon or 1).to_dict(), "horizon": horizon}
 
 
-def files_of(sources: Iterable[Source], root: Path) -> dict[str, str]:
-    """What the manifest says of the files that were read."""
+def file_digests(sources: Iterable[SourceFile], root: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file, by its path relative to ``root``."""
     folder = root if root.is_dir() else root.parent
     return {os.path.relpath(s.path, folder).replace(os.sep, "/"): s.sha256 for s in sources}
 
 
-def released(organisation: str, suite: str, splits: Iterable[str]) -> tuple[str | None, int | None]:
-    """The checkpoint that an organisation released for these splits, and the length of its chunks; None if unknown."""
+def released_checkpoint(organisation: str, suite: str, splits: Iterable[str]) -> tuple[str | None, int | None]:
+    """Return an organisation's released checkpoint for these splits, and its chunk length; None if unknown."""
     entries = load_checkpoints().items()
     theirs = [(n, e) for n, e in entries if (e.source or "").startswith(f"{organisation}/") and suite in e.splits]
     fitting = [(name, entry) for name, entry in theirs if set(splits) <= set(entry.splits[suite])]
@@ -211,34 +215,39 @@ def released(organisation: str, suite: str, splits: Iterable[str]) -> tuple[str 
     return (fitting[0][0] if fitting else None), (chunks.pop() if len(chunks) == 1 else None)
 
 
-def add_outcome(kept: dict[Any, tuple[Outcome, Path]], key: Any, outcome: Outcome, path: Path, what: str) -> None:
-    """Keeps an outcome. Raises UsageError where one of the same episode says something else."""
-    if key not in kept:
-        kept[key] = (outcome, path)
-    elif kept[key][0] != outcome:
-        there, first = kept[key]
-        also = "before" if first == path else f"in {first}"
-        raise UsageError(f"{path}: {what}: {outcome} here and {there} {also}; remove the one that is wrong")
+def add_outcome(
+    outcomes: dict[Any, tuple[ImportedOutcome, Path]], key: Any, outcome: ImportedOutcome, path: Path, what: str
+) -> None:
+    """Add an outcome.
+
+    Raises:
+        UsageError: another outcome of the same episode contradicts it.
+    """
+    if key not in outcomes:
+        outcomes[key] = (outcome, path)
+    elif outcomes[key][0] != outcome:
+        other, first = outcomes[key]
+        place = "before" if first == path else f"in {first}"
+        raise UsageError(f"{path}: {what}: {outcome} here and {other} {place}; remove the wrong one")
 
 
 def grid_outcomes(
-    suite: Suite, split: str, task: str, size: int, outcomes: Mapping[int, Outcome], path: Path
+    suite: Suite, split: str, task: str, size: int, outcomes: Mapping[int, ImportedOutcome], path: Path
 ) -> TaskOutcomes:
-    """A task's ``size`` numbered episodes as scenes, and as repeats of all its scenes where there are more than those.
+    """Place a task's ``size`` numbered episodes on its scenes; further rounds over the scenes become repeats.
 
-    Raises UsageError where the last round is not whole.
+    Raises:
+        UsageError: the last round is incomplete.
     """
     scenes = suite.scenes_of(split, task)
     if size > scenes and size % scenes:
-        raise UsageError(
-            f"{path}: {split}/{task}: {size} episodes are no whole number of rounds of its {scenes} scenes"
-        )
-    placed = {(number % scenes, number // scenes): outcome for number, outcome in outcomes.items()}
-    return TaskOutcomes(split, task, min(size, scenes), max(1, size // scenes), placed)
+        raise UsageError(f"{path}: {split}/{task}: {size} episodes are not a multiple of its {scenes} scenes")
+    by_scene = {(number % scenes, number // scenes): outcome for number, outcome in outcomes.items()}
+    return TaskOutcomes(split, task, min(size, scenes), max(1, size // scenes), by_scene)
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
-    """Numbers as people write them: ``1-3, 7``; of many spans the first few."""
+    """Format numbers as ranges: ``1-3, 7``; of many ranges only the first few."""
     ordered = sorted(set(numbers))
     found: list[list[int]] = []
     for number in ordered:
@@ -247,4 +256,4 @@ def format_ranges(numbers: Iterable[int]) -> str:
         else:
             found.append([number, number])
     words = [f"{a}-{b}" if b > a else str(a) for a, b in found]
-    return ", ".join(words[:4]) + (f" and {len(words) - 4} more spans" if len(words) > 4 else "")
+    return ", ".join(words[:4]) + (f" and {len(words) - 4} more ranges" if len(words) > 4 else "")

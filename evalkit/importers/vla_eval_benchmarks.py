@@ -1,4 +1,4 @@
-"""The benchmarks of vla-eval that evalkit has suites for: what a configuration is about, and where an episode belongs.
+"""The benchmarks of vla-eval with a suite in evalkit: the tasks of a configuration, and the key of an episode.
 
 Source: https://github.com/allenai/vla-evaluation-harness, ``src/vla_eval/config.py`` (EvalConfig) and
 ``src/vla_eval/benchmarks/{libero,calvin,simpler}/benchmark.py`` (get_tasks, reset).
@@ -18,44 +18,44 @@ from evalkit.errors import UsageError, unknown
 from evalkit.importers.result import ImportOptions
 from evalkit.suite import Suite
 
-Key = tuple[str, str]  # (split, task)
+TaskKey = tuple[str, str]  # (split, task)
 
 
-class File(BaseModel):
-    """A mapping in a result file. What is not named here is not read."""
+class ResultSection(BaseModel):
+    """A mapping in a result file. Fields without a name here are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Metrics(File):
-    """An episode's measures."""
+class EpisodeMetrics(ResultSection):
+    """An episode's metrics."""
 
     success: StrictBool
     completed_subtasks: int | None = None
 
 
-class Episode(File):
-    """An episode; ``failure_reason`` says that it crashed."""
+class EpisodeResult(ResultSection):
+    """An episode; ``failure_reason`` marks a crash."""
 
     episode_id: int = Field(ge=0)
-    metrics: Metrics
+    metrics: EpisodeMetrics
     steps: int | None = Field(None, ge=0)
     failure_reason: str | None = None
     failure_detail: str | None = None
     task_id: int | None = None
 
 
-class Task(File):
-    """A task's episodes, and figures made of them."""
+class TaskResult(ResultSection):
+    """A task's episodes, and figures computed from them."""
 
     task: str
-    episodes: list[Episode]
+    episodes: list[EpisodeResult]
     num_episodes: int
     mean_success: float | None = None
 
 
-class Config(File):
-    """What was evaluated."""
+class EvalConfig(ResultSection):
+    """The configuration of an evaluation."""
 
     benchmark: str
     episodes_per_task: int = Field(1, gt=0)
@@ -65,31 +65,31 @@ class Config(File):
 
 
 @dataclass(frozen=True)
-class Kind:
+class EvaluatedBenchmark:
     """A benchmark class of vla-eval.
 
     Attributes:
         suite: evalkit's suite.
-        expected: the tasks that a configuration is about, given the suite and what was asked for.
-        place: an episode's (split, task, index among the task's episodes).
-        differs: in what its protocol is not the published one.
-        lacks: what its results do not say, beyond what none of vla-eval's say.
+        expected: returns the tasks of a configuration, with their numbers of episodes.
+        locate: returns an episode's (split, task, index among the task's episodes).
+        protocol_difference: its departure from the published protocol.
+        missing_fields: facts missing in its results, beyond those that all of vla-eval's results lack.
     """
 
     suite: str
-    expected: Callable[[Suite, Config, ImportOptions, Path], Mapping[Key, int]]
-    place: Callable[[Suite, Config, Task, Episode, ImportOptions, Path], tuple[str, str, int]]
-    differs: str
+    expected: Callable[[Suite, EvalConfig, ImportOptions, Path], Mapping[TaskKey, int]]
+    locate: Callable[[Suite, EvalConfig, TaskResult, EpisodeResult, ImportOptions, Path], tuple[str, str, int]]
+    protocol_difference: str
     missing_fields: tuple[str, ...] = ()
 
 
-def _libero_tasks(suite: Suite, config: Config, asked: ImportOptions, path: Path) -> dict[Key, int]:
+def _libero_tasks(suite: Suite, config: EvalConfig, options: ImportOptions, path: Path) -> dict[TaskKey, int]:
     split = _libero_split(suite, config, path)
     whole = config.max_tasks is None and not config.tasks
     return {(split, task): config.episodes_per_task for task in suite.splits[split].tasks} if whole else {}
 
 
-def _libero_split(suite: Suite, config: Config, path: Path) -> str:
+def _libero_split(suite: Suite, config: EvalConfig, path: Path) -> str:
     upstream = str(config.params.get("suite", "libero_spatial"))
     splits = {str(getattr(section, "upstream", name)): name for name, section in suite.splits.items()}
     if upstream not in splits:
@@ -97,10 +97,10 @@ def _libero_split(suite: Suite, config: Config, path: Path) -> str:
     return splits[upstream]
 
 
-def _libero_place(
-    suite: Suite, config: Config, task: Task, episode: Episode, asked: ImportOptions, path: Path
+def _locate_libero(
+    suite: Suite, config: EvalConfig, task: TaskResult, episode: EpisodeResult, options: ImportOptions, path: Path
 ) -> tuple[str, str, int]:
-    """By the task's number where the file has it, else by its instruction, which some tasks of LIBERO-90 share."""
+    """Locate by the task's number in the file, or else by its instruction, which some tasks of LIBERO-90 share."""
     split = _libero_split(suite, config, path)
     instructions = suite.splits[split].tasks
     named = [name for name, instruction in instructions.items() if instruction == task.task]
@@ -113,34 +113,34 @@ def _libero_place(
     return split, named[0], episode.episode_id
 
 
-def _calvin_split(suite: Suite, asked: ImportOptions, path: Path) -> tuple[str, str]:
-    if asked.split is None:
-        raise UsageError(f"{path}: does not say which split it is of: pass --split {' or '.join(suite.splits)}")
-    if asked.split not in suite.splits:
-        raise unknown("split", asked.split, suite.splits)
-    return asked.split, next(iter(suite.splits[asked.split].tasks))
+def _calvin_split(suite: Suite, options: ImportOptions, path: Path) -> tuple[str, str]:
+    if options.split is None:
+        raise UsageError(f"{path}: does not name its split: pass --split {' or '.join(suite.splits)}")
+    if options.split not in suite.splits:
+        raise unknown("split", options.split, suite.splits)
+    return options.split, next(iter(suite.splits[options.split].tasks))
 
 
-def _calvin_tasks(suite: Suite, config: Config, asked: ImportOptions, path: Path) -> dict[Key, int]:
+def _calvin_tasks(suite: Suite, config: EvalConfig, options: ImportOptions, path: Path) -> dict[TaskKey, int]:
     if config.episodes_per_task != 1:
-        raise UsageError(f"{path}: config.episodes_per_task: must be 1 for CALVIN, where each sequence is a task")
+        raise UsageError(f"{path}: config.episodes_per_task: must be 1 for CALVIN: each sequence is a task")
     sequences = int(config.params.get("num_sequences", suite.scenes))
     count = min(sequences, config.max_tasks or sequences)
-    return {_calvin_split(suite, asked, path): len(config.tasks) if config.tasks else count}
+    return {_calvin_split(suite, options, path): len(config.tasks) if config.tasks else count}
 
 
-def _calvin_place(
-    suite: Suite, config: Config, task: Task, episode: Episode, asked: ImportOptions, path: Path
+def _locate_calvin(
+    suite: Suite, config: EvalConfig, task: TaskResult, episode: EpisodeResult, options: ImportOptions, path: Path
 ) -> tuple[str, str, int]:
     sequence = re.fullmatch(r"seq_(\d+)", task.task)
     if not sequence or episode.episode_id:
         raise UsageError(
             f"{path}: task {task.task!r}, episode {episode.episode_id}: must be seq_N and its only episode"
         )
-    return (*_calvin_split(suite, asked, path), int(sequence.group(1)))
+    return (*_calvin_split(suite, options, path), int(sequence.group(1)))
 
 
-SIMPLER: Final[Mapping[str, Key]] = {  # simpler_env's names (params.task_name)
+SIMPLER: Final[Mapping[str, TaskKey]] = {  # simpler_env's names (params.task_name)
     "widowx_stack_cube": ("widowx", "stack_green_cube_on_yellow_cube"),
     "widowx_carrot_on_plate": ("widowx", "put_carrot_on_plate"),
     "widowx_spoon_on_towel": ("widowx", "put_spoon_on_table_cloth"),
@@ -152,43 +152,47 @@ SIMPLER: Final[Mapping[str, Key]] = {  # simpler_env's names (params.task_name)
 }
 
 
-def _simpler_task(config: Config, path: Path) -> Key:
+def _simpler_task(config: EvalConfig, path: Path) -> TaskKey:
     name = str(config.params.get("task_name", "widowx_stack_cube"))
     if config.params.get("env_name"):
-        raise UsageError(f"{path}: config.params.env_name: one variant of variant aggregation is no task of evalkit's")
+        raise UsageError(
+            f"{path}: config.params.env_name: a single variant of variant aggregation is not a task of evalkit's suite"
+        )
     if name not in SIMPLER:
-        raise UsageError(f"{path}: config.params.task_name: evalkit's simpler has no task for {name!r}: leave it out")
+        raise UsageError(
+            f"{path}: config.params.task_name: evalkit's simpler has no task for {name!r}: remove the file"
+        )
     return SIMPLER[name]
 
 
-def _simpler_tasks(suite: Suite, config: Config, asked: ImportOptions, path: Path) -> dict[Key, int]:
+def _simpler_tasks(suite: Suite, config: EvalConfig, options: ImportOptions, path: Path) -> dict[TaskKey, int]:
     return {_simpler_task(config, path): config.episodes_per_task}
 
 
-def _simpler_place(
-    suite: Suite, config: Config, task: Task, episode: Episode, asked: ImportOptions, path: Path
+def _locate_simpler(
+    suite: Suite, config: EvalConfig, task: TaskResult, episode: EpisodeResult, options: ImportOptions, path: Path
 ) -> tuple[str, str, int]:
     return (*_simpler_task(config, path), episode.episode_id)
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "LIBEROBenchmark": Kind(
+BENCHMARKS: Final[Mapping[str, EvaluatedBenchmark]] = {
+    "LIBEROBenchmark": EvaluatedBenchmark(
         "libero",
         _libero_tasks,
-        _libero_place,
-        "vla-eval seeds an environment once, so where an episode's fixtures stand depends on the episodes before it",
+        _locate_libero,
+        "vla-eval seeds an environment once, so the fixtures of an episode depend on the episodes before it",
     ),
-    "CALVINBenchmark": Kind(
+    "CALVINBenchmark": EvaluatedBenchmark(
         "calvin",
         _calvin_tasks,
-        _calvin_place,
-        "vla-eval (as of 0.8.0) begins its chains in other initial states than the official evaluation",
+        _locate_calvin,
+        "vla-eval (as of 0.8.0) starts its chains from other initial states than the official evaluation",
         ("sub-tasks",),
     ),
-    "SimplerEnvBenchmark": Kind(
+    "SimplerEnvBenchmark": EvaluatedBenchmark(
         "simpler",
         _simpler_tasks,
-        _simpler_place,
-        "vla-eval plays other scenes than the published grids, and judges by the last step unless told otherwise",
+        _locate_simpler,
+        "vla-eval plays other scenes than the published grids, and by default judges success by the last step",
     ),
 }

@@ -1,7 +1,7 @@
-"""The logs that Xiaomi-Robotics-0's evaluation scripts write: LIBERO, CALVIN and SimplerEnv.
+"""The logs of Xiaomi-Robotics-0's evaluation scripts: LIBERO, CALVIN and SimplerEnv.
 
-Source: https://github.com/XiaomiRobotics/Xiaomi-Robotics-0, ``eval_libero``, ``eval_calvin`` and ``eval_simplerenv``,
-whose ``main.py`` writes the logs and whose ``eval_logs`` are those of the released checkpoints.
+Source: https://github.com/XiaomiRobotics/Xiaomi-Robotics-0, ``eval_libero``, ``eval_calvin`` and ``eval_simplerenv``.
+Each ``main.py`` writes the logs; each ``eval_logs`` has those of the released checkpoints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from evalkit.errors import UsageError
-from evalkit.importers.result import Imported, ImportOptions, Source, TaskOutcomes, files_of, released, synchronous
+from evalkit.importers.result import (
+    ImportedRun,
+    ImportOptions,
+    SourceFile,
+    TaskOutcomes,
+    file_digests,
+    released_checkpoint,
+    sync_execution,
+)
 from evalkit.importers.xiaomi_calvin import read_calvin
 from evalkit.importers.xiaomi_libero import read_libero
 from evalkit.importers.xiaomi_simpler import read_simpler
@@ -24,87 +32,85 @@ ORGANISATION = "XiaomiRobotics"
 SOURCE = "logs of Xiaomi-Robotics-0's evaluation scripts"
 MISSING = ("simulator versions", "weights", "steps", "inferences", "digests")
 
-Found = tuple[
-    Sequence[TaskOutcomes], Sequence[Source]
-]  # the outcomes, and the summaries that were read beside the logs
+SuiteLogs = tuple[Sequence[TaskOutcomes], Sequence[SourceFile]]  # the outcomes, and the summaries beside the logs
 
 
 @dataclass(frozen=True)
-class Kind:
+class LogFormat:
     """One suite's logs.
 
     Attributes:
         suite: evalkit's suite.
-        header: what every log of the kind has near its beginning.
-        levels: how many folders up from a log lies the folder of one evaluation.
-        read: from (suite, logs, what was asked) to the outcomes and the summaries.
-        lacks: what these logs do not say, beyond what none of the scripts' logs say.
+        header: a text near the beginning of every log of this format.
+        levels: number of folders from a log up to the folder of one evaluation.
+        read: reads the outcomes and the summaries from (suite, logs, options).
+        missing_fields: facts missing in these logs, beyond those that all of the scripts' logs lack.
     """
 
     suite: str
     header: str
     levels: int
-    read: Callable[[Suite, Sequence[Source], ImportOptions], Found]
+    read: Callable[[Suite, Sequence[SourceFile], ImportOptions], SuiteLogs]
     missing_fields: tuple[str, ...]
 
 
-KINDS: Final = (
-    Kind("libero", "INFO:root:Task suite: ", 2, read_libero, ("scenes",)),
-    Kind("calvin", "Starting evaluation with rank=", 1, read_calvin, ("scenes", "sub-tasks")),
-    Kind("simpler", "Running dataset: ", 1, read_simpler, ()),
+LOG_FORMATS: Final = (
+    LogFormat("libero", "INFO:root:Task suite: ", 2, read_libero, ("scenes",)),
+    LogFormat("calvin", "Starting evaluation with rank=", 1, read_calvin, ("scenes", "sub-tasks")),
+    LogFormat("simpler", "Running dataset: ", 1, read_simpler, ()),
 )
 
 
-def read(path: Path, asked: ImportOptions) -> Imported:
-    """The run whose logs lie in the folder ``path``.
+def read(path: Path, options: ImportOptions) -> ImportedRun:
+    """Read the run from the logs in the folder ``path``.
 
     Raises:
-        UsageError: there are none or those of several runs, or they are damaged, contradict themselves, each other or
-            the summary beside them, or are not whole (without ``asked.partial``).
+        UsageError: there are no logs or those of several runs, or they are damaged, contradict themselves, each other
+            or the summary beside them, or are incomplete (without ``options.allow_partial``).
     """
-    kind, logs = _of_one_run(path)
-    suite = load_suite(kind.suite)
-    tasks, summaries = kind.read(suite, logs, asked)
-    known, chunk = released(ORGANISATION, suite.name, {task.split for task in tasks})
-    checkpoint = asked.checkpoint or known
+    log_format, logs = _of_one_run(path)
+    suite = load_suite(log_format.suite)
+    tasks, summaries = log_format.read(suite, logs, options)
+    known, chunk = released_checkpoint(ORGANISATION, suite.name, {task.split for task in tasks})
+    checkpoint = options.checkpoint or known
     if checkpoint is None:
-        raise UsageError(f"{path}: no checkpoint is known that was released for this: name it with --checkpoint ID")
+        raise UsageError(f"{path}: no released checkpoint is known for these splits: name it with --checkpoint ID")
     origin = Origin(
         format="xiaomi-logs",
         source=SOURCE,
-        files=files_of([*logs, *summaries], path),
-        missing_fields=[*kind.missing_fields, *MISSING],
+        files=file_digests([*logs, *summaries], path),
+        missing_fields=[*log_format.missing_fields, *MISSING],
     )
-    return Imported(suite, checkpoint, synchronous(chunk), tasks, origin)
+    return ImportedRun(suite, checkpoint, sync_execution(chunk), tasks, origin)
 
 
-def _of_one_run(path: Path) -> tuple[Kind, list[Source]]:
-    """The logs under a folder, which must all be of one evaluation."""
+def _of_one_run(path: Path) -> tuple[LogFormat, list[SourceFile]]:
+    """Read the logs under a folder, which must all be of one evaluation."""
     if not path.is_dir():
-        raise UsageError(f"{path}: must be the folder with an evaluation's logs, not one of them")
-    logs = [Source.read(p) for p in sorted(path.rglob("*.log")) if p.is_file()]
+        raise UsageError(f"{path}: must be the folder with an evaluation's logs, not a single log")
+    logs = [SourceFile.read(p) for p in sorted(path.rglob("*.log")) if p.is_file()]
     if not logs:
-        raise UsageError(f"{path}: there is no *.log in it")
-    kinds = {log.path: _kind(log) for log in logs}
+        raise UsageError(f"{path}: contains no *.log")
+    formats = {log.path: _log_format(log) for log in logs}
     folders: dict[Path, Path] = {}
     for log in logs:
         first = folders.setdefault(log.path.parent, log.path)
-        if kinds[first] != kinds[log.path]:
-            one, other = kinds[first].suite, kinds[log.path].suite
+        if formats[first] != formats[log.path]:
+            one, other = formats[first].suite, formats[log.path].suite
             raise UsageError(
                 f"{log.path}: a log of {other} among those of {one}: keep each suite's in a folder of its own"
             )
-    runs = _runs(kinds)
+    runs = _runs(formats)
     if len(runs) > 1:
         raise UsageError(f"{path}: holds the logs of {len(runs)} runs: point at one of {_named(runs, path)}")
-    return kinds[logs[0].path], logs
+    return formats[logs[0].path], logs
 
 
-def _kind(log: Source) -> Kind:
-    found = [kind for kind in KINDS if kind.header in log.text]
+def _log_format(log: SourceFile) -> LogFormat:
+    found = [log_format for log_format in LOG_FORMATS if log_format.header in log.text]
     if not found:
         raise UsageError(
-            f"{log.path}: is no log of {', '.join(k.suite for k in KINDS)}, or is cut off at the beginning"
+            f"{log.path}: is not a log of {', '.join(k.suite for k in LOG_FORMATS)}, or its beginning is missing"
         )
     if len(found) > 1:
         raise UsageError(
@@ -113,8 +119,8 @@ def _kind(log: Source) -> Kind:
     return found[0]
 
 
-def _runs(kinds: Mapping[Path, Kind]) -> set[Path]:
-    return {path.parents[kind.levels - 1] for path, kind in kinds.items()}
+def _runs(formats: Mapping[Path, LogFormat]) -> set[Path]:
+    return {path.parents[log_format.levels - 1] for path, log_format in formats.items()}
 
 
 def _named(runs: Iterable[Path], path: Path) -> str:

@@ -1,21 +1,20 @@
-"""The checkpoint: a named policy, as ``checkpoints.yaml`` lists it; its parameters can be set where it is named."""
+"""The checkpoint: a named policy, as listed in ``checkpoints.yaml``, with parameters from the command line."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
-from evalkit.documents import Section, parse, read_yaml
+from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
 from evalkit.locations import data_folder
+from evalkit.policies.factories import load_factory, parameters_of
 from evalkit.policies.weights import COMMIT, HUB_ID
 from evalkit.policy import Policy
 from evalkit.suite import Suite
@@ -23,48 +22,43 @@ from evalkit.suite import Suite
 _FAMILIES = {"mibot": "evalkit.policies.xiaomi_robotics_0:XiaomiRobotics0"}  # model_type in config.json → policy
 
 
-class Published(Section):
-    """What the authors report.
+class PublishedScores(Section):
+    """The authors' reported results."""
 
-    Attributes:
-        metric: what the scores are: success rate (a fraction of 1) or average length.
-        source: where they were published.
-        scores: by suite (``libero``) or split (``libero/spatial``).
-    """
-
-    metric: str
-    source: str
-    scores: dict[str, float] = Field(min_length=1)
+    metric: str = Field(description="name of the metric: success rate (a fraction of 1) or average length")
+    source: str = Field(description="publication with the results")
+    scores: dict[str, float] = Field(
+        min_length=1, description="suite (`libero`) or split (`libero/spatial`) → score, in the unit of `metric`"
+    )
 
 
 class Entry(Section):
-    """One checkpoint in the file.
+    """One checkpoint."""
 
-    Attributes:
-        summary: one line for people.
-        policy: the factory, ``module:name``: called with (suite, parameters).
-        source: its weights, for policies that have any: a repository on the Hugging Face hub, or a directory.
-        revision: the repository's full commit.
-        trust_remote_code: whether the code that comes with the weights may run.
-        robot_type: the model's own name for the robot.
-        suites: the suites it is for; any where absent.
-        splits: by suite, the splits it is for; all where absent.
-        chunk: the length T of its action chunks, checked against the loaded model.
-        parameters: further parameters of the policy.
-        published: the authors' figures.
-    """
-
-    summary: str
-    policy: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    source: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool | None = None
-    robot_type: str | None = None
-    suites: list[str] | None = None
-    splits: dict[str, list[str]] = Field(default_factory=dict)
-    chunk: int | None = Field(default=None, ge=1)
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    published: Published | None = None
+    summary: str = Field(description="one line for people")
+    policy: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="the factory, `module:name`, called with (suite, parameters); the module may lie beside the file",
+    )
+    source: str | None = Field(
+        default=None, description="weights, if the policy has any: a repository on the Hugging Face hub, or a directory"
+    )
+    revision: str | None = Field(default=None, description="full commit of the repository, 40 hexadecimal digits")
+    trust_remote_code: bool | None = Field(
+        default=None, description="`true`: the code that comes with the weights may run in evalkit's process"
+    )
+    robot_type: str | None = Field(default=None, description="the model's own name for the robot")
+    suites: list[str] | None = Field(default=None, description="names of the suites that it is for; any by default")
+    splits: dict[str, list[str]] = Field(
+        default_factory=dict, description="suite → the splits that it is for; all splits by default"
+    )
+    chunk: int | None = Field(
+        default=None, ge=1, description="length T of its action chunks, control steps; checked against the model"
+    )
+    parameters: dict[str, Any] = Field(default_factory=dict, description="further parameters of the policy")
+    published: PublishedScores | None = Field(
+        default=None, description="the authors' reported results; none by default"
+    )
 
     @field_validator("revision")
     @classmethod
@@ -81,41 +75,45 @@ class Entry(Section):
         return value
 
     def defaults(self) -> dict[str, Any]:
-        """Everything here that is a parameter of the policy."""
+        """Return the fields that are parameters of the policy."""
         own = {k: getattr(self, k) for k in ("source", "revision", "trust_remote_code", "robot_type", "chunk")}
         return {**{k: v for k, v in own.items() if v is not None}, **self.parameters}
 
 
 class Listing(Section):
-    """The file."""
+    """A checkpoint file."""
 
-    checkpoints: dict[Annotated[str, StringConstraints(pattern=r"^[^:,\s][^:,\n]*$")], Entry]
+    checkpoints: dict[Annotated[str, StringConstraints(pattern=r"^[^:,\s][^:,\n]*$")], Entry] = Field(
+        description="checkpoints by name; a name has no colon or comma and does not start with white space"
+    )
 
 
 class NamedParameters(Section):
-    """Parameters of a policy that speaks of its checkpoint by name, in the commands that its messages suggest."""
+    """Parameters of a policy whose messages name its checkpoint, in commands that they suggest."""
 
-    display_name: str = Field("", exclude=True, description="what the checkpoint was called; filled in by evalkit")
+    display_name: str = Field("", exclude=True, description="the checkpoint's name as given; set by evalkit")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was asked for.
+    """A checkpoint as named on the command line.
 
     Attributes:
         id: its name in ``checkpoints.yaml``, or that of its directory or repository.
-        entry: what the file says of it.
-        parameters: the file's parameters with those of the command line over them.
-        asked: how it was named on the command line, without parameters.
+        entry: its entry in the file.
+        parameters: the file's parameters, overridden by those of the command line.
+        asked: its name as given on the command line, without parameters.
+        folder: the folder of the user's file that lists it, from which its module may be imported; else None.
     """
 
     id: str
     entry: Entry
     parameters: Mapping[str, Any] = field(default_factory=dict)
     asked: str = ""
+    folder: Path | None = None
 
     def suite(self, asked: str | None) -> str:
-        """The suite that was asked for, or the only one it is for. Raises UsageError where that leaves a choice."""
+        """Return the suite that was asked for, or the only one it is for. Raises UsageError if there are several."""
         if asked is not None:
             return asked
         if self.entry.suites is None or len(self.entry.suites) != 1:
@@ -123,15 +121,15 @@ class Checkpoint:
         return self.entry.suites[0]
 
     def having(self, settings: Mapping[str, Any]) -> Checkpoint:
-        """The same with some parameters set. Raises UsageError for one that this policy does not have."""
-        known = _parameters_of(self._factory()).model_fields if settings else {}
+        """Return a copy with some parameters set. Raises UsageError for one that this policy does not have."""
+        known = self._model().model_fields if settings else {}
         for key in settings:
             if key not in known:
                 raise UsageError(f"--{key.replace('_', '-')}: checkpoint {self.id!r} has no such parameter")
         return replace(self, parameters={**self.parameters, **settings})
 
     def build(self, suite: Suite) -> Policy:
-        """The policy, ready to be asked about ``suite``.
+        """Return the policy, ready for observations of ``suite``.
 
         Raises:
             UsageError: it does not run on this suite, or a parameter does not exist or does not fit.
@@ -155,44 +153,48 @@ class Checkpoint:
         return policy
 
     def identity(self) -> dict[str, Any]:
-        """Id, code and every parameter, the defaults included, for the manifest."""
+        """Return id, code and every parameter, defaults included, for the manifest."""
         settings = self._settings().model_dump(mode="json")
         return {"id": self.id, "policy": self.entry.policy, "parameters": settings}
 
     def _settings(self) -> BaseModel:
-        model = _parameters_of(self._factory())
-        given = dict(self.parameters)
-        if issubclass(model, NamedParameters):
-            given["called"] = self.asked or self.id
-        return parse(model, given, f"checkpoint {self.id!r}")
+        model = self._model()
+        where = f"checkpoint {self.id!r}"
+        for key in self.parameters:  # a model that is no Section would drop an unknown key silently
+            if model.model_config.get("extra") != "allow" and key not in {*model.model_fields, *keys(model)}:
+                raise UsageError(f"{where}: {key}: {unknown_key(key, keys(model))}")
+        named = {"display_name": self.asked or self.id} if issubclass(model, NamedParameters) else {}
+        return parse(model, {**self.parameters, **named}, where)
+
+    def _model(self) -> type[BaseModel]:
+        return parameters_of(self._factory(), f"checkpoint {self.id!r}: {self.entry.policy}")
 
     def _factory(self) -> Any:
         try:
-            module, _, name = self.entry.policy.partition(":")
-            return getattr(importlib.import_module(module), name)
+            return load_factory(self.entry.policy, self.folder)
         except (Exception, SystemExit) as error:  # importing it runs it
             why = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
             raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {why}") from error
 
 
 def load_checkpoints(more: Path | None = None) -> dict[str, Entry]:
-    """Every checkpoint of ``checkpoints.yaml``, then those of the user's own file.
+    """Return every checkpoint of ``checkpoints.yaml``, then those of the user's own file.
 
     Raises UsageError that names the file, the entry and the field at fault.
     """
-    path = data_folder() / "checkpoints.yaml"
-    entries = parse(Listing, read_yaml(path), path).checkpoints
-    if more is not None:
-        own = parse(Listing, read_yaml(more), more).checkpoints
-        for name in own:
-            if name in entries:
-                raise UsageError(f"{more}: checkpoints.{name}: evalkit has one of that name; choose another")
-        entries = {**entries, **own}
-    return entries
+    shipped, own = _read(data_folder() / "checkpoints.yaml"), _read(more) if more else {}
+    for name in own:
+        if name in shipped:
+            raise UsageError(f"{more}: checkpoints.{name}: evalkit has one of that name; choose another")
+    return {**shipped, **own}
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    return parse(Listing, read_yaml(path), path).checkpoints
 
 
 def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
-    """A checkpoint as ``NAME`` or ``NAME:key=value,key=value``.
+    """Return the checkpoint of ``NAME`` or ``NAME:key=value,key=value``.
 
     Args:
         text: the NAME is an entry of ``checkpoints.yaml`` or of the user's own file, the path of a directory that
@@ -200,13 +202,15 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
         more: the user's own file.
 
     Raises:
-        UsageError: there is no such thing; names the nearest entries.
+        UsageError: there is no such checkpoint; names the nearest entries.
     """
     name, settings = (text, "") if _folder(text) else (text.partition(":")[0], text.partition(":")[2])
     entries = load_checkpoints(more)
     folder = _folder(name)
+    beside = None
     if name in entries:
         label, entry = name, entries[name]
+        beside = more.parent if more and name in _read(more) else None
     elif folder:
         label, entry = folder.resolve().name, _entry_of_folder(folder)
     elif HUB_ID.match(name) and not name.startswith("."):
@@ -216,20 +220,20 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
         raise UsageError(f"--checkpoint {name}: no such directory")
     else:
         raise unknown("checkpoint", name, entries)
-    return Checkpoint(label, entry, {**entry.defaults(), **_given(text, name, settings)}, asked=name)
+    return Checkpoint(label, entry, {**entry.defaults(), **_given(text, name, settings)}, asked=name, folder=beside)
 
 
 def _folder(name: str) -> Path | None:
-    """The directory of that name, if there is one."""
+    """Return the directory of that name, or None."""
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # ~somebody whom this machine does not know
+    except RuntimeError:  # ~name of a user that this machine does not have
         return None
     return folder if name and folder.is_dir() else None
 
 
 def _given(text: str, name: str, settings: str) -> dict[str, Any]:
-    """The parameters on the command line; values are read as YAML."""
+    """Return the parameters on the command line; values are read as YAML."""
     given: dict[str, Any] = {}
     for setting in filter(None, settings.split(",")):
         key, equals, value = setting.partition("=")
@@ -243,7 +247,7 @@ def _given(text: str, name: str, settings: str) -> dict[str, Any]:
 
 
 def _entry_of_folder(folder: Path) -> Entry:
-    """A directory that was named by hand: its code is the user's to trust, and its content hash pins it."""
+    """Return an entry for a directory that the user named: its code is trusted, and its content hash pins it."""
     config = folder / "config.json"
     try:
         kind = json.loads(config.read_text(encoding="utf-8"))["model_type"]
@@ -255,13 +259,3 @@ def _entry_of_folder(folder: Path) -> Entry:
             "serve it with its own code and use --checkpoint remote:url=ws://HOST:PORT"
         )
     return Entry(summary=str(folder), policy=_FAMILIES[kind], source=str(folder), trust_remote_code=True)
-
-
-def _parameters_of(factory: Any) -> type[BaseModel]:
-    """The pydantic model that a factory takes as its second parameter."""
-    target = factory.__init__ if inspect.isclass(factory) else factory
-    hints = get_type_hints(target)
-    kinds = [k for k in hints.values() if inspect.isclass(k) and issubclass(k, BaseModel) and not issubclass(k, Suite)]
-    if not kinds:
-        raise PolicyProblem(f"{factory.__qualname__} must take (suite: Suite, parameters: <a pydantic model>)")
-    return kinds[0]

@@ -1,8 +1,9 @@
-"""A policy in another process or on another machine, asked over the openpi protocol (:mod:`evalkit.serving.protocol`).
+"""A policy in another process or on another machine, queried over the openpi protocol.
 
-An evalkit server (``evalkit serve``) says what it needs and takes the whole request: a run through it is the run that
-its policy would have in this process, bit for bit. Any other openpi server takes an observation in a layout of its own,
-which the parameters describe, and no seed: what it samples is not evalkit's to repeat.
+An evalkit server (``evalkit serve``) describes its policy and accepts the whole request: a run through it is
+bit-identical to a run of its policy in this process. Any other openpi server accepts an observation in a layout of its
+own, which the parameters describe, and no seed, so evalkit cannot reproduce its samples. The protocol is described in
+:mod:`evalkit.serving.protocol`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.rotations import axis_angle
 from evalkit.policy import Request, Spec
 from evalkit.serving.client import ConnectionPool
-from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, ServerMetadata, jsonable, message_of, pack, unpack
+from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, ServerMetadata, encode_request, jsonable, pack, unpack
 from evalkit.suite import Suite
 
 API_KEY = "EVALKIT_REMOTE_API_KEY"
@@ -35,59 +36,63 @@ _Result = TypeVar("_Result")
 
 
 class RemoteParameters(Section):
-    """Where the server is, and for one that is not evalkit's, what it takes and returns."""
+    """The address of a server and, for one that is not evalkit's, the layout of its observations and replies."""
 
-    # Not dumped, so not in the manifest's parameters: the address stands among the facts, without what may be secret in
-    # it, and patience changes no outcome.
+    # Excluded fields are not in the manifest's parameters: the address is in the metadata, without its secret parts,
+    # and timeouts change no outcome.
     url: str = Field(exclude=True, description="ws://HOST:PORT, wss://HOST or HOST:PORT")
-    connect_s: float = Field(30, gt=0, exclude=True, description="how long to wait for the server to appear or return")
-    timeout_s: float = Field(120, gt=0, exclude=True, description="how long to wait for one reply, queueing included")
+    connect_s: float = Field(
+        30, gt=0, exclude=True, description="seconds to wait for the server, at first and after a loss"
+    )
+    timeout_s: float = Field(120, gt=0, exclude=True, description="seconds to wait for one reply, including queueing")
     images: dict[str, str] | None = Field(None, description="key of the message → camera of the suite")
     state: dict[str, Annotated[list[str], Field(min_length=1)]] | None = Field(
-        None, description="key → state vectors of the suite, one after the other; axis_angle(NAME) turns one"
+        None, description="key → state vectors of the suite, concatenated; axis_angle(NAME) converts a quaternion"
     )
     prompt: str = Field(PROMPT, description="key of the instruction")
-    flip: bool | None = Field(None, description="turn the images by both axes; no where absent")
-    resize: int | None = Field(None, gt=0, description="scale the images into a square of so many pixels, zeros around")
+    flip: bool | None = Field(None, description="flip the images along both axes; false by default")
+    resize: int | None = Field(
+        None, gt=0, description="scale the images into a square with sides of so many pixels, padded with zeros"
+    )
     actions: str = Field(ACTIONS, description="key of the actions in the reply")
-    chunk: int | None = Field(None, ge=1, description="T, how many steps to use of each reply")
-    columns: int | None = Field(None, ge=1, description="A, where the server returns more columns: the first are used")
+    chunk: int | None = Field(None, ge=1, description="T, the number of steps to use of each reply")
+    columns: int | None = Field(None, ge=1, description="A, if the server returns more columns: the first are used")
 
     @model_validator(mode="before")
     @classmethod
-    def _no_key(cls, fields: Any) -> Any:
+    def _refuse_api_key(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and "api_key" in fields:
-            raise ValueError(f"api_key is not a parameter, which the manifest would show; set {API_KEY} instead")
+            raise ValueError(f"api_key is not a parameter, because the manifest would show it; set {API_KEY} instead")
         return fields
 
     @property
-    def shown(self) -> str:
-        """The address without what may be secret in it."""
+    def display_url(self) -> str:
+        """The address without its query, which may be secret."""
         return self.url.partition("?")[0]
 
     @field_validator("url")
     @classmethod
-    def _whole(cls, url: str) -> str:
-        whole = url if "://" in url else f"ws://{url}"
+    def _complete_url(cls, url: str) -> str:
+        full = url if "://" in url else f"ws://{url}"
         try:
-            parts = urlsplit(whole)
-            known = parts.scheme in ("ws", "wss") and parts.hostname and not parts.fragment
-            complete = parts.port is not None or "://" in url
+            parts = urlsplit(full)
+            valid = parts.scheme in ("ws", "wss") and parts.hostname and not parts.fragment
+            has_port = parts.port is not None or "://" in url
         except ValueError:
-            known = complete = False
-        if not known or not complete or re.search(r"\s", whole):
+            valid = has_port = False
+        if not valid or not has_port or re.search(r"\s", full):
             raise ValueError("it must be ws://HOST:PORT, wss://HOST:PORT or HOST:PORT")
         if parts.username is not None or parts.password is not None:
-            raise ValueError(f"it must not hold a password, which the manifest would show; set {API_KEY} instead")
-        return whole
+            raise ValueError(f"it must not hold a password, because the manifest would show it; set {API_KEY} instead")
+        return full
 
 
-_LAYOUT = {"images", "state", "prompt", "flip", "resize", "actions", "columns"}  # what an evalkit server needs not
+_LAYOUT_FIELDS = {"images", "state", "prompt", "flip", "resize", "actions", "columns"}  # not for evalkit servers
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a server without the extension takes. The fields are those of :class:`RemoteParameters`."""
+    """The observation message of a server without the extension, with the fields of :class:`RemoteParameters`."""
 
     images: Mapping[str, str]
     state: Mapping[str, Sequence[str]]
@@ -96,45 +101,60 @@ class Layout:
     resize: int | None
 
     @classmethod
-    def of(cls, suite: Suite, given: RemoteParameters) -> Layout:
-        """The layout that the parameters say. Raises UsageError where they say none."""
-        if given.images is None and given.state is None:
+    def from_parameters(cls, suite: Suite, parameters: RemoteParameters) -> Layout:
+        """Return the layout that the parameters describe.
+
+        Raises:
+            UsageError: they describe none, or convert a state vector that is not a quaternion.
+            EnvironmentProblem: resizing needs a library that is not installed.
+        """
+        if parameters.images is None and parameters.state is None:
             images = {"observation/image": next(iter(suite.cameras))} if suite.cameras else {}
             example = f"{{images: {images}, state: {{observation/state: [{', '.join(suite.state)}]}}, chunk: 10}}"
             raise UsageError(
-                f"{given.shown}: it is not an evalkit server: say what it takes by the parameters images and state of "
-                f"a checkpoint in a file for --checkpoint-file, for example {example}".replace("'", "")
+                f"{parameters.display_url}: it is not an evalkit server: describe its observations by the parameters "
+                f"images and state of a checkpoint in a file for --checkpoint-file, for example {example}".replace(
+                    "'", ""
+                )
             )
-        layout = cls(given.images or {}, given.state or {}, given.prompt, bool(given.flip), given.resize)
+        layout = cls(
+            parameters.images or {}, parameters.state or {}, parameters.prompt, bool(parameters.flip), parameters.resize
+        )
         if layout.resize and importlib.util.find_spec("PIL") is None:
-            raise EnvironmentProblem(f"{given.shown}: resizing images for it needs Pillow: pip install pillow")
+            raise EnvironmentProblem(
+                f"{parameters.display_url}: resizing images for it needs Pillow: pip install pillow"
+            )
         for term in (term for terms in layout.state.values() for term in terms):
-            vector = suite.state.get(_name_of(term))
+            vector = suite.state.get(_vector_name(term))
             if _AXIS_ANGLE.fullmatch(term) and vector and vector.size != 4:
                 raise UsageError(
-                    f"{given.shown}: {term} needs a quaternion x, y, z, w, and that has {vector.size} numbers"
+                    f"{parameters.display_url}: {term} needs a quaternion x, y, z, w, and {_vector_name(term)} has "
+                    f"{vector.size} numbers"
                 )
         return layout
 
     @property
     def observation_spec(self) -> ObservationSpec:
-        """What has to be looked at for a message."""
-        state = (_name_of(term) for terms in self.state.values() for term in terms)
+        """The cameras and state vectors of a message."""
+        state = (_vector_name(term) for terms in self.state.values() for term in terms)
         return ObservationSpec(tuple(dict.fromkeys(self.images.values())), tuple(dict.fromkeys(state)))
 
-    def message(self, seen: Observation) -> dict[str, Any]:
-        """The observation as the server takes it."""
-        images = {key: self._image(seen.images[camera]) for key, camera in self.images.items()}
-        state = {key: np.concatenate([_term(term, seen.state) for term in terms]) for key, terms in self.state.items()}
-        return {**images, **state, self.prompt: seen.instruction}
+    def message(self, observation: Observation) -> dict[str, Any]:
+        """Return the observation in this layout."""
+        images = {key: self._image(observation.images[camera]) for key, camera in self.images.items()}
+        state = {
+            key: np.concatenate([_state_values(term, observation.state) for term in terms])
+            for key, terms in self.state.items()
+        }
+        return {**images, **state, self.prompt: observation.instruction}
 
     def _image(self, image: np.ndarray) -> np.ndarray:
-        turned = np.ascontiguousarray(image[::-1, ::-1]) if self.flip else image
-        return turned if self.resize is None else resized(turned, self.resize)
+        flipped = np.ascontiguousarray(image[::-1, ::-1]) if self.flip else image
+        return flipped if self.resize is None else resize_with_pad(flipped, self.resize)
 
 
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """The (H, W, 3) uint8 image scaled into a square of ``size`` pixels, zeros around: openpi's resize_with_pad."""
+def resize_with_pad(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale a (H, W, 3) uint8 image into a square with sides of ``size`` pixels, as openpi's function of this name."""
     from PIL import Image
 
     height, width = image.shape[:2]
@@ -147,111 +167,117 @@ def resized(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(square)
 
 
-def _name_of(term: str) -> str:
+def _vector_name(term: str) -> str:
     return _AXIS_ANGLE.sub(r"\1", term)
 
 
-def _term(term: str, state: Mapping[str, np.ndarray]) -> np.ndarray:
-    return axis_angle(state[_name_of(term)]) if _AXIS_ANGLE.fullmatch(term) else state[term]
+def _state_values(term: str, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    return axis_angle(state[_vector_name(term)]) if _AXIS_ANGLE.fullmatch(term) else state[term]
 
 
 class Remote:
-    """The client. It connects when it is built, and asks over as many connections as there are requests at once."""
+    """A policy behind a server, with as many connections as there are concurrent requests."""
 
     def __init__(self, suite: Suite, parameters: RemoteParameters) -> None:
-        """Connects.
+        """Connect to the server.
 
         Raises:
-            UsageError: a parameter is missing or of no use to this server, or it serves another suite.
+            UsageError: a parameter is missing or does not apply to this server, or it serves another suite.
             EnvironmentProblem: no server answers.
-            PolicyProblem: what answers does not speak the protocol.
+            PolicyProblem: the server does not use the protocol.
         """
         self._suite, self._parameters = suite, parameters
-        self._url = parameters.shown
-        self._link = ConnectionPool(parameters.url, parameters.connect_s, parameters.timeout_s, os.environ.get(API_KEY))
-        self._loop = asyncio.new_event_loop()  # in its own thread: a server that pings is answered at any time
+        self._url = parameters.display_url
+        self._connections = ConnectionPool(
+            parameters.url, parameters.connect_s, parameters.timeout_s, os.environ.get(API_KEY)
+        )
+        self._loop = asyncio.new_event_loop()  # in its own thread, so that pings are answered at any time
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            self._call(self._link.open(1))
-            offer = ServerMetadata.found_in(self._link.metadata, self._url)
-            self.spec = self._plain() if offer is None else self._negotiated(offer)
+            self._wait_for(self._connections.open(1))
+            server = ServerMetadata.from_metadata(self._connections.metadata, self._url)
+            self.spec = self._plain_spec() if server is None else self._evalkit_spec(server)
         except BaseException:
             self.close()
             raise
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """One (T, A) float32 chunk per request: all are sent, then all are collected.
+        """Return one (T, A) float32 chunk per request; the requests are sent concurrently.
 
         Raises:
-            EnvironmentProblem: the server went away and did not come back.
-            PolicyProblem: it failed, took too long, came back as another one, or its reply is not a chunk.
+            EnvironmentProblem: the connection was lost and could not be reopened.
+            PolicyProblem: the server failed, was too slow or was replaced by another, or its reply is not a chunk.
         """
         messages = [pack(self._message(request)) for request in requests]
-        return [self._chunk(reply) for reply in self._call(self._link.exchange(messages))]
+        return [self._chunk(reply) for reply in self._wait_for(self._connections.exchange(messages))]
 
     def warnings(self) -> list[str]:
-        """What happened to the connections since the last call."""
-        said, self._link.warnings = self._link.warnings, []
-        return said
+        """Return the connections' warnings since the last call."""
+        warnings, self._connections.warnings = self._connections.warnings, []
+        return warnings
 
     def close(self) -> None:
-        """Disconnects."""
+        """Close the connections and end their thread."""
         if self._loop.is_closed():
             return
-        self._call(self._link.close())
+        self._wait_for(self._connections.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def _negotiated(self, offer: ServerMetadata) -> Spec:
-        """The spec for an evalkit server."""
-        size, given = self._suite.action.size, self._parameters
-        if (offer.suite, offer.action_size) != (self._suite.name, size):
+    def _evalkit_spec(self, server: ServerMetadata) -> Spec:
+        """Return the spec for an evalkit server."""
+        size, parameters = self._suite.action.size, self._parameters
+        if (server.suite, server.action_size) != (self._suite.name, size):
             raise UsageError(
-                f"{self._url}: it serves a policy for {offer.suite} (actions of {offer.action_size}), and this run is "
-                f"of {self._suite.name} (actions of {size}): serve one for {self._suite.name}, or run {offer.suite}"
+                f"{self._url}: it serves a policy for {server.suite} (actions of {server.action_size}), and this run "
+                f"is of {self._suite.name} (actions of {size}): serve one for {self._suite.name}, or run {server.suite}"
             )
-        idle = sorted(_LAYOUT & given.model_fields_set)
-        if idle:
+        unused = sorted(_LAYOUT_FIELDS & parameters.model_fields_set)
+        if unused:
             raise UsageError(
-                f"{self._url}: it is an evalkit server, which says itself what it takes: leave out {idle[0]}"
+                f"{self._url}: it is an evalkit server, which describes its observations itself: remove {unused[0]}"
             )
-        if given.chunk not in (None, offer.chunk_size):
+        if parameters.chunk not in (None, server.chunk_size):
             raise UsageError(
-                f"{self._url}: its chunks are {offer.chunk_size} steps: leave out chunk={given.chunk}, "
-                "and say --horizon to execute fewer of them"
+                f"{self._url}: its chunks are {server.chunk_size} steps: remove chunk={parameters.chunk}, "
+                "and use --horizon to execute fewer of them"
             )
-        self._message, self._steps = message_of, offer.chunk_size
-        server = {"suite": offer.suite, "metadata": jsonable(offer.metadata), "checkpoint": jsonable(offer.checkpoint)}
-        metadata = {**self._metadata(offer), "server": server}
-        return Spec(offer.observation_spec, offer.chunk_size, metadata, offer.batch_invariant, offer.supported_prefixes)
-
-    def _plain(self) -> Spec:
-        """The spec for any other server."""
-        given, size = self._parameters, self._suite.action.size
-        if given.columns not in (None, size):
-            raise UsageError(f"{self._url}: columns={given.columns}: an action of {self._suite.name} has {size}")
-        layout = Layout.of(self._suite, given)
-        if given.chunk is None:
-            raise UsageError(
-                f"{self._url}: it does not say how long its action chunks are: say how many steps to use of each, "
-                f"for example --checkpoint remote:url={self._url},chunk=10"
-            )
-        self._message, self._steps = lambda request: layout.message(request.observation), given.chunk
-        metadata = {**self._metadata(None), "layout": asdict(layout), "metadata": jsonable(self._link.metadata)}
+        self._message, self._steps = encode_request, server.chunk_size
+        identity = {
+            "suite": server.suite,
+            "metadata": jsonable(server.metadata),
+            "checkpoint": jsonable(server.checkpoint),
+        }
+        metadata = {**self._metadata(server), "server": identity}
         return Spec(
-            layout.observation_spec, given.chunk, metadata, batch_invariant=False
-        )  # nor does it promise anything else
+            server.observation_spec, server.chunk_size, metadata, server.batch_invariant, server.supported_prefixes
+        )
 
-    def _metadata(self, offer: ServerMetadata | None) -> dict[str, Any]:
-        lost = [name for name in EXTENSIONS if not offer or name not in offer.extensions]
-        return {"where": self._url, "extension": offer is not None, "lost": lost}
+    def _plain_spec(self) -> Spec:
+        """Return the spec for a server without the extension."""
+        parameters, size = self._parameters, self._suite.action.size
+        if parameters.columns not in (None, size):
+            raise UsageError(f"{self._url}: columns={parameters.columns}: an action of {self._suite.name} has {size}")
+        layout = Layout.from_parameters(self._suite, parameters)
+        if parameters.chunk is None:
+            raise UsageError(
+                f"{self._url}: its metadata lacks the length of its action chunks: set the number of steps to use of "
+                f"each, for example --checkpoint remote:url={self._url},chunk=10"
+            )
+        self._message, self._steps = lambda request: layout.message(request.observation), parameters.chunk
+        metadata = {**self._metadata(None), "layout": asdict(layout), "metadata": jsonable(self._connections.metadata)}
+        return Spec(layout.observation_spec, parameters.chunk, metadata, batch_invariant=False)
+
+    def _metadata(self, server: ServerMetadata | None) -> dict[str, Any]:
+        unsupported = [name for name in EXTENSIONS if not server or name not in server.extensions]
+        return {"where": self._url, "extension": server is not None, "unsupported": unsupported}
 
     def _chunk(self, reply: str | bytes) -> np.ndarray:
-        """The actions in a reply, (T, A) float32. Raises PolicyProblem where there are none."""
+        """Return the actions in a reply, (T, A) float32. Raises PolicyProblem if there are none."""
         if isinstance(reply, str):
-            last = (reply.strip().splitlines() or ["it does not say why"])[-1]
+            last = (reply.strip().splitlines() or ["it gives no reason"])[-1]
             raise PolicyProblem(f"{self._url}: the policy failed there: {last}")
         try:
             fields = unpack(reply)
@@ -259,29 +285,29 @@ class Remote:
             raise PolicyProblem(f"{self._url}: its reply is not openpi's msgpack: {error}") from error
         key = self._parameters.actions
         if not isinstance(fields, dict) or key not in fields:
-            got = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+            found = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
             raise PolicyProblem(
-                f"{self._url}: its reply has no {key!r}, only: {got or 'nothing'}; name it by actions=KEY"
+                f"{self._url}: its reply has no {key!r}, only: {found or 'nothing'}; set its key with actions=KEY"
             )
         actions, size = fields[key], self._suite.action.size
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind not in "fiu":
-            got = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
+            found = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
             raise PolicyProblem(
-                f"{self._url}: its {key!r} are {got}, not a chunk of {self._steps} actions of {size} numbers"
+                f"{self._url}: its {key!r} are {found}, not a chunk of {self._steps} actions of {size} numbers"
             )
         if not self.spec.metadata["extension"]:
             actions = actions[: self._steps, : self._parameters.columns]
         if actions.shape != (self._steps, size):
             raise PolicyProblem(
                 f"{self._url}: its chunk is {fields[key].shape}, not ({self._steps}, {size}) as chunk and the actions "
-                f"of {self._suite.name} have it; of more columns, columns={size} uses the first"
+                f"of {self._suite.name} require; if it has more columns, columns={size} uses the first"
             )
         chunk: np.ndarray = actions.astype(np.float32)
         return chunk
 
-    def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+    def _wait_for(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         finally:
-            future.cancel()  # an interrupt leaves nothing behind that would connect again
+            future.cancel()  # after an interrupt, nothing may reconnect in the background

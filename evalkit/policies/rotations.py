@@ -1,4 +1,4 @@
-"""Rotations as the benchmarks' own code computes them, to the bit."""
+"""Rotations with the same bits as in the benchmarks' own code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def axis_angle(quaternion: np.ndarray) -> np.ndarray:
-    """The rotation vector (3,) of a quaternion x, y, z, w, as robosuite computes it (no sign is chosen for w)."""
+    """Return the rotation vector (3,) of a quaternion x, y, z, w, as robosuite computes it (the sign of w is kept)."""
     w = min(max(float(quaternion[3]), -1.0), 1.0)
     length = math.sqrt(1.0 - w * w)
     if math.isclose(length, 0.0):

@@ -1,4 +1,4 @@
-"""Policies without weights: the oracle, a known-worse oracle, random actions, and holding still."""
+"""Policies without weights: the oracle, the oracle with action noise, random actions and zero actions."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
 
 
-class Look(Section):
-    """What a built-in policy looks at and how long its chunks are.
+class ScriptedParameters(Section):
+    """Parameters of the built-in policies.
 
-    They decide nothing by images: ``cameras=all`` makes them as costly to simulate as a model that does. Where
-    robots have cameras of their own, ``cameras=NAME`` names one.
+    These policies ignore images. ``cameras=all`` gives them the rendering cost of a model; ``cameras=NAME`` selects one
+    camera, for suites with different cameras for different robots.
     """
 
     chunk: int = Field(10, ge=1, description="length T of the action chunks")
-    cameras: str = Field("none", description="render and send no camera, all of the suite's, or the one of this name")
+    cameras: str = Field("none", description="cameras to render and send: none, all of the suite's, or the one named")
 
     def observation_spec(self, suite: Suite, oracle_steps: int = 0) -> ObservationSpec:
-        """Which cameras, every state vector with them, and the expert's plan where asked."""
+        """Return the chosen cameras, with every state vector if there are any, and the length of the oracle's plan.
+
+        Raises:
+            UsageError: the suite has no such camera.
+        """
         if self.cameras == "none":
             return ObservationSpec(oracle_steps=oracle_steps)
         if self.cameras != "all" and self.cameras not in suite.cameras:
             raise unknown("camera", self.cameras, suite.cameras)
-        chosen = tuple(suite.cameras) if self.cameras == "all" else (self.cameras,)
-        return ObservationSpec(chosen, tuple(suite.state), oracle_steps)
+        cameras = tuple(suite.cameras) if self.cameras == "all" else (self.cameras,)
+        return ObservationSpec(cameras, tuple(suite.state), oracle_steps)
 
 
-class OracleParameters(Look):
+class OracleParameters(ScriptedParameters):
     """Parameters of the oracles."""
 
     noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise, as a share of the action range")
 
 
 class Oracle:
-    """Does what the suite's scripted expert plans from the state it was shown, with optional seeded action noise."""
+    """The actions that the suite's scripted oracle plans, with optional seeded noise."""
 
     def __init__(self, suite: Suite, parameters: OracleParameters) -> None:
         self._action = suite.action
@@ -54,15 +58,15 @@ class Oracle:
         )
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """The plan in the observation, plus noise drawn from the request's seed."""
+        """Return the plan in each observation, plus noise drawn from the request's seed."""
         return [self._plan(request) for request in requests]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def _plan(self, request: Request) -> np.ndarray:
         plan = request.observation.oracle_plan
-        assert plan is not None, "the worker always sends the plan that the spec needs"
+        assert plan is not None, "the worker always sends the plan that the spec names"
         if not self._noise:
             return plan
         scale = self._noise * (self._action.high - self._action.low) / 2
@@ -74,12 +78,12 @@ class Oracle:
 class Random:
     """Uniform actions from the action space, drawn from the request's seed."""
 
-    def __init__(self, suite: Suite, parameters: Look) -> None:
+    def __init__(self, suite: Suite, parameters: ScriptedParameters) -> None:
         self._action = suite.action
         self.spec = Spec(observation_spec=parameters.observation_spec(suite), chunk_size=parameters.chunk, metadata={})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """(T, A) per request."""
+        """Return (T, A) float32 per request."""
         shape = (self.spec.chunk_size, self._action.size)
         return [
             np.random.default_rng(r.seed).uniform(self._action.low, self._action.high, shape).astype(np.float32)
@@ -87,20 +91,20 @@ class Random:
         ]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
-class Hold:
-    """Zero actions: stay where you are. The floor under every benchmark: what it solves was solved at the start."""
+class Zero:
+    """Zero actions: the lower bound of every benchmark, which solves only episodes that begin solved."""
 
-    def __init__(self, suite: Suite, parameters: Look) -> None:
+    def __init__(self, suite: Suite, parameters: ScriptedParameters) -> None:
         zero = np.zeros((parameters.chunk, suite.action.size), np.float32)
         self._chunk = np.clip(zero, suite.action.low, suite.action.high)
         self.spec = Spec(observation_spec=parameters.observation_spec(suite), chunk_size=parameters.chunk, metadata={})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """(T, A) per request."""
+        """Return (T, A) float32 per request."""
         return [self._chunk for _ in requests]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""

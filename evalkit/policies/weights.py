@@ -1,7 +1,7 @@
-"""Where a checkpoint's files are, what identifies them, and whether their code may run.
+"""Files of a checkpoint: their location, their identity, and the permission to run the code among them.
 
-A checkpoint on the Hugging Face hub is identified by its repository and a full commit; a local directory by the SHA-256
-of its files. Code that comes with either runs only where that was asked for, and only when it is pinned.
+A checkpoint on the Hugging Face hub is identified by its repository and a full commit, a local directory by the SHA-256
+of its files. Code that comes with either runs only if the user allowed it, and only if it is pinned.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class CheckpointFiles:
 
     Attributes:
         folder: the directory that holds them.
-        identity: what they are: ``source`` and ``revision``, or ``weights_sha256``, and ``code_sha256``; ``where`` they
-            are does not tell what they are. JSON values.
+        identity: ``source`` and ``revision``, or ``weights_sha256``; and ``code_sha256`` and ``config_sha256``. The
+            path under ``where`` is recorded, but identifies nothing. JSON values.
     """
 
     folder: Path
     identity: dict[str, Any]
 
 
-def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> CheckpointFiles:
-    """The files of a checkpoint, downloaded where they are not here yet.
+def locate(source: str, revision: str | None, trust_remote_code: bool, name: str) -> CheckpointFiles:
+    """Return the files of a checkpoint, downloaded if they are not on this machine.
 
     Args:
         source: a directory, or a repository on the hub (``organisation/name``).
         revision: the full commit, for a repository.
-        trusts_code: whether Python files among them may be run.
+        trust_remote_code: True if Python files among them may be run.
         name: the checkpoint's name, for the commands that messages suggest.
 
     Raises:
@@ -56,22 +56,22 @@ def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> C
     except RuntimeError as error:
         raise UsageError(f"{source}: {error}") from error
     if folder.is_dir():
-        if not trusts_code and any(folder.glob("*.py")):
-            raise UsageError(f"{folder} has code of its own: set trust_remote_code=true to run it")
-        _check_whole(folder)
+        if not trust_remote_code and any(folder.glob("*.py")):
+            raise UsageError(f"{folder} contains Python code: set trust_remote_code=true to allow it to run")
+        _check_complete(folder)
         identity: dict[str, Any] = {
             "weights_sha256": digest(folder, _WEIGHTS, _shards(folder)),
             "where": str(folder.resolve()),
         }
     elif HUB_ID.match(source):
-        pinned = _pinned(source, revision, name)
-        if not trusts_code:
+        commit = _pinned_commit(source, revision, name)
+        if not trust_remote_code:
             raise UsageError(
-                f"{source} runs code of its own; read it, then allow it with "
-                f"--checkpoint {name}:revision={pinned},trust_remote_code=true (and what else you set)"
+                f"{source} contains Python code: read it, then allow it to run with "
+                f"--checkpoint {name}:revision={commit},trust_remote_code=true (and your other parameters)"
             )
-        folder = _download(source, pinned, name)
-        identity = {"source": source, "revision": pinned}
+        folder = _download(source, commit, name)
+        identity = {"source": source, "revision": commit}
     else:
         raise UsageError(f"{source}: no such directory, and not a hub id (organisation/name)")
     return CheckpointFiles(
@@ -80,7 +80,7 @@ def locate(source: str, revision: str | None, trusts_code: bool, name: str) -> C
 
 
 def digest(folder: Path, patterns: tuple[str, ...], more: Iterable[str] = ()) -> str:
-    """SHA-256 over the names and contents of the files at the top of ``folder`` that match, and of ``more``."""
+    """Return the SHA-256 over the names and contents of the files of ``folder`` that match, and of ``more``."""
     summary = hashlib.sha256()
     names = {p.name for pattern in patterns for p in folder.glob(pattern) if p.is_file()}
     for name in sorted(names | {str(PurePosixPath(name)) for name in more}):
@@ -96,8 +96,13 @@ def _sha256(file: Any) -> str:
     return summary.hexdigest()
 
 
-def _pinned(source: str, revision: str | None, name: str) -> str:
-    """The commit to take. Raises UsageError, or EnvironmentProblem without a network, where none was named."""
+def _pinned_commit(source: str, revision: str | None, name: str) -> str:
+    """Return the commit of ``revision``.
+
+    Raises:
+        UsageError: it is not a full commit, or it is None; the message names the newest commit.
+        EnvironmentProblem: it is None and the hub cannot be reached.
+    """
     if revision is not None:
         if not COMMIT.match(revision):
             raise UsageError(f"revision {revision!r} is not a full commit (40 hexadecimal digits)")
@@ -105,44 +110,45 @@ def _pinned(source: str, revision: str | None, name: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    here = "" if name != source else f" (nor is there a directory {source} here)"
+    no_directory = "" if name != source else f" (and there is no directory {source})"
     try:
         newest = HfApi().model_info(source, timeout=10).sha
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UsageError(f"{source}: the hub has no such repository, or it is not yours to see{here}") from error
-    except Exception as error:  # offline, in one of many ways
+        raise UsageError(f"{source}: no such repository on the hub, or no access to it{no_directory}") from error
+    except Exception as error:  # being offline raises many kinds
         raise EnvironmentProblem(
-            f"its weights are not here: {source} is not pinned to a commit and the hub cannot be reached{here}; name "
-            f"a commit (--checkpoint {name}:revision=COMMIT) or a copy (--checkpoint {name}:source=DIR)"
+            f"its weights are not on this machine: {source} is not pinned to a commit and the hub cannot be reached"
+            f"{no_directory}; name a commit (--checkpoint {name}:revision=COMMIT) or a copy (--checkpoint "
+            f"{name}:source=DIR)"
         ) from error
     raise UsageError(
         f"{source} is not pinned to a commit; its newest is {newest}: run it with --checkpoint {name}:revision={newest}"
-        " (and what else you set)"
+        " (and your other parameters)"
     )
 
 
 def _download(source: str, revision: str, name: str) -> Path:
-    """The snapshot on this machine, fetched where it is not there or, after a download that was cut off, not whole."""
+    """Return the snapshot on this machine, downloaded if it is absent or incomplete."""
     from huggingface_hub import snapshot_download
 
-    with contextlib.suppress(Exception):  # nothing of it is here
-        here = Path(snapshot_download(source, revision=revision, local_files_only=True))
-        if not _lacking(here):
-            return here
+    with contextlib.suppress(Exception):  # no part of it is on this machine
+        cached = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        if not _missing_file(cached):
+            return cached
     try:
         folder = Path(snapshot_download(source, revision=revision))
     except Exception as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EnvironmentProblem(
-            f"its weights are not (all) here, and {source} at {revision[:12]} cannot be downloaded ({why[:160]}); "
-            f"name a copy with --checkpoint {name}:source=DIR"
+            f"its weights are not (all) on this machine, and {source} at {revision[:12]} cannot be downloaded "
+            f"({reason[:160]}); name a copy with --checkpoint {name}:source=DIR"
         ) from error
-    _check_whole(folder)
+    _check_complete(folder)
     return folder
 
 
 def _shards(folder: Path) -> list[str]:
-    """The files with the weights, by their names relative to ``folder``. Raises UsageError for an index of none."""
+    """Return the weight files, relative to ``folder``. Raises UsageError if the index is malformed."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return ["model.safetensors"]
@@ -156,16 +162,16 @@ def _shards(folder: Path) -> list[str]:
     return shards
 
 
-def _check_whole(folder: Path) -> None:
-    """Raises UsageError that names the file that is missing or that cannot be read."""
-    lacking = _lacking(folder)
-    if lacking:
-        raise UsageError(lacking)
+def _check_complete(folder: Path) -> None:
+    """Raise UsageError if a file is missing or cannot be read."""
+    missing = _missing_file(folder)
+    if missing:
+        raise UsageError(missing)
 
 
-def _lacking(folder: Path) -> str | None:
-    """Which file is missing, in words, or None. Raises UsageError for an index that cannot be read."""
+def _missing_file(folder: Path) -> str | None:
+    """Return a message about the first missing file, or None. Raises UsageError if the index cannot be read."""
     if not (folder / "config.json").is_file():
-        return f"{folder / 'config.json'}: missing; it is not a whole checkpoint"
+        return f"{folder / 'config.json'}: missing: the checkpoint is incomplete"
     missing = [name for name in _shards(folder) if not (folder / name).is_file()]
-    return f"{folder / missing[0]}: missing; its weights are not all there" if missing else None
+    return f"{folder / missing[0]}: missing: the checkpoint's weights are incomplete" if missing else None

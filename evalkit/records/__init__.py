@@ -1,1 +1,1 @@
-"""The files of a run: manifest, journal, and the data frame made of them."""
+"""The files of a run: manifest, journal, and the data frame made from them."""

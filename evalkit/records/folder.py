@@ -1,4 +1,4 @@
-"""The layout of a run's folder. Every file of a run is named here and nowhere else."""
+"""The layout of a run folder. Every file of a run is named here and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A run's journal as a frame: one row per episode, which every number is made from.
+"""A run's journal as a data frame with one row per episode, the source of every number.
 
-There are two ways to the same frame. :func:`episodes_frame` takes records. :func:`read_frame` takes the file, and reads
-it in DuckDB: a million episodes in seconds. Whatever is not plainly in order there (damage, a torn line, a verdict that
-contradicts another) is left to :func:`evalkit.records.journal.read_journal`, which knows every rule and names the line.
-The other way round, DuckDB passes over blank lines and over unknown fields inside ``episode``.
+There are two ways to the same frame. :func:`episodes_frame` takes records. :func:`read_frame` takes the file and reads
+it in DuckDB: a million episodes in seconds. If anything there is irregular (damage, a torn line, a verdict that
+contradicts another), :func:`evalkit.records.journal.read_journal` reads the file instead; it knows every rule and names
+the line. DuckDB is more tolerant in two points: it skips blank lines and ignores unknown fields inside ``episode``.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ _RECORD = {
     "steps": "BIGINT",
     "inferences": "BIGINT",
     "digest": "VARCHAR",
-    **dict.fromkeys(("success", "error", "subtasks", *_EXTRAS), "JSON"),  # as text: nothing is cast
+    **dict.fromkeys(("success", "error", "subtasks", *_EXTRAS), "JSON"),  # as text, without casts
 }
 
 
 def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per episode: its fields, ``success`` (None for an error), ``steps``, ``digest``, ``error``, and metrics.
+    """Return one row per episode.
 
-    Names and digests are categories; steps and inferences are NaN where they are unknown. A suite's own metric ``x`` is
-    column ``metric.x``, and what its execution did is under ``execution_stats.``. Of a chain, ``subtasks`` has its sub-tasks with
-    their verdicts and ``solved`` how many of them were solved in a row.
+    Columns: the episode's fields, ``success`` (None for an error), ``steps``, ``inferences``, ``digest``, ``error``,
+    ``subtasks``, ``solved``. Names and digests are categories; unknown steps and inferences are NaN. A suite's own
+    metric ``x`` is column ``metric.x``; the execution's statistics are under ``execution_stats.``. Of a chain,
+    ``subtasks`` has the sub-tasks with their verdicts, and ``solved`` is the number solved in a row.
     """
     import pandas as pd
 
@@ -60,25 +61,25 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
         }
         for r in records
     ]
-    return _finished(pd.DataFrame(rows, columns=[*_COLUMNS, *_EXTRAS], dtype=object))
+    return _typed(pd.DataFrame(rows, columns=[*_COLUMNS, *_EXTRAS], dtype=object))
 
 
 def read_frame(folder: Path, extras: bool = True) -> pd.DataFrame:
-    """The frame of the run in ``folder``, as :func:`episodes_frame` makes it of its records.
+    """Read the frame of the run in ``folder``, equal to :func:`episodes_frame` of its records.
 
     Args:
-        folder: the run's.
-        extras: whether to have the columns under ``metric.`` and ``execution_stats.``, which take as long as all the others.
+        folder: the run's folder.
+        extras: include the columns under ``metric.`` and ``execution_stats.``, which take as long as all the others.
 
     Raises:
-        UsageError: as :func:`evalkit.records.journal.read_journal` does.
+        UsageError: see :func:`evalkit.records.journal.read_journal`.
     """
-    frame = _read_quickly(RunFolder(folder).journal, extras)
+    frame = _read_with_duckdb(RunFolder(folder).journal, extras)
     return episodes_frame(read_journal(folder).values()) if frame is None else frame
 
 
-def _finished(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its types, with ``solved``, and with a column for each number in ``metrics`` and ``execution_stats``."""
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with its dtypes, ``solved``, and a column for each number in metrics and execution_stats."""
     import pandas as pd
 
     for name in _NUMBERS:
@@ -102,65 +103,67 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _read_quickly(path: Path, extras: bool) -> pd.DataFrame | None:
-    """The frame, or None where a line is not plainly a record or two of them contradict one another."""
+def _read_with_duckdb(path: Path, extras: bool) -> pd.DataFrame | None:
+    """Return the frame, or None if a line is irregular or two records contradict each other."""
     import duckdb
 
-    if not path.is_file() or path.stat().st_size == 0 or set("*?[") & set(str(path)):  # the name would be a pattern
+    if (
+        not path.is_file() or path.stat().st_size == 0 or set("*?[") & set(str(path))
+    ):  # DuckDB would read the name as a pattern
         return None
     try:
-        with ThreadPoolExecutor(1) as beside, _database() as database:
-            whole = beside.submit(_has_whole_lines, path)
-            frame = _loaded(database, path, extras)
+        with ThreadPoolExecutor(1) as executor, _database() as database:
+            whole = executor.submit(_has_whole_lines, path)
+            frame = _load(database, path, extras)
             return frame if whole.result() else None
     except (duckdb.Error, ValueError, TypeError, KeyError):
         return None
 
 
 def _database() -> duckdb.DuckDBPyConnection:
-    """One in memory, which fetches nothing from anywhere."""
+    """Connect to a database in memory that loads no extensions."""
     import duckdb
 
     return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
 
 
 def _has_whole_lines(path: Path) -> bool:
-    """Whether every line has the fields of a record and no others."""
+    """Return True if every line has exactly the fields of a record."""
     keys = ["id", *(field.name for field in fields(Record))]
-    asked = "SELECT bool_and(json_keys(json) = $keys) FROM read_ndjson_objects($path)"
+    query = "SELECT bool_and(json_keys(json) = $keys) FROM read_ndjson_objects($path)"
     with _database() as database:
-        return database.execute(asked, {"keys": keys, "path": str(path)}).fetchone() == (True,)
+        return database.execute(query, {"keys": keys, "path": str(path)}).fetchone() == (True,)
 
 
-def _loaded(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> pd.DataFrame | None:
-    """The frame, or None where a record is not plain or two of them contradict one another."""
+def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> pd.DataFrame | None:
+    """Return the frame, or None if a record is irregular or two records contradict each other."""
     record = {name: kind for name, kind in _RECORD.items() if extras or name not in _EXTRAS}
     types = ", ".join(f"{name}: '{kind}'" for name, kind in record.items())
     own = ", ".join(name for name in record if name not in ("id", "episode", "success"))
     episode = ", ".join(f"episode.{name} AS {name}" for name in _EPISODE)
-    there = "".join(f" AND {name} LIKE '{{%'" for name in _EXTRAS if extras)
+    are_mappings = "".join(f" AND {name} LIKE '{{%'" for name in _EXTRAS if extras)
     database.execute(
         f"""
         CREATE TABLE line AS
         SELECT {own}, {episode}, success = 'true' AS success,
             coalesce(success IN ('true', 'false'), error LIKE '{{"%') AND (success IS NULL) = (error IS NOT NULL)
-            AND subtasks LIKE '[%'{there}
+            AND subtasks LIKE '[%'{are_mappings}
             AND id = concat(episode.suite, '/', episode.split, '/', episode.task, '/', episode.scene,
-                            '/s', episode.seed, '/r', episode.repeat) AS plain
+                            '/s', episode.seed, '/r', episode.repeat) AS regular
         FROM read_ndjson($path, columns = {{{types}}})
         """,
         {"path": str(path)},
     )
-    if database.execute("SELECT bool_and(coalesce(plain, false)) FROM line").fetchone() != (True,):
+    if database.execute("SELECT bool_and(coalesce(regular, false)) FROM line").fetchone() != (True,):
         return None
-    frame = _finished(_fetched(database, extras))
+    frame = _typed(_fetch(database, extras))
     if not frame.duplicated(list(_EPISODE)).any():
         return frame
-    return _finished(_fetched(database, extras)) if _keep_the_last(database) else None
+    return _typed(_fetch(database, extras)) if _keep_the_last(database) else None
 
 
 def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
-    """Of every episode keeps its last record, in the place of the first; says False where two verdicts differ."""
+    """Keep the last record of every episode, in the place of the first; return False if two verdicts differ."""
     episode = ", ".join(_EPISODE)
     database.execute(
         f"""
@@ -184,8 +187,8 @@ def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
     return True
 
 
-def _fetched(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
-    """Table ``line`` as a frame of what records have. Texts that occur again and again are read once."""
+def _fetch(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
+    """Return table ``line`` as a frame with the columns of records. Repeated texts are parsed once."""
     import numpy as np
     import pandas as pd
 

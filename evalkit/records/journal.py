@@ -1,14 +1,13 @@
 """The journal: one JSON line per finished episode, appended and never rewritten.
 
-Everything in a record depends on the episode and the run's identity alone, except the ``host`` part (who ran it, how
-long it took, how many attempts), which two runs of the same thing may differ in.
+A record depends on the episode and the run's identity alone, except for its ``host`` part (worker, duration, attempts),
+which may differ between two runs of the same thing.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,23 +20,23 @@ from evalkit.records.folder import RunFolder
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one episode.
+    """The result of one episode.
 
     Attributes:
-        episode: which one.
-        success: the suite's verdict; None where the episode ended in an error.
-        steps: control steps executed, waiting steps apart; None where unknown, as in imported runs.
-        inferences: how often the policy was asked; None where unknown.
-        clipped_steps: steps whose action was beyond the action space and was clipped, as the protocol says; None where
+        episode: the episode.
+        success: the suite's verdict; None if the episode ended in an error.
+        steps: control steps executed, without waiting steps; None if unknown, as in imported runs.
+        inferences: number of inference requests; None if unknown.
+        clipped_steps: steps whose action was outside the action space and was clipped under the protocol; None if
             unknown.
         metrics: further numbers of the suite, by name.
-        motion: how the chunks were executed, in numbers (:meth:`evalkit.worker.trace.Trace.execution_stats`).
-        timeline: of an asynchronous execution, its asks and which of them drove what (:meth:`~.Trace.timeline`).
-        parts: the sub-tasks of a chain that were attempted, in order: [name, whether it was solved]; the name is None
-            where it is unknown.
-        digest: SHA-256 over all executed actions and the final physics state; None where unknown.
-        error: why there is no verdict: {"kind", "message"}; None where there is one.
-        host: attempts, worker, wall-clock seconds, time of day: not part of the outcome.
+        execution_stats: statistics of the execution (:meth:`evalkit.worker.trace.Trace.execution_stats`).
+        timeline: for an asynchronous execution, its inference requests and the steps that each chunk drove
+            (:meth:`~.Trace.timeline`).
+        subtasks: the attempted sub-tasks of a chain, in order: [name, solved]; the name is None if unknown.
+        digest: SHA-256 over all executed actions and the final physics state; None if unknown.
+        error: the reason for a missing verdict: {"kind", "message"}; None with a verdict.
+        host: attempts, worker, wall-clock seconds, time of day; not part of the outcome.
     """
 
     episode: Episode
@@ -54,12 +53,16 @@ class Record:
     host: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line, keys in the order of the fields."""
+        """Return one line, with the keys in the order of the fields."""
         return json.dumps({"id": self.episode.id, **asdict(self)}, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """The inverse of :meth:`to_json`; raises ValueError, KeyError or TypeError for anything else."""
+        """Parse a line of :meth:`to_json`.
+
+        Raises:
+            ValueError, KeyError or TypeError: the line is anything else.
+        """
         fields = json.loads(line)
         if not isinstance(fields, dict) or not isinstance(fields["episode"], dict):
             raise ValueError("it is not a mapping")
@@ -71,7 +74,7 @@ class Record:
         if not all(isinstance(fields.get(name, 0), int | None) for name in ("steps", "inferences")):
             raise ValueError("steps and inferences must be whole numbers")
         if not all(isinstance(fields.get(name, {}), dict) for name in ("metrics", "execution_stats")):
-            raise ValueError("metrics and motion must be mappings")
+            raise ValueError("metrics and execution_stats must be mappings")
         identity = fields.pop("id")
         record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
         if record.episode.id != identity:
@@ -79,7 +82,7 @@ class Record:
         return record
 
     def outcome(self) -> dict[str, Any]:
-        """The record without its ``host`` part: equal for equal episodes of equal runs."""
+        """Return the record without its ``host`` part: equal for equal episodes of equal runs."""
         fields = asdict(self)
         del fields["host"]
         return fields
@@ -89,7 +92,7 @@ class Journal:
     """A run's journal, open for appending by one process."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens (or begins) the journal in ``folder`` and drops a torn last line.
+        """Open or create the journal in ``folder`` and drop a torn last line.
 
         Raises:
             UsageError: a line other than the last is not a record.
@@ -102,7 +105,7 @@ class Journal:
         self.records = read_journal(folder)
 
     def append(self, record: Record) -> None:
-        """Adds one record with a single write, so that a killed process leaves at most one torn line."""
+        """Append one record with a single write, so that a killed process leaves at most one torn line."""
         self._file.write(record.to_json().encode() + b"\n")
         self._file.flush()
         self.records[record.episode] = record
@@ -119,11 +122,13 @@ class Journal:
 
 
 def read_journal(folder: Path) -> dict[Episode, Record]:
-    """A run's records by episode, in the order first written; a later record of an episode replaces an earlier one.
+    """Read a run's records by episode, in the order first written.
 
-    So an episode that ended in an error may be tried again. A torn last line is passed over; it is the trace of a
-    killed process. Raises UsageError that names the file and the line for any other damage, and where two verdicts on
-    one episode differ.
+    A later record of an episode replaces an earlier one, so an episode that ended in an error may be repeated. A torn
+    last line, the trace of a killed process, is skipped.
+
+    Raises:
+        UsageError: any other damage, or two different verdicts on one episode; the message names the file and the line.
     """
     path = RunFolder(folder).journal
     try:
@@ -150,23 +155,22 @@ def read_journal(folder: Path) -> dict[Episode, Record]:
 
 
 def check_subtasks(subtasks: Any) -> list[list[Any]]:
-    """A chain's sub-tasks as a record has them. Raises ValueError or TypeError where they are anything else."""
+    """Return a chain's sub-tasks, checked.
+
+    Raises:
+        ValueError or TypeError: they are not pairs of a name (or None) and a bool.
+    """
     for name, solved in subtasks:
         if not isinstance(name, str | None) or not isinstance(solved, bool):
-            raise ValueError("parts must be pairs of a name (or null) and true or false")
+            raise ValueError("subtasks must be pairs of a name (or null) and true or false")
     return list(subtasks)
 
 
 def chain_length(subtasks: list[list[Any]]) -> int:
-    """The length of a chain: the sub-tasks solved before the first that was not."""
+    """Return the number of sub-tasks solved before the first that was not."""
     return next((place for place, (_, solved) in enumerate(subtasks) if not solved), len(subtasks))
 
 
-def canonical(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """What two journals of the same run must agree on, bit for bit: the outcomes, ordered by episode."""
-    return [r.outcome() for r in sorted(records, key=lambda r: r.episode)]
-
-
 def _whole_lines(path: Path) -> int:
-    """How many bytes of the file are whole lines."""
+    """Return the number of bytes in whole lines."""
     return path.read_bytes().rfind(b"\n") + 1

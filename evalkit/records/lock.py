@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one process at a time, and nothing left behind by a run that never began."""
+"""The lock of a run folder: one process at a time, and no leftovers of a run that never began."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from evalkit.errors import RunExists, UsageError
 from evalkit.records.folder import RunFolder
-from evalkit.records.manifest import exists_already
+from evalkit.records.manifest import run_exists_message
 
 
 @contextmanager
 def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
-    """Hold ``out`` for this process, for a new run or (``resume``) for one that is there.
+    """Hold ``out`` for this process, for a new run or (``resume``) for an existing one.
 
     A new folder in which no manifest was written is removed at the end.
 
     Raises:
-        RunExists: it holds a run (without ``resume``), or another process is at work in it.
-        UsageError: it cannot be written, holds something else, or (with ``resume``) holds no run.
+        RunExists: the folder holds a run (without ``resume``), or another process is at work in it.
+        UsageError: the folder cannot be written, holds something else, or (with ``resume``) holds no run.
     """
     folder = RunFolder(out)
     if resume and not folder.is_run:
@@ -39,7 +39,7 @@ def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = folder.lock.stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one that was just taken away
+            ours = folder.lock.stat().st_ino == os.fstat(lock.fileno()).st_ino  # not a lock that was just removed
         except OSError as error:
             raise RunExists(f"{out}: another evalkit process is at work there") from error
         if not ours:
@@ -57,7 +57,7 @@ def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
 
 def _refuse_existing(folder: RunFolder) -> None:
     if folder.manifest.exists():
-        raise RunExists(exists_already(folder.root))
+        raise RunExists(run_exists_message(folder.root))
     left_by_a_killed_process = {folder.logs.name, folder.lock.name}
     if folder.root.is_dir() and {p.name for p in folder.root.iterdir()} - left_by_a_killed_process:
         raise UsageError(f"--out {folder.root}: exists and is not empty; name a new folder")

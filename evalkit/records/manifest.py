@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 class PlannedTask(BaseModel):
-    """A task, the number of its scenes from the first, and the attempts at each."""
+    """A task, the number of its scenes, counted from the first, and the attempts at each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class PlannedTask(BaseModel):
 
 
 class Plan(BaseModel):
-    """Which episodes a run is made of."""
+    """The planned episodes of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ class Plan(BaseModel):
 
     @classmethod
     def of(cls, episodes: Sequence[Episode]) -> Plan:
-        """The plan that :meth:`evalkit.suite.Suite.plan` made."""
+        """Return the plan of the episodes that :meth:`evalkit.suite.Suite.plan` made."""
         last = {e.task_key: (e.scene, e.repeat) for e in episodes}
         tasks = [
             PlannedTask(split=split, task=task, scenes=scene + 1, repeats=repeat + 1)
@@ -58,16 +58,16 @@ class Plan(BaseModel):
 
     @property
     def keys(self) -> list[tuple[str, str]]:
-        """The tasks' (split, task)."""
+        """The tasks as (split, task)."""
         return [task.key for task in self.tasks]
 
     @property
     def size(self) -> int:
-        """How many episodes."""
+        """The number of episodes."""
         return sum(task.scenes * task.repeats for task in self.tasks)
 
     def episodes(self, suite: str) -> list[Episode]:
-        """The episodes, in order."""
+        """Return the episodes, in order."""
         return [
             Episode(suite, task.split, task.task, scene, self.seed, repeat)
             for task in self.tasks
@@ -77,14 +77,14 @@ class Plan(BaseModel):
 
 
 class Origin(BaseModel):
-    """Where an imported run comes from, and what is unknown of it.
+    """The source of an imported run, and its unknown fields.
 
     Attributes:
-        format: how it was written, as ``evalkit import`` names it.
-        source: who wrote it, for people.
-        files: SHA-256 of every file that was read, by its name relative to the path that was given.
-        lacks: what a run of evalkit's own has and this has not, in the words of docs/importing.md. ``scenes``: outcomes
-            are numbered as the files have them, and which scene each of them met is unknown.
+        format: the format, as ``evalkit import`` names it.
+        source: the tool that wrote the files, for people.
+        files: SHA-256 of every file that was read, by its name relative to the given path.
+        missing_fields: fields that evalkit's own runs have and this run lacks, in the words of docs/importing.md.
+            ``scenes``: outcomes are numbered as in the files, and the scene of each is unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,24 +95,25 @@ class Origin(BaseModel):
     missing_fields: list[str]
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return f"{self.source}; unknown: {', '.join(self.missing_fields)}"
 
 
 class Manifest(BaseModel):
-    """What a run is.
+    """The identity of a run.
 
     Attributes:
-        fingerprint: what decides whether two runs may be compared: suite, protocol, simulator versions, assets, GL.
-        checkpoint: the policy: id, code, parameters, and what identifies its weights.
-        execution: how chunks become control steps.
-        plan: which episodes.
+        fingerprint: the fields that decide whether two runs may be compared: suite, protocol, simulator versions,
+            assets, GL.
+        checkpoint: the policy: id, code, parameters, and the identity of its weights.
+        execution: the conversion of chunks to control steps.
+        plan: the planned episodes.
         code: evalkit's version and the digest of the suite's files.
-        suite: ``suite.yaml`` as it was.
-        incomparable: why the results must not be held against published ones; empty where they may.
-        origin: where an imported run comes from; None for a run of evalkit's own.
-        machine: where it ran, for the record.
-        created: when, in UTC.
+        suite: the content of ``suite.yaml``.
+        incomparable: reasons against a comparison with published results; empty if there are none.
+        origin: source of an imported run; None for evalkit's own runs.
+        machine: the machine, for the record.
+        created: date and time in UTC.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -130,7 +131,7 @@ class Manifest(BaseModel):
     created: str = ""
 
     @model_validator(mode="after")
-    def _parts_are_there(self) -> Manifest:
+    def _check_required_keys(self) -> Manifest:
         parts = {"fingerprint": ["suite"], "checkpoint": ["id"], "execution": ["name", "horizon"]}
         parts["suite"] = ["title", "headline", "splits", "episodes"]
         for part, keys in parts.items():
@@ -142,17 +143,21 @@ class Manifest(BaseModel):
 
     @property
     def pairable(self) -> bool:
-        """Whether an episode's scene is known, so that it may be compared with another run's episode of that id."""
+        """True if the scene of every episode is known, so that it may be paired with another run's episode."""
         return self.origin is None or "scenes" not in self.origin.missing_fields
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be continued: all but the record of when and where."""
+        """Return the fields that must be equal to resume a run: all but the record of time and machine."""
         whole = self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
         metadata = {k: v for k, v in whole["checkpoint"].get("metadata", {}).items() if k != "where"}
         return {**whole, "checkpoint": {**whole["checkpoint"], "metadata": metadata}}
 
     def write(self, folder: Path) -> None:
-        """Writes it into ``folder``; raises RunExists where there is one already, however close the race."""
+        """Write the manifest into ``folder``.
+
+        Raises:
+            RunExists: the folder has one already, even if it was written at the same moment.
+        """
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         target = RunFolder(folder).manifest
         draft = folder / f".{target.name}.{os.getpid()}"
@@ -160,12 +165,12 @@ class Manifest(BaseModel):
             draft.write_text(text, encoding="utf-8")
             os.link(draft, target)
         except FileExistsError as error:
-            raise RunExists(exists_already(folder)) from error
+            raise RunExists(run_exists_message(folder)) from error
         finally:
             draft.unlink(missing_ok=True)
 
     def check_resumes(self, folder: Path) -> None:
-        """Raises RunMismatch that names the first field in which the run in ``folder`` is another one."""
+        """Raise RunMismatch, naming the first field that differs, if the run in ``folder`` is not this one."""
         theirs = read_manifest(folder)
         if theirs.origin:
             raise RunMismatch(f"{folder}: cannot resume: that run was imported; name another --out")
@@ -181,7 +186,13 @@ class Manifest(BaseModel):
 
 
 def fingerprint(suite: Suite, versions: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
-    """What decides comparability. ``versions``: the simulator's distributions; ``facts``: what the probe found."""
+    """Return the fields that decide comparability.
+
+    Args:
+        suite: the suite; its protocol enters as a SHA-256.
+        versions: versions of the simulator's distributions.
+        metadata: further fields, from the probe of the environment.
+    """
     rules = json.dumps(protocol(suite.to_message()), sort_keys=True).encode()
     return {
         "suite": suite.name,
@@ -192,17 +203,21 @@ def fingerprint(suite: Suite, versions: dict[str, Any], metadata: dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    """Where this process runs."""
+    """Describe the machine of this process."""
     return {"platform": platform.platform(), "processor": platform.machine(), "python": platform.python_version()}
 
 
 def now() -> str:
-    """The time of day in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """A run's manifest. Raises UsageError that names the file and the field at fault."""
+    """Read a run's manifest.
+
+    Raises:
+        UsageError: it is missing or damaged; the message names the file and the field.
+    """
     path = RunFolder(folder).manifest
     try:
         if not path.is_file():
@@ -215,6 +230,6 @@ def read_manifest(folder: Path) -> Manifest:
     return parse(Manifest, content, path)
 
 
-def exists_already(folder: Path) -> str:
-    """What to say where a folder holds a run."""
+def run_exists_message(folder: Path) -> str:
+    """Return the error message for a folder that already holds a run."""
     return f"{folder}: holds a run already; continue it with --resume, or name another --out"

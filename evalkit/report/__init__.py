@@ -1,1 +1,1 @@
-"""How results are shown: terminal, markdown, CSV, JSON, LaTeX."""
+"""Results as text for terminals, markdown, CSV, JSON, LaTeX, JUnit and plots."""

@@ -1,4 +1,4 @@
-"""A comparison for people: the headline, splits, the tasks that changed, and the episodes that flipped."""
+"""A comparison for people: the headline, the splits, the tasks that changed, and the episodes that flipped."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evalkit.analysis.compare import Comparison, Line
+from evalkit.analysis.compare import Comparison, ContrastRow
 from evalkit.report.tables import percent
 
 _COLOURS = {"PASS": "green", "REGRESSION": "red", "INCONCLUSIVE": "yellow"}
-_FLIPS = 20  # episodes shown at most; --json has them all
+_MAX_FLIPS = 20  # episodes shown; --json has them all
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Prints all of it."""
+    """Print the whole comparison."""
     a, b = (side.manifest.checkpoint["id"] for side in (comparison.a, comparison.b))
     console.print(Text(f"{comparison.a.manifest.suite['title']} · {a} and {b}", style="bold"))
     console.print(f"a: {comparison.a.folder}\nb: {comparison.b.folder}", style="dim", highlight=False, soft_wrap=True)
@@ -29,30 +29,32 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def show_notes(found: Sequence[str], console: Console) -> None:
-    """Prints what a reader must know, a line each."""
+    """Print notes for the reader, a line each."""
     for note in found:
         console.print(Text(f"! {note}", style="yellow"))
 
 
 def show_verdict(verdict: str, reason: str, console: Console) -> None:
-    """Prints a verdict, in its colour, and why."""
+    """Print a verdict, in its colour, and its reason."""
     console.print()
     shown = Text(verdict, style=f"bold {_COLOURS[verdict]}")
     console.print(shown.append(f"  {reason}", style="not bold default"), soft_wrap=True)
 
 
 def allowed_notes(allowed: Sequence[str]) -> list[str]:
-    """What differs beyond the checkpoints, as notes."""
-    return [f"not the same in both, and allowed: {field}" for field in allowed]
+    """Return the fields that differ beyond the checkpoints, as notes."""
+    return [f"differs, as allowed: {field}" for field in allowed]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader of the numbers must know."""
+    """Return the notes on the numbers."""
     found = allowed_notes(comparison.allowed)
     if not comparison.paired:
-        found.append("no episode is in both runs: compared unpaired, which sees less with as many episodes")
+        found.append(
+            "no episode is in both runs: compared unpaired, which has less power for the same number of episodes"
+        )
     if comparison.unmatched:
-        found.append(f"{comparison.unmatched} episodes have a verdict in one run only and are left out")
+        found.append(f"{comparison.unmatched} episodes have a verdict in one run only and are not compared")
     for name, side in (("a", comparison.a), ("b", comparison.b)):
         if side.errors:
             found.append(f"{side.errors} episodes of {name} ended in errors; they count neither way")
@@ -60,38 +62,38 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _table(comparison: Comparison) -> Table:
-    """Headline and splits, and the tasks in which anything differs."""
+    """Return the headline, the splits, and the tasks in which anything differs."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in ("a", "b", "b - a", "95 % interval", "n", "only a", "only b", "p", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
-    tasks = [line for line in comparison.lines if line.task]
-    for split in dict.fromkeys(line.split for line in comparison.lines if line.split):
-        for line in (x for x in comparison.lines if x.split == split and not x.task):
-            table.add_row(*_cells(line, split if line.metric.startswith(("success", "average")) else line.metric))
-        for line in (x for x in tasks if x.split == split and _differs(line=x)):
-            table.add_row(*_cells(line, f"  {line.task}"), style="dim")
+    tasks = [row for row in comparison.rows if row.task]
+    for split in dict.fromkeys(row.split for row in comparison.rows if row.split):
+        for row in (x for x in comparison.rows if x.split == split and not x.task):
+            table.add_row(*_cells(row, split if row.metric.startswith(("success", "average")) else row.metric))
+        for row in (x for x in tasks if x.split == split and _differs(x)):
+            table.add_row(*_cells(row, f"  {row.task}"), style="dim")
     table.add_row()
     table.add_row(*_cells(comparison.headline, comparison.headline.metric), style="bold")
-    same = sum(not _differs(line) for line in tasks)
+    same = sum(not _differs(row) for row in tasks)
     table.caption = f"{same} of {len(tasks)} tasks are alike" if same else None
     table.caption_justify = "left"
     return table
 
 
-def _differs(line: Line) -> bool:
-    c = line.contrast
+def _differs(row: ContrastRow) -> bool:
+    c = row.contrast
     return bool(c.difference or c.only_a or c.only_b)
 
 
-def _cells(line: Line, label: str) -> list[str]:
-    c = line.contrast
+def _cells(row: ContrastRow, label: str) -> list[str]:
+    c = row.contrast
 
     def value(x: float) -> str:
-        return percent(x) if line.max_value == 1 else f"{line.max_value * x:.2f}"
+        return percent(x) if row.max_value == 1 else f"{row.max_value * x:.2f}"
 
     def change(x: float) -> str:
-        return f"{100 * x:+.1f}" if line.max_value == 1 else f"{line.max_value * x:+.2f}"
+        return f"{100 * x:+.1f}" if row.max_value == 1 else f"{row.max_value * x:+.2f}"
 
     only = ["" if n is None else str(n) for n in (c.only_a, c.only_b)]
     adjusted = "" if c.p_adjusted is None else f"{c.p_adjusted:.2g}"
@@ -106,8 +108,8 @@ def _show_flips(comparison: Comparison, console: Console) -> None:
     for title, flips in (("worse in b", worse), ("better in b", better)):
         if flips:
             console.print(f"\n{title}: {len(flips)} episodes", style="bold")
-        for flip in flips[:_FLIPS]:
+        for flip in flips[:_MAX_FLIPS]:
             videos = f"  {' '.join(flip.videos)}" if flip.videos else ""
             console.print(f"  {flip.episode}{videos}", highlight=False, markup=False, soft_wrap=True)
-        if len(flips) > _FLIPS:
-            console.print(f"  and {len(flips) - _FLIPS} more (see --json)", style="dim")
+        if len(flips) > _MAX_FLIPS:
+            console.print(f"  and {len(flips) - _MAX_FLIPS} more (see --json)", style="dim")

@@ -1,4 +1,4 @@
-"""A gate's outlook and judgement: for people, as markdown for a step summary, and as JUnit XML."""
+"""A gate's forecast and result: for people, as markdown for a step summary, and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _HEADER = ("", "difference", "95 % confidence", "scenes", "of", "evidence of wor
 
 
 def show_forecast(forecast: GateForecast, console: Console) -> None:
-    """Prints what the gate can detect, and how often it will cry wolf."""
+    """Print the drop that the gate can detect, and its error rates."""
     for line in forecast_lines(forecast):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def forecast_lines(forecast: GateForecast) -> list[str]:
-    """What is known before the first episode, in words."""
+    """Return the forecast in words, one line each."""
     sizes = {name: sum(map(len, of)) for name, of in forecast.order.items()}
     scenes = ", ".join(f"{name} {n}" for name, n in sizes.items()) if len(sizes) > 1 else str(sum(sizes.values()))
-    how = "the same scenes" if forecast.paired else "unpaired: other scenes of the same tasks"
-    lines = [f"up to {scenes} scenes against the baseline's ({how}; it scores {100 * forecast.rate:.1f} % on them)"]
+    pairing = "the same scenes" if forecast.paired else "unpaired: other scenes of the same tasks"
+    lines = [f"up to {scenes} scenes against the baseline's ({pairing}; it scores {100 * forecast.rate:.1f} % on them)"]
     error_rates = replace(forecast.error_rates, alpha=forecast.error_rates.alpha / len(sizes))
     each = "each alone, " if len(sizes) > 1 else ""
     for size, every in sorted({(sizes[name], len(of[0])) for name, of in forecast.order.items()}):
@@ -38,7 +38,7 @@ def forecast_lines(forecast: GateForecast) -> list[str]:
 
 
 def show(result: GateResult, console: Console) -> None:
-    """Prints the verdict and what it rests on."""
+    """Print the verdict and its evidence."""
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(_HEADER):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
@@ -51,17 +51,17 @@ def show(result: GateResult, console: Console) -> None:
 
 
 def notes(result: GateResult) -> list[str]:
-    """What a reader of the verdict must know."""
+    """Return the notes on the verdict."""
     found = allowed_notes(result.allowed)
     if not result.paired:
-        found.append("no scene is in both runs: weighed unpaired, which takes more of them")
+        found.append("no scene is in both runs: compared unpaired, which takes more scenes")
     if result.errors:
-        found.append(f"{result.errors} of {result.episodes} episodes ended in errors; they have no weight")
+        found.append(f"{result.errors} of {result.episodes} episodes ended in errors; they are not counted")
     return found
 
 
 def markdown(result: GateResult) -> str:
-    """A page for a step summary."""
+    """Return a page for a step summary."""
     mark = {"PASS": "✅", "REGRESSION": "❌"}.get(result.verdict, "⚠️")
     lines = [
         f"## {mark} {result.verdict}: {result.candidate['checkpoint']} on {result.suite}",
@@ -80,7 +80,7 @@ def markdown(result: GateResult) -> str:
 
 
 def junit(result: GateResult) -> str:
-    """A test case per stratum: a failure where it is worse, skipped where nothing was shown."""
+    """Return a test case per stratum: a failure if it is worse, skipped if it has no verdict."""
     cases = []
     for test in result.tests:
         case = ElementTree.Element("testcase", classname=f"evalkit.{result.suite}", name=test["split"] or "gate")
@@ -94,14 +94,14 @@ def junit(result: GateResult) -> str:
 
 
 def junit_error(suite: str, kind: str, message: str) -> str:
-    """The document of a gate that came to no verdict."""
+    """Return the document of a gate without a verdict."""
     case = ElementTree.Element("testcase", classname=f"evalkit.{suite}", name="gate")
     ElementTree.SubElement(case, "error", message=message, type=kind)
     return _document(suite, [case], {"verdict": kind})
 
 
 def write(path: Path, text: str, append: bool = False) -> None:
-    """Writes a report, making the folders on its way."""
+    """Write a report and create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a" if append else "w", encoding="utf-8") as file:
         file.write(text)

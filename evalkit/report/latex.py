@@ -1,4 +1,4 @@
-"""Text as LaTeX takes it."""
+"""Text escaped for LaTeX."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _LATEX = str.maketrans(
         **{"–": "--", "~": r"\~{}", "^": r"\^{}", "\\": r"\textbackslash{}", "<": r"$<$", ">": r"$>$", "·": r"$\cdot$"},
         **{"≠": r"$\neq$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "*": r"$^{*}$", "→": r"$\to$", "π": r"$\pi$"},
         **{c: f"$_{{{i}}}$" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-        **{"²": "$^{2}$", "[": "{[}", "]": "{]}"},  # a bracket after a line's end would be read as its argument
+        **{"²": "$^{2}$", "[": "{[}", "]": "{]}"},  # LaTeX would read a bracket after a line's end as its argument
     }
 )
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX takes it."""
+    """Return the text with LaTeX's special characters escaped."""
     return text.translate(_LATEX)

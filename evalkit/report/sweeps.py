@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, table: pd.DataFrame) -> list[Path]:
-    """Writes ``sweep.csv`` and the plot into the sweep's folder; returns the files."""
+    """Write ``sweep.csv`` and the plot into the sweep's folder; return the files."""
     from evalkit.report.plots import plot_sweep
 
     table.to_csv(folder / "sweep.csv", index=False)
@@ -30,13 +30,13 @@ def write(folder: Path, table: pd.DataFrame) -> list[Path]:
 
 
 def document(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
-    """What ``evalkit sweep --json`` prints."""
+    """Return the document that ``evalkit sweep --json`` prints."""
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
     return {"sweep": str(folder), "rows": rows}
 
 
 def show(folder: Path, table: pd.DataFrame, files: Sequence[Path], console: Console) -> None:
-    """Prints a row per execution and delay, and where the files are."""
+    """Print a row per execution and delay, and the paths of the files."""
     max_value = summarize(folder / str(table["run"].iloc[0])).headline.max_value
     shown = Table(
         box=None, pad_edge=False, title=str(table["metric"].iloc[0]), title_justify="left", title_style="bold"

@@ -1,30 +1,25 @@
-"""Rows as text that other programs and papers take: markdown, CSV, JSON, LaTeX."""
+"""The rows of a run as markdown and LaTeX, and the text that all formats share."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from evalkit.analysis.rows import RATE, Row
 from evalkit.analysis.summary import Summary
 from evalkit.execution.delay import Delay
 from evalkit.report.latex import escaped
 
-if TYPE_CHECKING:
-    pass
-
 
 def percent(value: float | None) -> str:
-    """A fraction of 1 as a percentage with one decimal, or a dash."""
+    """Format a fraction of 1 as a percentage with one decimal; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def number(row: Row) -> str:
-    """The value: a rate in percent, a length with two decimals."""
+    """Format the value: a rate in percent, a length with two decimals."""
     return _shown(row, row.value)
 
 
 def interval(row: Row) -> str:
-    """The 95 % interval in the same form, or nothing."""
+    """Format the 95 % interval in the same form; empty if there is none."""
     return "" if row.low is None else f"{_shown(row, row.low)}–{_shown(row, row.high)}"
 
 
@@ -33,14 +28,14 @@ def _shown(row: Row, value: float | None) -> str:
 
 
 def label(row: Row) -> str:
-    """What a row is about."""
+    """Return the name of a row."""
     if row.split and not row.task and row.metric != RATE:
         return f"{row.split}: {row.metric}"
     return row.task or row.split or row.metric
 
 
 def title(summary: Summary) -> str:
-    """One line on what a run is."""
+    """Return one line that names suite, checkpoint and execution."""
     manifest = summary.manifest
     horizon = manifest.execution["horizon"]
     execution = f"{manifest.execution['name']}, horizon {'unknown' if horizon is None else horizon}"
@@ -49,9 +44,9 @@ def title(summary: Summary) -> str:
     return f"{manifest.suite['title']} · {manifest.checkpoint['id']} · {execution}"
 
 
-_MOTION = (
+_EXECUTION_STATS = (
     ("inferences", "{:.1f} inferences"),
-    ("idle_steps", "held still for {:.1f} steps"),
+    ("idle_steps", "idle for {:.1f} steps"),
     ("action_age_mean", "actions {:.1f} steps old"),
     ("chunk_jump_position", "position jumps by {:.3f}"),
     ("chunk_jump_rotation", "rotation by {:.3f}"),
@@ -61,53 +56,54 @@ _MOTION = (
 
 
 def execution_line(summary: Summary) -> str:
-    """What the execution did in a mean episode, in one line; nothing for a synchronous run, where it says little."""
+    """Return the execution's statistics of a mean episode in one line; empty for a synchronous run."""
     if summary.manifest.execution["name"] == "sync":
         return ""
     return "per episode: " + ", ".join(
-        form.format(summary.execution_stats[n]) for n, form in _MOTION if n in summary.execution_stats
+        form.format(summary.execution_stats[n]) for n, form in _EXECUTION_STATS if n in summary.execution_stats
     )
 
 
 def notes(summary: Summary) -> list[str]:
-    """What a reader of the numbers must know: missing episodes, errors, why they are not comparable."""
+    """Return the notes on the numbers: missing episodes, errors, reasons against a comparison."""
     origin = summary.manifest.origin
     lines = [f"imported: {origin.describe()}"] if origin else []
-    lines += [f"not the protocol's whole: {summary.covered}"] if summary.covered else []
+    lines += [f"covers only part of the protocol: {summary.coverage_note}"] if summary.coverage_note else []
     missing = summary.planned - summary.finished - summary.errors
     if missing:
-        what = "they are not in what was imported" if origin else "continue with --resume"
-        lines.append(f"{missing} of {summary.planned} planned episodes are missing: {what}")
+        hint = "the imported files do not have them" if origin else "continue with --resume"
+        lines.append(f"{missing} of {summary.planned} planned episodes are missing: {hint}")
     if summary.errors:
         lines.append(f"{summary.errors} episodes ended in errors; they count neither as success nor as failure")
     lines += [f"not comparable with published figures: {reason}" for reason in summary.manifest.incomparable]
     if not summary.manifest.checkpoint.get("batch_invariant", True):
-        lines.append("the policy does not promise that a chunk is independent of what else was in its batch")
+        lines.append("the policy does not guarantee that a chunk is independent of the other requests in its batch")
     return lines
 
 
 def effective(row: Row) -> str:
-    """The number of independent episodes, where it is not n."""
+    """Format the number of independent episodes; empty if it equals n."""
     return "" if row.n_effective == row.n else f"{row.n_effective:g}"
 
 
-def repeats(summary: Summary) -> bool:
-    """Whether some of a run's rows have fewer independent episodes than episodes."""
+def has_repeats(summary: Summary) -> bool:
+    """Return True if some rows have fewer independent episodes than episodes."""
     return any(effective(row) for row in summary.rows)
 
 
 def heading(summary: Summary) -> str:
-    """What the values are."""
+    """Return the heading of the value column."""
     return "success rate (%)" if all(row.max_value == 1 for row in summary.rows) else "success rate (%) or length"
 
 
 def _cells(row: Row, summary: Summary) -> list[str]:
-    counts = [str(row.n), *([effective(row)] if repeats(summary) else []), str(row.errors) if row.errors else ""]
+    counts = [str(row.n), *([effective(row)] if has_repeats(summary) else []), str(row.errors) if row.errors else ""]
     return [label(row), number(row), interval(row), *counts]
 
 
 def markdown(summary: Summary) -> str:
-    header = ["", heading(summary), "95 % interval", "n", *(["n effective"] if repeats(summary) else []), "errors"]
+    """Return a run's rows as a markdown table, with its notes."""
+    header = ["", heading(summary), "95 % interval", "n", *(["n effective"] if has_repeats(summary) else []), "errors"]
     lines = [f"**{title(summary)}**", "", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     for row in summary.rows:
         cells = [cell.replace("|", r"\|") for cell in _cells(row, summary)]
@@ -118,7 +114,8 @@ def markdown(summary: Summary) -> str:
 
 
 def latex(summary: Summary) -> str:
-    more = [r"$n_\mathrm{eff}$"] if repeats(summary) else []
+    """Return a run's rows as a LaTeX tabular for booktabs, with its notes as comments."""
+    more = [r"$n_\mathrm{eff}$"] if has_repeats(summary) else []
     header = ["", escaped(heading(summary)), r"95\,\% interval", "$n$", *more, "errors"]
     lines = [rf"% {title(summary)}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
     lines += [" & ".join(header) + r" \\", r"\midrule"]

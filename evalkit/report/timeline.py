@@ -1,4 +1,4 @@
-"""The timeline of one episode as text: every inference, when it arrived, and what it drove."""
+"""The timeline of one episode as text: every inference, its arrival, and the steps that it drove."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from evalkit.errors import UsageError
 from evalkit.records.journal import Record
 
-_WIDTH = 100  # cells of the picture: one a step, or several steps a cell
+_WIDTH = 100  # steps per line of the strip
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def timeline_of(record: Record, execution: Mapping[str, Any], chains: bool) -> Mapping[str, Any]:
-    """The record's timeline; a synchronous episode's follows from its horizon.
+    """Return the record's timeline; that of a synchronous episode follows from its horizon.
 
     Raises:
-        UsageError: the episode ended in an error, was imported, or is a synchronous chain, whose asks the record does
-            not have.
+        UsageError: the episode ended in an error, was imported, or is a synchronous chain, whose record has no
+            inference requests.
     """
     if record.error is not None:
-        raise UsageError(f"{record.episode.id}: it ended in an error, and has no timeline")
+        raise UsageError(f"{record.episode.id}: it ended in an error and has no timeline")
     if record.timeline is not None:
         return record.timeline
     if record.steps is None or execution["horizon"] is None:
-        raise UsageError(f"{record.episode.id}: was imported, and how its chunks were executed is unknown")
+        raise UsageError(f"{record.episode.id}: was imported, and the execution of its chunks is unknown")
     if chains:
-        raise UsageError(f"{record.episode.id}: a synchronous run of chains does not record when it asked")
+        raise UsageError(f"{record.episode.id}: a synchronous run of chains does not record its inference requests")
     starts = range(0, record.steps, int(execution["horizon"]))
     lengths = [min(int(execution["horizon"]), record.steps - start) for start in starts]
     return {
@@ -36,7 +36,7 @@ def timeline_of(record: Record, execution: Mapping[str, Any], chains: bool) -> M
 
 
 def as_text(timeline: Mapping[str, Any], steps: int) -> str:
-    """A strip with a letter for each step's chunk (a dot where the robot held), then a line per inference."""
+    """Return a strip with a letter for each step's chunk (a dot for an idle step), then a line per inference."""
     rank = {source: index for index, (source, _) in enumerate(timeline["requests"])}
     strip = ""
     for source, length in timeline["segments"]:
@@ -50,14 +50,14 @@ def as_text(timeline: Mapping[str, Any], steps: int) -> str:
         lines.append(
             f"{_LETTERS[index % len(_LETTERS)]:>3} #{index:<3}{source:>5} {when:>8}  {_driven(timeline, source)}"
         )
-    held = sum(length for source, length in timeline["segments"] if source is None)
-    return "\n".join([*lines, "", f"{steps} steps, {len(rank)} inferences, held for {held} steps"])
+    idle = sum(length for source, length in timeline["segments"] if source is None)
+    return "\n".join([*lines, "", f"{steps} steps, {len(rank)} inferences, idle for {idle} steps"])
 
 
 def _driven(timeline: Mapping[str, Any], wanted: int) -> str:
-    begins, spans = 0, []
+    begins, ranges = 0, []
     for source, length in timeline["segments"]:
         if source == wanted:
-            spans.append(f"{begins}–{begins + length - 1}" if length > 1 else str(begins))
+            ranges.append(f"{begins}–{begins + length - 1}" if length > 1 else str(begins))
         begins += length
-    return ", ".join(spans) or "nothing"
+    return ", ".join(ranges) or "nothing"

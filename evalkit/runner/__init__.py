@@ -1,1 +1,1 @@
-"""From options through worker processes to a journal."""
+"""The run: from options through worker processes to a journal."""

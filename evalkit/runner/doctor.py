@@ -1,4 +1,4 @@
-"""What works on this machine, what is missing, and how to get it."""
+"""Checks of this machine: working parts, missing parts, and the way to get them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ from evalkit.suite import load_suite
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at, whether it is well, what was seen, and (where it is not well) what to do."""
+    """One finding about this machine.
+
+    Attributes:
+        what: the part that was checked.
+        ok: True if it works.
+        seen: the finding, with the remedy if it does not work.
+    """
 
     what: str
     ok: bool
@@ -45,24 +51,24 @@ def check_suite(name: str) -> list[Check]:
         return [*checks, Check("simulator", False, str(error))]
     if suite.video is not None:
         try:
-            known = {check.seen for check in checks}
-            checks += [c for c in _probe(installed, suite.video.camera) if c.ok or c.seen not in known]
+            reported = {check.seen for check in checks}
+            checks += [c for c in _probe(installed, suite.video.camera) if c.ok or c.seen not in reported]
         except EnvironmentProblem as error:
             checks.append(Check("images", False, str(error)))
     return checks
 
 
 def machine_checks() -> list[Check]:
-    """What is the same for every suite."""
+    """Check the parts that every suite shares."""
     return [
         Check("python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.platform()}"),
         Check("home", True, f"{home_folder()} (EVALKIT_HOME)"),
-        _models(),
+        _check_models(),
     ]
 
 
-def _models() -> Check:
-    """Whether checkpoints with weights can be loaded, and on what."""
+def _check_models() -> Check:
+    """Check that checkpoints with weights can be loaded, and name the device."""
     missing = missing_libraries()
     if missing:
         return Check("models", False, f"{missing} (for checkpoints with weights; the others need nothing)")
@@ -75,21 +81,21 @@ def _models() -> Check:
 
 
 def _probe(installed: InstalledSuite, video_camera: str | None) -> list[Check]:
-    """Return a worker's findings, without images if ``video_camera`` is None."""
+    """Return the findings of one worker, without images if ``video_camera`` is None."""
     tasks = [(split, task) for split, section in installed.suite.splits.items() for task in section.tasks]
     with tempfile.TemporaryDirectory() as folder:
         config = WorkerConfig(installed, ObservationSpec(), Execution("sync", 1), video_camera, RunFolder(Path(folder)))
         worker = WorkerProcess(config, 0)
         try:
             ready = worker.wait_ready()
-            found = worker.probe(tasks)
+            probed = worker.probe(tasks)
         finally:
             worker.kill()
-    what = "images" if video_camera else "simulator"
-    problems = [Check(what, False, problem) for problem in found.problems]
+    part = "images" if video_camera else "simulator"
+    problems = [Check(part, False, problem) for problem in probed.problems]
     if video_camera:
-        gl = found.metadata.get("gl", {})
-        return problems or [Check(what, True, ", ".join(f"{k} {v}" for k, v in gl.items()) or "rendered")]
+        gl = probed.metadata.get("gl", {})
+        return problems or [Check(part, True, ", ".join(f"{k} {v}" for k, v in gl.items()) or "rendered")]
     versions = ", ".join(f"{name} {version}" for name, version in ready.versions.items())
-    doubts = [Check("comparable", True, f"no: {reason}") for reason in found.incomparable]
-    return [*(problems or [Check(what, True, f"Python {ready.python}, {versions}")]), *doubts]
+    doubts = [Check("comparable", True, f"no: {reason}") for reason in probed.incomparable]
+    return [*(problems or [Check(part, True, f"Python {ready.python}, {versions}")]), *doubts]

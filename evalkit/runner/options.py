@@ -38,7 +38,7 @@ class RunOptions:
         parameters: further parameters of the execution.
         out: the run's folder; a new one under results/runs/ if None.
         resume: continue the run in ``out``.
-        video: which episodes to record as video.
+        video: the episodes to record as video.
         shuffle: seed of a shuffled episode order; the planned order if None. Changes no outcome.
         worker_timeout_s: seconds of silence after which a worker counts as hung.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evalkit.runner.resolve import ResolvedRun
 
 _Expected = TypeVar("_Expected", Ready, Probed)
-_LEAVE_S = 3.0  # how long workers may take to end by themselves
+_STOP_TIMEOUT_S = 3.0  # time that workers get to end by themselves
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class WorkerConfig:
 
 
 class WorkerProcess:
-    """One worker: a process in the suite's environment and the channel to it.
+    """One worker: a process in the suite's environment, and the channel to it.
 
-    ``number`` names its log file; a replacement for a dead worker takes its number and goes on in its log.
+    ``number`` names its log file. A worker's replacement takes over its number and appends to its log.
     """
 
     def __init__(self, config: WorkerConfig, number: int) -> None:
-        """Starts the process and sends its configuration; the reply is for :meth:`greet`."""
+        """Start the process and send its configuration; :meth:`wait_ready` receives the reply."""
         self.number = number
         self._suite = config.suite.name
         self._log = config.folder.worker_log(number)
@@ -120,7 +120,7 @@ class WorkerProcess:
             )
         ours.settimeout(config.worker_timeout_s)
         self.channel = Channel(ours)
-        with contextlib.suppress(Closed):  # then greet finds it gone and says why
+        with contextlib.suppress(Closed):  # wait_ready then raises, with the reason
             messages.send(self.channel, config.message())
 
     @property
@@ -129,31 +129,31 @@ class WorkerProcess:
         return self._process.pid
 
     def wait_ready(self) -> Ready:
-        """Wait until the worker is configured; return its Ready message.
+        """Wait until the worker is configured, and return its Ready message.
 
         Raises:
-            EnvironmentProblem: it could not start or could not load the suite.
+            EnvironmentProblem: the worker could not start or could not load the suite.
         """
         return self._expect(Ready)
 
     def probe(self, tasks: list[tuple[str, str]]) -> Probed:
-        """Let the suite check these (split, task) pairs; return its findings. Raises EnvironmentProblem if that fails."""
-        with contextlib.suppress(Closed):  # then _expect finds it gone and says why
+        """Let the suite check (split, task) pairs, and return its findings. Raises EnvironmentProblem if that fails."""
+        with contextlib.suppress(Closed):  # _expect then raises, with the reason
             messages.send(self.channel, ProbeTasks([list(t) for t in tasks]))
         return self._expect(Probed)
 
-    def why(self, error: Closed) -> str:
-        """One line on a worker that cannot be heard any more, the same wherever and whenever it happens."""
+    def describe_loss(self, error: Closed) -> str:
+        """Return one line on the end of the connection; equal causes give equal lines."""
         if isinstance(error, TimedOut):
-            return f"the worker said nothing for {self._worker_timeout_s:g} s"
+            return f"the worker sent nothing for {self._worker_timeout_s:g} s"
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "the worker closed its connection"
-        return f"the worker ended ({_signal(-status) if status < 0 else f'exit status {status}'})"
+        return f"the worker ended ({_signal_text(-status) if status < 0 else f'exit status {status}'})"
 
     def last_log_line(self) -> str:
-        """The last line that this process printed, or nothing."""
+        """Return the last line that this process printed, or an empty string."""
         try:
             with self._log.open("rb") as log:
                 log.seek(self._log_begins)
@@ -163,41 +163,40 @@ class WorkerProcess:
         return lines[-1][:200] if lines else ""
 
     def request_stop(self) -> None:
-        """Asks the worker to end by itself."""
+        """Request the worker to end by itself."""
         with contextlib.suppress(Closed):
             messages.send(self.channel, Stop())
 
-    def ended(self, deadline: float) -> bool:
-        """Waits until ``deadline`` (``time.monotonic``) for the process to end; says whether it has."""
+    def wait_ended(self, deadline: float) -> None:
+        """Wait for the process to end, at most until ``deadline`` (``time.monotonic``)."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
-        return self._process.poll() is not None
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """End the process at once."""
         self.channel.close()
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
     def _expect(self, kind: type[_Expected]) -> _Expected:
-        """Wait for a message of this kind. Raises EnvironmentProblem for any other, or if the worker has gone."""
+        """Wait for a message of one kind. Raises EnvironmentProblem for any other, or if the worker has gone."""
         try:
             message = messages.receive(self.channel)
         except Closed as error:
-            why = f"{self._suite}: {self.why(error)}"
-            raise WorkerLost(f"{why}: {self.last_log_line()}" if self.last_log_line() else why) from error
+            loss = f"{self._suite}: {self.describe_loss(error)}"
+            raise WorkerLost(f"{loss}: {self.last_log_line()}" if self.last_log_line() else loss) from error
         except ValueError as error:
-            raise EnvironmentProblem(f"{self._suite}: the worker sent something unreadable ({error})") from error
+            raise EnvironmentProblem(f"{self._suite}: the worker sent an unreadable message ({error})") from error
         if isinstance(message, Failed):
             raise EnvironmentProblem(f"{self._suite}: {message.message}")
         if not isinstance(message, kind):
             sent = type(message).__name__
-            raise EnvironmentProblem(f"{self._suite}: the worker sent {sent} where {kind.__name__} was due")
+            raise EnvironmentProblem(f"{self._suite}: the worker sent {sent} instead of {kind.__name__}")
         return message
 
 
-def _signal(number: int) -> str:
+def _signal_text(number: int) -> str:
     try:
         return f"killed by {signal.Signals(number).name}"
     except ValueError:
@@ -206,9 +205,9 @@ def _signal(number: int) -> str:
 
 @contextmanager
 def start_workers(config: WorkerConfig, count: int) -> Iterator[list[WorkerProcess]]:
-    """So many workers, all starting at once; at the end they are asked to leave, and killed where they do not.
+    """Start ``count`` workers in parallel. At the end, request them to stop and kill those that do not.
 
-    Whoever replaces a worker in the list hands the replacement to this care.
+    A caller that replaces a worker puts the replacement into the list.
     """
     workers: list[WorkerProcess] = []
     try:
@@ -218,7 +217,7 @@ def start_workers(config: WorkerConfig, count: int) -> Iterator[list[WorkerProce
     finally:
         for worker in workers:
             worker.request_stop()
-        deadline = time.monotonic() + _LEAVE_S
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
         for worker in workers:
-            worker.ended(deadline)
+            worker.wait_ended(deadline)
             worker.kill()

@@ -1,4 +1,4 @@
-"""How a run goes, while it goes: a live display in a terminal, plain lines elsewhere, nothing where nobody reads."""
+"""Progress displays of a run: live in a terminal, plain lines elsewhere, or none."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rich.progress import (
 
 from evalkit.records.journal import Record
 
-_LINES = 20  # plain lines a run prints at most, notes apart
+_MAX_LINES = 20  # plain lines per run, without notes
 
 
-class _Tally:
-    """Successes, failures and errors so far."""
+class _Counts:
+    """Counts of successes, failures and errors so far."""
 
     def __init__(self) -> None:
         self.solved = self.failed = self.errors = 0
-        self.subtasks: int | None = None  # sub-tasks solved, where episodes are chains
+        self.subtasks: int | None = None  # solved sub-tasks, if episodes are chains
 
     def add(self, record: Record) -> None:
         if record.subtasks:
@@ -46,9 +46,9 @@ class _Tally:
         return self.solved + self.failed + self.errors
 
     def text(self) -> str:
-        judged = self.solved + self.failed
-        rate = f"success {100 * self.solved / judged:5.1f} %" if judged else "success     – "
-        rate += f" · average length {self.subtasks / judged:.2f}" if judged and self.subtasks is not None else ""
+        finished = self.solved + self.failed
+        rate = f"success {100 * self.solved / finished:5.1f} %" if finished else "success     – "
+        rate += f" · average length {self.subtasks / finished:.2f}" if finished and self.subtasks is not None else ""
         return rate + (f" · {self.errors} errors" if self.errors else "")
 
 
@@ -59,34 +59,34 @@ class LiveProgress:
         self.folder: Path | None = None
         self._console = console
         self._title = title
-        self._tally = _Tally()
+        self._counts = _Counts()
         self._bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[tally]}"),
+            TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
         )
-        self._task: TaskID = self._bar.add_task(f"{title}: starting", total=None, tally="")
+        self._task: TaskID = self._bar.add_task(f"{title}: starting", total=None, counts="")
 
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
         for record in records:
-            self._tally.add(record)
+            self._counts.add(record)
         self.folder = folder
         self._bar.reset(self._task, total=total, completed=len(records), description=self._title)
-        self._bar.update(self._task, tally=self._tally.text())
+        self._bar.update(self._task, counts=self._counts.text())
 
     def record(self, record: Record) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
-        self._tally.add(record)
+        self._counts.add(record)
         if record.error:
             self.note(f"{record.episode.id}: {record.error['kind']}: {record.error['message']}")
-        self._bar.update(self._task, advance=1, tally=self._tally.text())
+        self._bar.update(self._task, advance=1, counts=self._counts.text())
 
     def note(self, text: str) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
@@ -103,13 +103,13 @@ class LiveProgress:
 
 
 class PlainProgress:
-    """A line now and then, for logs. Use as a context manager."""
+    """At most 20 plain lines per run, for logs. Use as a context manager."""
 
     def __init__(self, console: Console, title: str) -> None:
         self.folder: Path | None = None
         self._console = console
         self._title = title
-        self._tally = _Tally()
+        self._counts = _Counts()
         self._total = 0
         self._before = 0
         self._began = time.monotonic()
@@ -117,27 +117,27 @@ class PlainProgress:
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
         for record in records:
-            self._tally.add(record)
+            self._counts.add(record)
         self._total, self._before, self._began = total, len(records), time.monotonic()
         self.folder = folder
         done = f", {len(records)} done before" if records else ""
-        self._say(f"{self._title}: {total} episodes{done}, into {folder}")
+        self._print(f"{self._title}: {total} episodes{done}, into {folder}")
 
     def record(self, record: Record) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
-        self._tally.add(record)
+        self._counts.add(record)
         if record.error:
             self.note(f"{record.episode.id}: {record.error['kind']}: {record.error['message']}")
-        every = max(1, self._total // _LINES)
-        if self._tally.done % every == 0 or self._tally.done == self._total:
+        every = max(1, self._total // _MAX_LINES)
+        if self._counts.done % every == 0 or self._counts.done == self._total:
             elapsed = time.monotonic() - self._began
-            left = elapsed / (self._tally.done - self._before) * (self._total - self._tally.done)
+            left = elapsed / (self._counts.done - self._before) * (self._total - self._counts.done)
             times = f"{_clock(elapsed)} elapsed, {_clock(left)} left"
-            self._say(f"{self._tally.done}/{self._total} · {self._tally.text()} · {times}")
+            self._print(f"{self._counts.done}/{self._total} · {self._counts.text()} · {times}")
 
     def note(self, text: str) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
-        self._say(f"! {text}")
+        self._print(f"! {text}")
 
     def __enter__(self) -> PlainProgress:
         return self
@@ -147,13 +147,13 @@ class PlainProgress:
     ) -> None:
         return None
 
-    def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody reads it, or the disk is full: no reason to end a run
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a closed pipe or a full disk must not end a run
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Silent:
-    """Says nothing; for use from Python."""
+    """A progress display that shows nothing, for use from Python."""
 
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""

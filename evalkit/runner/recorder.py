@@ -1,4 +1,4 @@
-"""Where a run's results go as they come: the journal first, then the display and the videos."""
+"""The recorder of a run's results: first to the journal, then to the display and the videos."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Told how a run goes, for people to see."""
+    """A display of a run's progress."""
 
     def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
-        """The run's folder, how many episodes it has in all, and those that are there already."""
+        """Show the start of a run of ``total`` episodes; ``records`` are those that it already has."""
 
     def record(self, record: Record) -> None:
-        """One more."""
+        """Show one more record."""
 
     def note(self, text: str) -> None:
-        """A line worth reading."""
+        """Show one line for the user."""
 
 
 class Recorder:
-    """Writes results where they belong: the journal first, then the display and the videos."""
+    """Receiver of a run's results, see :class:`evalkit.runner.scheduler.RunEvents`."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Recorder:
         self._writers: dict[Episode, VideoWriter] = {}
 
     def finished(self, record: Record) -> None:
-        """See :class:`evalkit.runner.scheduler.Watcher`. An episode played again for its video alone is not recorded twice."""
+        """Record an episode. One that was repeated for its video alone is not recorded twice."""
         before = self._journal.records.get(record.episode)
         if before is not None and before.error is None:
             if record.outcome() != before.outcome():
-                self._progress.note(f"{record.episode.id}: ended otherwise when it was played again for its video")
+                self._progress.note(f"{record.episode.id}: its repetition for the video ended differently")
             return
         self._journal.append(record)
         self._progress.record(record)
@@ -59,35 +59,35 @@ class Recorder:
             self._on_record(record)
 
     def wants_video(self, record: Record) -> bool:
-        """Whether the episode is to have a video and has none."""
+        """Return True if the episode should have a video and has none."""
         wanted = self._run.video == "all" or (self._run.video == "failures" and record.success is False)
         return wanted and not self._path(record).exists()
 
     def video_frame(self, record: Record, image: np.ndarray) -> None:
-        """See :class:`evalkit.runner.scheduler.Watcher`."""
+        """Add a frame to the episode's video."""
         if record.episode not in self._writers:
             assert self._run.suite.video is not None
             self._writers[record.episode] = VideoWriter(self._path(record), self._run.suite.video.fps)
         self._writers[record.episode].add(image)
 
-    def video_lost(self, record: Record, why: str) -> None:
-        """See :class:`evalkit.runner.scheduler.Watcher`."""
+    def video_lost(self, record: Record, reason: str) -> None:
+        """Discard the episode's video."""
         if record.episode in self._writers:
             self._writers.pop(record.episode).close(keep=False)
-        self._progress.note(f"{record.episode.id}: no video ({why}); --resume tries again")
+        self._progress.note(f"{record.episode.id}: no video ({reason}); --resume retries it")
 
     def policy_warning(self, text: str) -> None:
-        """See :class:`evalkit.runner.scheduler.Watcher`. Kept in the run's folder, and shown."""
+        """Write a warning of the policy to the run's folder, and show it."""
         with self._run.folder.policy_log.open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)
 
     def video_done(self, record: Record, digest: str) -> None:
-        """See :class:`evalkit.runner.scheduler.Watcher`."""
+        """Finish the episode's video, and report a replay that deviates from the episode."""
         self._writers.pop(record.episode).close()
         if digest != record.digest:
             self._progress.note(
-                f"{record.episode.id}: the replay for its video ended elsewhere: not deterministic here"
+                f"{record.episode.id}: the replay for its video ended in another state: not deterministic here"
             )
 
     def _path(self, record: Record) -> Path:

@@ -1,4 +1,4 @@
-"""From options to a run that can start: every default filled in, every conflict refused."""
+"""The step from options to a run that can start: defaults filled in, conflicts refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ResolvedRun:
         folder: the run's folder.
         resume: continue the run in ``folder``.
         workers: number of worker processes.
-        video: which episodes to record as video.
+        video: the episodes to record as video.
         shuffle: seed of a shuffled episode order, or None.
         worker_timeout_s: seconds of silence after which a worker counts as hung.
         notes: lines that the user should read before the run starts.
@@ -62,10 +62,10 @@ class ResolvedRun:
 
 
 def resolve_run(options: RunOptions, installed: InstalledSuite, candidate: Candidate) -> ResolvedRun:
-    """Resolve a run's options for a candidate. Looks nothing up and writes nothing.
+    """Resolve a run's options for a candidate. Reads and writes no files.
 
     Args:
-        options: the user's options; ``suite``, ``checkpoint`` and its parameters are already in the other arguments.
+        options: the user's options; those of the suite and the checkpoint are not read again.
         installed: the suite on this machine.
         candidate: the policy under evaluation.
 
@@ -96,7 +96,7 @@ def resolve_run(options: RunOptions, installed: InstalledSuite, candidate: Candi
 
 
 def check_options(options: RunOptions) -> None:
-    """Raise UsageError for options that contradict each other whatever the suite and the policy."""
+    """Raise UsageError for options that contradict each other for every suite and policy."""
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to continue")
 
@@ -120,23 +120,23 @@ def _default_splits(suite: Suite, candidate: Candidate, options: RunOptions) -> 
         return options.splits, []
     usual = suite.default.splits or list(suite.splits)
     oracle = candidate.policy.spec.observation_spec.oracle_steps
-    known = suite.oracle if oracle else candidate.splits.get(suite.name, usual)
-    fitting = [split for split in usual if split in known] or [split for split in suite.splits if split in known]
+    supported = suite.oracle if oracle else candidate.splits.get(suite.name, usual)
+    fitting = [s for s in usual if s in supported] or [s for s in suite.splits if s in supported]
     if options.tasks or not fitting or fitting == usual:
         return (), []
     who = "the scripted oracle" if oracle else candidate.id
-    return fitting, [f"{who} knows {', '.join(fitting)} of {', '.join(usual)}: running those"]
+    return fitting, [f"{who} supports {', '.join(fitting)} of {', '.join(usual)}: running those"]
 
 
 def _check_fits(suite: Suite, candidate: Candidate, episodes: Sequence[Episode], options: RunOptions) -> None:
-    """Refuse what could only fail later."""
+    """Raise UsageError if the candidate, the suite and the options do not fit together."""
     spec = candidate.policy.spec
     unsupported_splits = {e.split for e in episodes} - set(suite.oracle)
     if spec.observation_spec.oracle_steps and unsupported_splits:
-        known = f"only {', '.join(suite.oracle)}: pass --split" if suite.oracle else "none of its splits"
+        remedy = f"only {', '.join(suite.oracle)}: pass --split" if suite.oracle else "none of its splits"
         raise UsageError(
             f"checkpoint {candidate.id!r} needs a scripted oracle, and {suite.name} has none for "
-            f"{', '.join(sorted(unsupported_splits))} ({known}, or use another checkpoint)"
+            f"{', '.join(sorted(unsupported_splits))} ({remedy}, or use another checkpoint)"
         )
     for camera in spec.observation_spec.cameras:
         if camera not in suite.cameras:
@@ -145,17 +145,17 @@ def _check_fits(suite: Suite, candidate: Candidate, episodes: Sequence[Episode],
         if name not in suite.state:
             raise UsageError(f"checkpoint {candidate.id!r} reads state {name!r}, which {suite.name} lacks")
     if options.execution in ("prefix", "rtc") and options.execution not in spec.supported_prefixes:
-        able = ", ".join(spec.supported_prefixes) or "none"
+        supported = ", ".join(spec.supported_prefixes) or "none"
         raise UsageError(
-            f"--execution {options.execution}: checkpoint {candidate.id!r} does not support it (it supports: {able}); "
-            "use naive"
+            f"--execution {options.execution}: checkpoint {candidate.id!r} does not support it "
+            f"(it supports: {supported}); use naive"
         )
     if options.video != "none" and suite.video is None:
         raise UsageError(f"--video: {suite.name} has no camera for videos")
 
 
 def _execution(suite: Suite, candidate: Candidate, options: RunOptions, episodes: Sequence[Episode]) -> Execution:
-    """Return the requested execution. Raises UsageError if it cannot work at the fastest control rate here."""
+    """Return the requested execution. Raises UsageError if it is impossible at the splits' highest control rate."""
     try:
         delay = Delay.parse(options.delay) if isinstance(options.delay, str) else options.delay or Delay()
     except ValueError as error:

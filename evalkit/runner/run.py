@@ -39,7 +39,7 @@ def play(options: RunOptions, progress: Progress, selector: EpisodeSelector | No
         EvalkitError: see :mod:`evalkit.errors`; the message is for the user.
     """
     check_options(options)
-    installed = InstalledSuite.find(options.suite)  # before a model takes its time to load
+    installed = InstalledSuite.find(options.suite)  # fails before a model is loaded
     with open_candidate(installed.suite, options) as candidate:
         return run_candidate(resolve_run(options, installed, candidate), progress, selector)
 
@@ -84,22 +84,22 @@ def run_candidate(run: ResolvedRun, progress: Progress, selector: EpisodeSelecto
 
 
 def _preflight(run: ResolvedRun, config: WorkerConfig, workers: list[WorkerProcess]) -> Manifest:
-    """Probe the suite and return the manifest. Raises EnvironmentProblem that says what is missing."""
+    """Probe the suite and return the manifest. Raises EnvironmentProblem that names the missing part."""
     plan = Plan.of(run.episodes)
     try:
-        ready, found = workers[0].wait_ready(), workers[0].probe(plan.keys)
-    except WorkerLost:  # once may be chance; twice is not
+        ready, probed = workers[0].wait_ready(), workers[0].probe(plan.keys)
+    except WorkerLost:  # one loss may be chance, so start another worker
         workers[0].kill()
         workers[0] = WorkerProcess(config, 0)
-        ready, found = workers[0].wait_ready(), workers[0].probe(plan.keys)
+        ready, probed = workers[0].wait_ready(), workers[0].probe(plan.keys)
     suite, spec = run.suite, run.candidate.policy.spec
-    if found.problems:
-        more = f" (and {len(found.problems) - 1} more; see `evalkit doctor {suite.name}`)"
-        raise EnvironmentProblem(f"{suite.name}: {found.problems[0]}{more if len(found.problems) > 1 else ''}")
-    seen = {k: v for k, v in found.metadata.items() if k != "gl" or spec.observation_spec.cameras}
+    if probed.problems:
+        more = f" (and {len(probed.problems) - 1} more; see `evalkit doctor {suite.name}`)"
+        raise EnvironmentProblem(f"{suite.name}: {probed.problems[0]}{more if len(probed.problems) > 1 else ''}")
+    metadata = {k: v for k, v in probed.metadata.items() if k != "gl" or spec.observation_spec.cameras}
     commits, doubts = describe_sources(run.installed.sources)
     return Manifest(
-        fingerprint=fingerprint(suite, dict(ready.versions), {"sources": commits, **seen} if commits else seen),
+        fingerprint=fingerprint(suite, dict(ready.versions), {"sources": commits, **metadata} if commits else metadata),
         checkpoint={
             **run.candidate.identity,
             "observation_spec": spec.observation_spec.to_dict(),
@@ -111,7 +111,7 @@ def _preflight(run: ResolvedRun, config: WorkerConfig, workers: list[WorkerProce
         plan=plan,
         code={"evalkit": own_version(), "suite": suite_digest(suite.folder)},
         suite=suite.to_message(),
-        incomparable=[*doubts, *found.incomparable],
+        incomparable=[*doubts, *probed.incomparable],
         machine={**machine(), "worker_python": ready.python},
         created=now(),
     )
@@ -124,7 +124,7 @@ def _play_missing(
     progress: Progress,
     selector: EpisodeSelector | None,
 ) -> None:
-    """Play every episode without a verdict; an earlier error gets another chance."""
+    """Play every episode without an outcome, and retry those that ended in errors."""
     episodes, out = list(run.episodes), run.folder.root
     with Journal(out) as journal:
         for unplanned in set(journal.records) - set(episodes):

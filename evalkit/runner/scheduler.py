@@ -1,10 +1,11 @@
 """The host's loop: episodes to workers, observations to the policy, results to the journal.
 
-One thread. It waits for messages from the workers, reads all that have arrived, and answers all open inference requests
-in one batch. During inference the other workers' physics continues. Nothing here decides an outcome: records do not depend
-on which worker plays an episode or which requests share a batch.
+The loop is one thread. It waits for messages from the workers, reads all that have arrived, and answers all open
+inference requests in one batch. During inference the other workers' physics continues. Records do not depend on which
+worker plays an episode or which requests share a batch.
 
-The other end of the conversation is :mod:`evalkit.worker.loop`; :mod:`evalkit.worker.messages` lists the messages.
+The other end of the conversation is :class:`evalkit.worker.loop.Worker`; :mod:`evalkit.worker.messages` lists the
+messages.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from evalkit.worker.messages import (
 )
 from evalkit.worker.wire import Closed, TimedOut
 
-_ATTEMPTS = 2  # an episode whose worker dies or hangs is tried once more, then recorded as an error
-_ERRORS_IN_A_ROW = 10  # so many, with no episode finished between, end the run, unless they are all one task's
-_STARTS = 3  # a worker that ends so many times before it is ready ends the run
+_MAX_ATTEMPTS = 2  # an episode whose worker dies or hangs is retried once, then recorded as an error
+_MAX_ERROR_STREAK = 10  # this many errors in a row end the run, unless other tasks may still work
+_MAX_FAILED_STARTS = 3  # a worker that fails to start this many times ends the run
 
 
 class RunEvents(Protocol):
@@ -60,7 +61,7 @@ class RunEvents(Protocol):
     def video_done(self, record: Record, digest: str) -> None:
         """Finish the episode's video; ``digest`` equals the record's if the simulator is deterministic."""
 
-    def video_lost(self, record: Record, why: str) -> None:
+    def video_lost(self, record: Record, reason: str) -> None:
         """Discard the episode's video: the replay did not reach its end."""
 
     def policy_warning(self, text: str) -> None:
@@ -77,7 +78,7 @@ class _WorkerSlot:
     request: InferenceRequest | None = None  # not answered yet
     starting: bool = True
     failed_starts: int = 0
-    since: float = field(default_factory=time.monotonic)
+    last_message: float = field(default_factory=time.monotonic)  # time of the last one sent or received
     last_task: tuple[str, str] | None = None
 
     @property
@@ -90,7 +91,7 @@ class _WorkerSlot:
 
 
 class Scheduler:
-    """Plays a list of episodes."""
+    """The loop that plays a list of episodes on several workers."""
 
     def __init__(
         self,
@@ -118,14 +119,14 @@ class Scheduler:
         self._restart = restart
         self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
-        self._verdicts = 0
-        self._news = True  # a result arrived since `wanted` was last evaluated
-        self._streak: list[tuple[str, str]] = []  # tasks of the errors since the last verdict
+        self._outcomes = 0  # episodes that ended without an error
+        self._new_result = True  # a result arrived since `wanted` was last evaluated
+        self._error_streak: list[tuple[str, str]] = []  # tasks of the errors since the last outcome
         self._slots = [_WorkerSlot(worker) for worker in workers]
         self._slots[0].starting = False
 
     def run(self, episodes: Sequence[Episode], wanted: Callable[[Episode], bool] = lambda _: True) -> None:
-        """Play every episode, in order as far as workers can share it.
+        """Play every episode, in order as far as the workers can share it.
 
         Args:
             episodes: the episodes.
@@ -134,21 +135,21 @@ class Scheduler:
 
         Raises:
             PolicyProblem: the policy failed or returned something that cannot be executed.
-            EnvironmentProblem: workers end before they are ready.
+            EnvironmentProblem: a worker repeatedly ends before it is ready.
             EvalkitError: too many episodes in a row ended in errors.
         """
         self._queue = list(episodes)
-        while self._under_way(wanted):
+        while self._work_left(wanted):
             self._dispatch()
             for slot in self._readable(timeout=1.0):
                 self._receive_from(slot)
-            self._answer()
+            self._answer_requests()
             self._replace_hung()
 
-    def _under_way(self, wanted: Callable[[Episode], bool]) -> bool:
-        """Return True while anything is left to play. Drops episodes that are no longer wanted."""
-        if self._news:
-            self._queue, self._news = [e for e in self._queue if wanted(e)], False
+    def _work_left(self, wanted: Callable[[Episode], bool]) -> bool:
+        """Return True while anything is left to play. Drop episodes that are no longer wanted."""
+        if self._new_result:
+            self._queue, self._new_result = [e for e in self._queue if wanted(e)], False
         playing = [slot for slot in self._slots if slot.playing]
         if self._queue or any(slot.recording or (slot.episode and wanted(slot.episode)) for slot in playing):
             return True
@@ -170,13 +171,13 @@ class Scheduler:
                 self._send(slot, RunEpisode(episode, keep_actions=self._config.frame_every > 0))
 
     def _choose(self, slot: _WorkerSlot) -> int:
-        """Return the index of the queued episode for a worker: its own task first, then one that no other worker has built."""
+        """Return the index of a worker's next episode: of its own task, else of one that no other worker has built."""
         if not self._grouped:
             return 0
         taken = {other.last_task for other in self._slots if other is not slot and not other.idle}
-        for suits in (lambda e: e.task_key == slot.last_task, lambda e: e.task_key not in taken):
+        for matches in (lambda e: e.task_key == slot.last_task, lambda e: e.task_key not in taken):
             for index, episode in enumerate(self._queue):
-                if suits(episode):
+                if matches(episode):
                     return index
         return 0
 
@@ -191,21 +192,22 @@ class Scheduler:
         try:
             message = messages.receive(slot.worker.channel)
         except Closed as error:
-            self._replace_worker(slot, slot.worker.why(error), kind="hang" if isinstance(error, TimedOut) else "crash")
+            kind = "hang" if isinstance(error, TimedOut) else "crash"
+            self._replace_worker(slot, slot.worker.describe_loss(error), kind)
             return
         except ValueError as error:
-            self._replace_worker(slot, f"the worker sent something unreadable ({error})")
+            self._replace_worker(slot, f"the worker sent an unreadable message ({error})")
             return
-        slot.since = time.monotonic()
+        slot.last_message = time.monotonic()
         match message:
             case Ready():
                 slot.starting = False
-            case InferenceRequest():  # sent by Worker._request_inference in evalkit.worker.loop
-                slot.request = message
+            case InferenceRequest():  # from evalkit.worker.loop, Worker._request_inference
+                slot.request = message  # until _answer_requests sends the chunk
             case EpisodeDone():
-                self._done(slot, message)
+                self._record(slot, message)
             case Failed():
-                self._failed(slot, message)
+                self._handle_failure(slot, message)
             case Frame():
                 assert slot.recording is not None
                 self._events.video_frame(slot.recording, message.image)
@@ -216,47 +218,48 @@ class Scheduler:
             case _:
                 self._replace_worker(slot, f"the worker sent {type(message).__name__}, which only the host sends")
 
-    def _answer(self) -> None:
+    def _answer_requests(self) -> None:
         """Answer all open inference requests with one batch of the policy."""
-        asking = [slot for slot in self._slots if slot.request is not None]
-        if not asking:
+        waiting = [slot for slot in self._slots if slot.request is not None]
+        if not waiting:
             return
-        requests = [_request(slot) for slot in asking]
+        requests = [_request(slot) for slot in waiting]
         try:
             chunks = self._policy.act(requests)
-            answered = len(chunks)
+            count = len(chunks)
             warnings = self._policy.warnings() if isinstance(self._policy, PolicyWarnings) else []
         except EvalkitError:
             raise
-        except (Exception, SystemExit) as error:  # a policy that ends the process must not end this one
+        except (Exception, SystemExit) as error:  # a policy that calls sys.exit must not end the host
             with self._config.folder.policy_log.open("a", encoding="utf-8") as log:
                 log.write(traceback.format_exc())
             raise PolicyProblem(
-                f"the policy failed at {_where(requests[0])}: {type(error).__name__}: {error}"
+                f"the policy failed at {_position(requests[0])}: {type(error).__name__}: {error}"
             ) from error
         for warning in warnings:
             self._events.policy_warning(warning)
-        if answered != len(requests):
-            raise PolicyProblem(f"the policy returned {answered} chunks for {len(requests)} requests")
-        for slot, request, chunk in zip(asking, requests, chunks, strict=True):
+        if count != len(requests):
+            raise PolicyProblem(f"the policy returned {count} chunks for {len(requests)} requests")
+        for slot, request, chunk in zip(waiting, requests, chunks, strict=True):
             assert slot.request is not None
-            reply = Chunk(slot.request.request, self._checked(request, chunk))
+            reply = Chunk(slot.request.request, self._as_float32(request, chunk))
             slot.request = None
             self._send(slot, reply)
 
-    def _checked(self, request: Request, chunk: Any) -> np.ndarray:
+    def _as_float32(self, request: Request, chunk: Any) -> np.ndarray:
+        """Return a chunk as finite (T, A) float32. Raises PolicyProblem if it cannot be executed."""
         expected = (self._policy.spec.chunk_size, self._config.suite.action.size)
         if not isinstance(chunk, np.ndarray) or chunk.shape != expected or chunk.dtype.kind not in "fiu":
             got = f"{chunk.dtype} {chunk.shape}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
-            raise PolicyProblem(f"the policy returned {got} at {_where(request)}, not a float {expected} chunk")
+            raise PolicyProblem(f"the policy returned {got} at {_position(request)}, not a float {expected} chunk")
         with np.errstate(over="ignore"):
             single = chunk.astype(np.float32, copy=False)
         if not np.isfinite(single).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(single))[0])
-            raise PolicyProblem(f"the policy returned {chunk[index]} at {_where(request)}, chunk index {index}")
+            raise PolicyProblem(f"the policy returned {chunk[index]} at {_position(request)}, chunk index {index}")
         return single
 
-    def _done(self, slot: _WorkerSlot, message: EpisodeDone) -> None:
+    def _record(self, slot: _WorkerSlot, message: EpisodeDone) -> None:
         assert slot.episode is not None
         record = Record(
             episode=slot.episode,
@@ -277,63 +280,58 @@ class Scheduler:
             },
         )
         slot.episode, slot.failed_starts = None, 0
-        self._streak.clear()
-        self._verdicts += 1
-        self._news = True
+        self._error_streak.clear()
+        self._outcomes += 1
+        self._new_result = True
         self._events.finished(record)
         if self._config.frame_every and self._events.wants_video(record):
             slot.recording = record
             assert message.actions is not None
             self._send(slot, ReplayEpisode(record.episode, list(message.actions), self._config.frame_every))
 
-    def _failed(self, slot: _WorkerSlot, message: Failed) -> None:
+    def _handle_failure(self, slot: _WorkerSlot, message: Failed) -> None:
         if message.kind == "policy" and slot.episode is not None:
             raise PolicyProblem(f"{slot.episode.id}: {message.message}")
         self._replace_worker(slot, message.message, kind=message.kind)
 
-    def _replace_worker(self, slot: _WorkerSlot, why: str, kind: str = "crash") -> None:
-        """Replace a worker that can no longer be trusted, and give its episode its second attempt."""
+    def _replace_worker(self, slot: _WorkerSlot, reason: str, kind: str = "crash") -> None:
+        """Replace a worker that failed, and retry its episode or record it as an error."""
         slot.worker.kill()
         if slot.starting:
             slot.failed_starts += 1
-            if slot.failed_starts >= _STARTS:
-                raise EnvironmentProblem(f"{self._config.suite.name}: a worker cannot start: {why}")
+            if slot.failed_starts >= _MAX_FAILED_STARTS:
+                raise EnvironmentProblem(f"{self._config.suite.name}: a worker cannot start: {reason}")
         if slot.recording is not None:
-            self._events.video_lost(slot.recording, why)
+            self._events.video_lost(slot.recording, reason)
         episode, slot.episode, slot.recording, slot.request = slot.episode, None, None, None
-        if episode is not None and self._attempts[episode] < _ATTEMPTS:
+        if episode is not None and self._attempts[episode] < _MAX_ATTEMPTS:
             self._queue.insert(0, episode)
         elif episode is not None:
-            self._events.finished(self._error(slot, episode, kind, why))
-            self._news = True
-            self._streak.append(episode.task_key)
-            tasks = set(self._streak)
-            hopeless = len(tasks) > 1 or not (self._verdicts or any(e.task_key not in tasks for e in self._queue))
-            if len(self._streak) >= _ERRORS_IN_A_ROW and hopeless:
-                raise EvalkitError(f"{len(self._streak)} episodes in a row ended in errors; the last: {why}")
+            self._events.finished(self._error_record(slot, episode, kind, reason))
+            self._new_result = True
+            self._error_streak.append(episode.task_key)
+            tasks = set(self._error_streak)
+            systematic = len(tasks) > 1 or not (self._outcomes or any(e.task_key not in tasks for e in self._queue))
+            if len(self._error_streak) >= _MAX_ERROR_STREAK and systematic:
+                raise EvalkitError(f"{len(self._error_streak)} episodes in a row ended in errors; the last: {reason}")
         slot.worker = self._restart(self._config, slot.worker.number)
-        slot.starting, slot.since = True, time.monotonic()
+        slot.starting, slot.last_message = True, time.monotonic()
 
-    def _error(self, slot: _WorkerSlot, episode: Episode, kind: str, why: str) -> Record:
+    def _error_record(self, slot: _WorkerSlot, episode: Episode, kind: str, reason: str) -> Record:
         host = {"worker": slot.worker.number, "attempts": self._attempts[episode], "finished": now()}
         host["last_log_line"] = slot.worker.last_log_line()
-        return Record(episode=episode, success=None, error={"kind": kind, "message": why}, host=host)
+        return Record(episode=episode, success=None, error={"kind": kind, "message": reason}, host=host)
 
     def _replace_hung(self) -> None:
         for slot in self._slots:
-            owing = not slot.idle and slot.request is None
-            if (
-                owing
-                and time.monotonic() - slot.since > self._config.worker_timeout_s
-                and slot not in self._readable(timeout=0)
-            ):
-                self._replace_worker(
-                    slot, f"the worker said nothing for {self._config.worker_timeout_s:g} s", kind="hang"
-                )
+            busy = not slot.idle and slot.request is None
+            limit = self._config.worker_timeout_s
+            if busy and time.monotonic() - slot.last_message > limit and slot not in self._readable(timeout=0):
+                self._replace_worker(slot, f"the worker sent nothing for {limit:g} s", kind="hang")
 
     def _send(self, slot: _WorkerSlot, message: HostMessage) -> None:
-        slot.since = time.monotonic()
-        with contextlib.suppress(Closed):  # the next receive finds it gone and says why
+        slot.last_message = time.monotonic()
+        with contextlib.suppress(Closed):  # the next receive raises, with the reason
             messages.send(slot.worker.channel, message)
 
 
@@ -342,5 +340,5 @@ def _request(slot: _WorkerSlot) -> Request:
     return Request(slot.episode, slot.request.step, slot.request.observation, slot.request.prefix)
 
 
-def _where(request: Request) -> str:
+def _position(request: Request) -> str:
     return f"{request.episode.id} step {request.step}"

@@ -1,4 +1,4 @@
-"""Videos of episodes: frames in, an mp4 that every browser plays out."""
+"""Videos of episodes, as mp4 files that every browser plays."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 class VideoWriter:
-    """Writes one H.264 mp4. The file appears under its name only when it is complete."""
+    """A writer of one H.264 mp4. The file gets its name only when it is complete."""
 
     def __init__(self, path: Path, fps: int) -> None:
-        """Begins a video; the first frame decides its size."""
+        """Start a video; its size is that of the first frame."""
         self._path = path
         self._draft = path.with_suffix(".part")
         self._fps = fps
@@ -21,7 +21,7 @@ class VideoWriter:
         self._stream: Any = None
 
     def add(self, image: np.ndarray) -> None:
-        """Adds one (H, W, 3) uint8 RGB frame; an odd last row or column is cut off, as H.264 wants."""
+        """Add one (H, W, 3) uint8 RGB frame. An odd last row or column is cut off: H.264 requires even sizes."""
         import av
 
         height, width = (n - n % 2 for n in image.shape[:2])
@@ -35,7 +35,7 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def close(self, keep: bool = True) -> None:
-        """Ends the video, or (``keep`` False) throws it away."""
+        """Finish the video, or discard it if ``keep`` is False."""
         self._container.mux(self._stream.encode())
         self._container.close()
         if keep:

@@ -1,1 +1,1 @@
-"""The openpi WebSocket protocol, both ends."""
+"""Both ends of the openpi WebSocket protocol."""

@@ -1,8 +1,8 @@
-"""A policy behind a WebSocket: anything that speaks the openpi protocol can ask it. See :mod:`evalkit.serving.protocol`.
+"""A server that offers a policy to any client of the openpi protocol (:mod:`evalkit.serving.protocol`).
 
-One thread holds the connections, another asks the policy. Whatever requests wait when the policy is free are asked
-about together, however many they are: nothing waits for a batch to fill, and since a policy treats every request by
-itself, nobody can tell who else was in the batch.
+One thread runs the connections, another the policy. When the policy is free, all pending requests go into one batch,
+however many they are, so no request waits for a batch to fill. A policy processes every request independently, so a
+reply does not depend on the other requests of its batch.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from evalkit.documents import parse
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError
 from evalkit.policy import Policy, PolicyWarnings, Request
-from evalkit.serving import protocol as openpi
+from evalkit.serving import protocol
 from evalkit.serving.protocol import ServerMetadata, pack, unpack
 
 _INTERNAL_ERROR = 1011
-_QUIET = logging.getLogger("evalkit.serving.server.websockets")  # a port scan is no news
-_QUIET.addHandler(logging.NullHandler())
-_QUIET.propagate = False
+_WEBSOCKETS_LOG = logging.getLogger("evalkit.serving.server.websockets")  # a port scan is not worth a message
+_WEBSOCKETS_LOG.addHandler(logging.NullHandler())
+_WEBSOCKETS_LOG.propagate = False
 
 
 def serve(
@@ -52,46 +52,47 @@ def serve(
     ready: Callable[[str], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> None:
-    """Serves a policy until SIGINT or SIGTERM. Call it from the main thread. Closing the policy is the caller's.
+    """Serve a policy until SIGINT or SIGTERM. Must be called from the main thread; the caller closes the policy.
 
     Args:
-        policy: what to serve.
-        identity: what the policy cannot know of itself: ``"suite"`` (name), ``"action_size"``, ``"checkpoint"``.
-        host: where to listen; whoever reaches it may ask, so it is this machine alone unless another one is given.
-        port: where to listen; 0 for a free one.
+        policy: the policy.
+        identity: the metadata that the policy lacks: ``"suite"`` (name), ``"action_size"``, ``"checkpoint"``.
+        host: listen address, by default this machine alone. There is no authentication: any client that can reach it
+            can query the policy.
+        port: listen port; 0 selects a free one.
         ready: called once with the URL, when clients can connect.
-        log: called with a line for each client that comes, goes or fails.
+        log: called with a line for each connection, disconnection and failure.
 
     Raises:
-        UsageError: the host or port cannot be listened on.
+        UsageError: the server cannot listen on the host or port.
     """
     server = Server(policy, identity=identity, host=host, port=port, log=log)
-    over = threading.Event()
+    stopping = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: over.set()) for number in signals}
+    previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in signals}
     try:
         url = server.start()
         if ready:
             ready(url)
-        over.wait()
+        stopping.wait()
         if server.busy and log:
-            log("waiting for the policy to end what it is doing (Ctrl-C again: leave it)")
+            log("waiting for the running inference to end (Ctrl-C again: do not wait)")
     finally:
-        for number, handler in before.items():  # a second Ctrl-C interrupts a policy that takes long to end
+        for number, handler in previous.items():  # a second Ctrl-C interrupts a slow inference
             signal.signal(number, handler)
         server.stop()
 
 
 @dataclass(frozen=True)
-class _Question:
-    """A request, and where its answer goes: {"actions", "server_timing"}."""
+class _PendingRequest:
+    """A request, and the future of its reply: {"actions", "server_timing"}."""
 
     request: Request
-    answer: asyncio.Future[dict[str, Any]]
+    reply: asyncio.Future[dict[str, Any]]
 
 
 class Server:
-    """A policy being served, from :meth:`start` to :meth:`stop`, in threads of its own."""
+    """A server for one policy, which runs from :meth:`start` to :meth:`stop` in threads of its own."""
 
     def __init__(
         self,
@@ -102,202 +103,207 @@ class Server:
         port: int = 0,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        """A server that does not listen yet; the arguments are those of :func:`serve`."""
+        """Create a server that does not listen yet; the arguments are those of :func:`serve`."""
         spec = policy.spec
-        said = {
+        metadata = {
             **identity,
             "observation_spec": spec.observation_spec,
             "chunk_size": spec.chunk_size,
             "batch_invariant": spec.batch_invariant,
             "supported_prefixes": spec.supported_prefixes,
-            "metadata": {name: fact for name, fact in spec.metadata.items() if name != "where"},
-            "keys": openpi.keys_of(spec.observation_spec),
+            "metadata": {name: value for name, value in spec.metadata.items() if name != "where"},
+            "keys": protocol.observation_keys(spec.observation_spec),
         }
         self._policy = policy
-        self._offer = parse(ServerMetadata, said, "identity")
-        self._metadata = pack({openpi.EXTENSION: self._offer.model_dump(mode="json")})
+        self._metadata = parse(ServerMetadata, metadata, "identity")
+        self._first_message = pack({protocol.EXTENSION_KEY: self._metadata.model_dump(mode="json")})
         self._host, self._port = host, port
         self._log = log or (lambda line: None)
-        self._visitors = itertools.count()
-        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
-        self._waiting: set[asyncio.Future[dict[str, Any]]] = set()
+        self._session_numbers = itertools.count()
+        self._queue: queue.SimpleQueue[_PendingRequest | None] = queue.SimpleQueue()
+        self._pending: set[asyncio.Future[dict[str, Any]]] = set()
         self._bound: Future[str] = Future()
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._policy_loop)]
+        self._threads = [
+            threading.Thread(target=target, daemon=True) for target in (self._connection_loop, self._policy_loop)
+        ]
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being thought about."""
-        return bool(self._waiting)
+        """True while a request is pending."""
+        return bool(self._pending)
 
     def start(self) -> str:
-        """Listens; returns the URL. Raises UsageError where the host or port cannot be listened on."""
+        """Listen, and return the URL. Raises UsageError if the server cannot listen on the host or port."""
         self._threads[0].start()
         url = self._bound.result()
         self._threads[1].start()
         return url
 
     def stop(self) -> None:
-        """Frees the port, says goodbye to every client, and waits for the policy to finish what it is doing."""
+        """Free the port, close every connection, and wait for the running inference to end."""
         if self._threads[1].ident is None:
             return
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._over.set)
-        self._questions.put(None)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._queue.put(None)
         for thread in self._threads:
             thread.join()
 
     # The thread of the connections.
 
-    def _listen(self) -> None:
+    def _connection_loop(self) -> None:
         try:
             asyncio.run(self._serve())
         except Exception as error:
             if self._bound.done():
                 raise
-            cannot = _cannot_listen(self._host, self._port, error) if isinstance(error, OSError) else error
-            self._bound.set_exception(cannot)
+            problem = _listen_error(self._host, self._port, error) if isinstance(error, OSError) else error
+            self._bound.set_exception(problem)
 
     async def _serve(self) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         server = await listen(
-            self._attend,
+            self._handle_client,
             self._host,
             self._port,
             compression=None,
-            max_size=openpi.MOST_BYTES,
-            process_request=_health,
-            ping_interval=None,  # a client that builds a simulator may be deaf for minutes
+            max_size=protocol.MAX_MESSAGE_BYTES,
+            process_request=_health_check,
+            ping_interval=None,  # a client that builds a simulator may not reply to pings for minutes
             close_timeout=2,
-            logger=_QUIET,
+            logger=_WEBSOCKETS_LOG,
         )
         async with server:
             address = server.sockets[0].getsockname()
             host = f"[{address[0]}]" if ":" in address[0] else address[0]
             self._bound.set_result(f"ws://{host}:{address[1]}")
-            await self._over.wait()
-            for answer in self._waiting:
-                answer.cancel()
+            await self._stopping.wait()
+            for reply in self._pending:
+                reply.cancel()
 
-    async def _attend(self, connection: ServerConnection) -> None:
-        """One client, from its coming to its going."""
-        visitor = _ClientSession(next(self._visitors), self._offer)
+    async def _handle_client(self, connection: ServerConnection) -> None:
+        """Serve one client, from its connection to its disconnection."""
+        session = _ClientSession(next(self._session_numbers), self._metadata)
         name = "client {}:{}".format(*(connection.remote_address or ("?", "?"))[:2])
         self._log(f"{name}: connected")
         try:
-            await connection.send(self._metadata)
+            await connection.send(self._first_message)
             async for message in connection:
-                reply = await self._reply(visitor, message)
+                reply = await self._reply(session, message)
                 if isinstance(reply, str):
                     self._log(f"{name}: {reply.rstrip()}")
                 await connection.send(reply)
                 if isinstance(reply, str):
-                    await connection.close(_INTERNAL_ERROR, "what went wrong is in the frame before")
+                    await connection.close(_INTERNAL_ERROR, "the previous frame has the error")
         except (ConnectionClosed, asyncio.CancelledError):
             pass
-        self._log(f"{name}: gone after {visitor.asked} requests")
+        self._log(f"{name}: disconnected after {session.request_count} requests")
 
-    async def _reply(self, visitor: _ClientSession, message: Data) -> str | bytes:
-        """The reply to a message: actions, or in words what went wrong."""
+    async def _reply(self, session: _ClientSession, message: Data) -> str | bytes:
+        """Return the reply to a message: the packed actions, or the text of an error."""
         try:
-            request = visitor.request(message)
+            request = session.request(message)
         except ValueError as error:
             return f"evalkit cannot read this observation: {error}"
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        if self._over.is_set():
-            answer.cancel()  # nobody thinks any more
-        self._waiting.add(answer)
-        self._questions.put(_Question(request, answer))
+        pending: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        if self._stopping.is_set():
+            pending.cancel()  # the policy thread has ended
+        self._pending.add(pending)
+        self._queue.put(_PendingRequest(request, pending))
         try:
-            return pack(await answer)
+            return pack(await pending)
         except EvalkitError as error:
             return str(error)
         except Exception:
             return traceback.format_exc()
         finally:
-            self._waiting.discard(answer)
+            self._pending.discard(pending)
 
     # The thread of the policy.
 
     def _policy_loop(self) -> None:
         while True:
-            waiting = [self._questions.get()]
+            waiting = [self._queue.get()]
             with contextlib.suppress(queue.Empty):
                 while True:
-                    waiting.append(self._questions.get_nowait())
+                    waiting.append(self._queue.get_nowait())
             if None in waiting:
                 return
-            self._answer([question for question in waiting if question])
+            self._run_batch([pending for pending in waiting if pending])
 
-    def _answer(self, batch: Sequence[_Question]) -> None:
+    def _run_batch(self, batch: Sequence[_PendingRequest]) -> None:
         started = time.perf_counter()
         try:
-            chunks = self._policy.act([question.request for question in batch])
+            chunks = self._policy.act([pending.request for pending in batch])
             if len(chunks) != len(batch):
                 raise PolicyProblem(f"the policy returned {len(chunks)} chunks for {len(batch)} requests")
             arrays = [np.asarray(chunk) for chunk in chunks]
             warnings = self._policy.warnings() if isinstance(self._policy, PolicyWarnings) else []
-        except (Exception, SystemExit) as error:  # whatever it is, this thread goes on
+        except (Exception, SystemExit) as error:  # no error may end this thread
             if len(batch) == 1:
-                self._settle(batch[0].answer, _as_exception(error))
-            else:  # one request that the policy cannot take must not fail the others
-                for question in batch:
-                    self._answer([question])
+                self._set_result(batch[0].reply, _as_exception(error))
+            else:  # one request that the policy cannot process must not fail the others
+                for pending in batch:
+                    self._run_batch([pending])
             return
-        for remark in warnings:
-            self._log(remark)
+        for warning in warnings:
+            self._log(warning)
         timing = {"infer_ms": (time.perf_counter() - started) * 1000, "batch": len(batch)}
-        for question, chunk in zip(batch, arrays, strict=True):
-            self._settle(question.answer, {openpi.ACTIONS: chunk, "server_timing": timing})
+        for pending, chunk in zip(batch, arrays, strict=True):
+            self._set_result(pending.reply, {protocol.ACTIONS: chunk, "server_timing": timing})
 
-    def _settle(self, answer: asyncio.Future[dict[str, Any]], result: dict[str, Any] | Exception) -> None:
-        def settle() -> None:
-            if answer.done():  # the server is stopping
+    def _set_result(self, reply: asyncio.Future[dict[str, Any]], result: dict[str, Any] | Exception) -> None:
+        def set_result() -> None:
+            if reply.done():  # the server is stopping
                 return
             if isinstance(result, Exception):
-                answer.set_exception(result)
+                reply.set_exception(result)
             else:
-                answer.set_result(result)
+                reply.set_result(result)
 
         with contextlib.suppress(RuntimeError):  # the server has stopped
-            self._loop.call_soon_threadsafe(settle)
+            self._loop.call_soon_threadsafe(set_result)
 
 
 class _ClientSession:
-    """One connection. A client without the extension is given episodes: the first, and another at each reset."""
+    """The state of one connection.
 
-    def __init__(self, number: int, offer: ServerMetadata) -> None:
-        self.asked = 0
-        self._offer = offer
+    A client without the extension gets episodes of its own: one on connection, and another at each reset.
+    """
+
+    def __init__(self, number: int, metadata: ServerMetadata) -> None:
+        self.request_count = 0
+        self._metadata = metadata
         self._number = number
         self._scene = 0
         self._step = 0
 
     def request(self, message: Data) -> Request:
-        """What a message asks. Raises ValueError that says what is wrong with it."""
+        """Return the request in a message. Raises ValueError if it is malformed."""
         fields = unpack(message) if isinstance(message, bytes) else None
         if not isinstance(fields, dict):
             raise ValueError("it must be a map in msgpack, in a binary frame")
-        self.asked += 1
-        if openpi.EXTENSION in fields:
-            return openpi.request_of(fields, self._offer.observation_spec)
-        if fields.get(openpi.RESET) and self._step:
+        self.request_count += 1
+        if protocol.EXTENSION_KEY in fields:
+            return protocol.decode_request(fields, self._metadata.observation_spec)
+        if fields.get(protocol.RESET) and self._step:
             self._scene, self._step = self._scene + 1, 0
-        # The connection is the repeat: two clients at once must not sample the same.
-        episode = Episode(self._offer.suite, "remote", "remote", self._scene, seed=0, repeat=self._number)
-        request = Request(episode, self._step, openpi.observation_of(fields, self._offer.observation_spec))
+        # The connection is the repeat: two concurrent clients must not sample the same noise.
+        episode = Episode(self._metadata.suite, "remote", "remote", self._scene, seed=0, repeat=self._number)
+        request = Request(episode, self._step, protocol.decode_observation(fields, self._metadata.observation_spec))
         self._step += 1
         return request
 
 
 def _as_exception(error: BaseException) -> Exception:
-    """The error as one that a future takes."""
+    """Return the error as an Exception, which a future accepts."""
     return error if isinstance(error, Exception) else PolicyProblem(f"the policy ended with {error!r}")
 
 
-def _health(connection: ServerConnection, request: HttpRequest) -> Response | None:
+def _health_check(connection: ServerConnection, request: HttpRequest) -> Response | None:
     return connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> UsageError:
+def _listen_error(host: str, port: int, error: OSError) -> UsageError:
     why = error.strerror or str(error)
     return UsageError(f"cannot serve at {host}:{port}: {why.lower()}; give another --port or --host")

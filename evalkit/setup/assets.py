@@ -1,4 +1,4 @@
-"""Files that a suite needs and its packages do not carry: where they are, and how they are got."""
+"""Asset folders: files that a suite needs and its packages do not contain."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from evalkit.suite import Suite
 
 
 def assets_folder(suite: Suite) -> Path | None:
-    """Where the suite's assets are: its environment variable, else what ``evalkit setup`` recorded, else None."""
+    """Return the suite's asset folder from its environment variable, else as recorded by ``evalkit setup``, or None."""
     if suite.assets is None:
         return None
     return given_folder(suite.name, "assets", suite.assets.variable)
 
 
 def set_assets(suite: Suite, folder: Path) -> None:
-    """Records where the suite's assets are. Raises UsageError where the suite takes none or the folder is none."""
+    """Record the suite's asset folder. Raises UsageError if the suite needs none or the folder does not exist."""
     if suite.assets is None:
         raise UsageError(f"--assets: {suite.name} carries its own assets")
     if folder == Path():
-        raise UsageError("--assets: name the folder that holds them (got nothing, or the current folder)")
+        raise UsageError("--assets: name the folder with the assets (got nothing, or the current folder)")
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise UsageError(f"--assets {folder}: no such folder")
@@ -30,7 +30,7 @@ def set_assets(suite: Suite, folder: Path) -> None:
 
 
 def download_assets(suite: Suite, say: Callable[[str], None]) -> Path:
-    """Fetches the suite's assets from the Hugging Face hub. Raises EnvironmentProblem where that fails."""
+    """Download the suite's assets from the Hugging Face hub and return their folder. Raises EnvironmentProblem."""
     assert suite.assets is not None
     target = home_folder() / "assets" / suite.name
     say(f"downloading assets from huggingface.co/{suite.assets.hub} to {target}")

@@ -1,4 +1,4 @@
-"""A suite's own Python environment: built from its pinned closure, found again, and handed to worker processes."""
+"""A suite's own Python environment: built from its pinned packages, found again, and given to worker processes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem
@@ -20,18 +22,19 @@ from evalkit.locations import home_folder
 from evalkit.suite import Suite
 
 _READY = "evalkit-ready.json"
+_IMPORTED = ("numpy", "msgpack")  # by evalkit's side of the worker
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a suite's workers run.
+    """The Python environment of a suite's workers.
 
     Attributes:
         suite: the suite's name.
         source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
-        folder: the virtual environment, or None where the suite has no requirements and runs in evalkit's own.
+        folder: the virtual environment, or None for a suite without requirements, which runs in evalkit's own.
         reference: the name or folder by which the user referred to the suite.
-        other_python: the Python it needs, e.g. ``"3.11"``, where evalkit's own is not one that it can be built with.
+        other_python: the Python version to build with, e.g. ``"3.11"``, or None for evalkit's own.
     """
 
     suite: str
@@ -60,31 +63,32 @@ class Environment:
 
     @property
     def ready(self) -> bool:
-        """Whether it was built to the end."""
+        """True if it was built to the end."""
         return self.folder is None or ((self.folder / _READY).is_file() and self.python.exists())
 
     def require(self) -> None:
-        """Raises EnvironmentProblem that says how to build it, unless it is ready."""
+        """Raise EnvironmentProblem that says how to build it, unless it is ready."""
         if not self.ready:
             raise EnvironmentProblem(
                 f"the environment of {self.suite} is not built: run `evalkit setup {self.reference}`"
             )
 
     def build(self, say: Callable[[str], None]) -> bool:
-        """Builds it if it is not ready; says what it does. Returns whether anything was built.
+        """Build it if it is not ready, and report each step to ``say``. Returns True if anything was built.
 
-        A build that was cut off is thrown away and begun again; two builds at once wait for each other.
+        An interrupted build is discarded and started again; of two concurrent builds, one waits for the other.
 
         Raises:
-            EnvironmentProblem: there is no Python to build it with, or pip failed; the message has its last line and
-                where the whole log is.
+            EnvironmentProblem: ``requirements.txt`` lacks a package that the worker imports, there is no Python to
+                build with, or pip failed; the message then has pip's last line and the path of the whole log.
         """
         if self.folder is None or self.ready:
             return False
+        _check_requirements(self.source / "requirements.txt")
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise EnvironmentProblem(f"{self.folder.parent} cannot be made ({error}); set EVALKIT_HOME") from error
+            raise EnvironmentProblem(f"{self.folder.parent} cannot be created ({error}); set EVALKIT_HOME") from error
         with _locked(self._beside(".lock")):
             if self.ready:
                 return False
@@ -95,15 +99,15 @@ class Environment:
             result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
             if result.returncode:
                 why = (result.stderr or result.stdout).strip().splitlines() or [f"venv ended with {result.returncode}"]
-                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be made: {why[-1]}")
-            say(f"installing the pinned closure of {self.suite} (nothing beyond it)")
+                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be created: {why[-1]}")
+            say(f"installing the pinned packages of {self.suite} (and no others)")
             self._install(self.source / "requirements.txt")
             ready = {"suite": self.suite, "python": interpreter}
             (self.folder / _READY).write_text(json.dumps(ready) + "\n")
         return True
 
     def _interpreter(self) -> str:
-        """The Python to build with: evalkit's own, or another one on the search path that says it is the right one."""
+        """Return the Python to build with: evalkit's own, or one on PATH that reports the right version."""
         if self.other_python is None:
             return sys.executable
         for name in (f"python{self.other_python}", "python3", "python"):
@@ -123,7 +127,12 @@ class Environment:
         assert self.folder is not None
         log = self._beside(".log")
         command = [str(self.python), "-I", "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
-        elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")  # would put the packages somewhere else
+        elsewhere = (
+            "PIP_TARGET",
+            "PIP_PREFIX",
+            "PIP_ROOT",
+            "PIP_USER",
+        )  # would install the packages into another folder
         variables = {k: v for k, v in _neutral().items() if k not in elsewhere}
         with log.open("wb") as output:
             result = subprocess.run(
@@ -139,9 +148,9 @@ class Environment:
         return self.folder.parent / f"{self.folder.name}{suffix}"
 
     def variables(self, suite: Suite, renders: bool) -> dict[str, str]:
-        """The environment variables a worker starts with: the caller's, one thread, and the GL backend.
+        """Return the environment variables of a worker: the caller's, one thread, and the GL backend.
 
-        A worker that renders uses ``$MUJOCO_GL``, else EGL on Linux; one that does not needs no GL library at all.
+        A worker that renders uses ``$MUJOCO_GL``, by default EGL on Linux. Other workers need no GL library at all.
         """
         variables = _neutral()
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -152,8 +161,18 @@ class Environment:
         return variables
 
 
+def _check_requirements(path: Path) -> None:
+    """Raise EnvironmentProblem if the packages that a worker imports for evalkit are not in the file."""
+    text = path.read_text(encoding="utf-8")
+    named = {name.lower() for name in re.findall(r"^[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)", text, re.MULTILINE)}
+    lacking = [package for package in _IMPORTED if package not in named]
+    if lacking:
+        lines = ", ".join(f"{package}=={version(package)}" for package in lacking)
+        raise EnvironmentProblem(f"{path}: lacks {' and '.join(lacking)}, which evalkit's worker imports: add {lines}")
+
+
 def _neutral() -> dict[str, str]:
-    """The caller's environment variables without those that bend another Python."""
+    """Return the caller's environment variables without those that affect another Python."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 

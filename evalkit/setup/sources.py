@@ -1,4 +1,4 @@
-"""Upstream code that a suite runs and no package registry has: checkouts at a fixed commit."""
+"""Checkouts, at a fixed commit, of upstream code that a suite runs and no package registry has."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Checkout:
 
     Attributes:
         folder: its root.
-        commit: the commit it is at; None where it is not a git checkout, or there is no git to ask.
-        changed: whether files in it differ from that commit.
+        commit: its commit; None if it is not a git checkout, or git is not installed.
+        changed: True if files in it differ from that commit.
     """
 
     folder: Path
@@ -30,13 +30,13 @@ class Checkout:
 
 
 def checkouts(suite: Suite) -> dict[str, Checkout]:
-    """The suite's checkouts by name; empty for a suite that needs none.
+    """Return the suite's checkouts by name; empty for a suite that needs none.
 
-    They are looked for where the suite's environment variable says, else where ``evalkit setup --source`` said, else
-    where ``evalkit setup`` fetches them to.
+    The places, in order: the folder of the suite's environment variable, the folder given to
+    ``evalkit setup --source``, and evalkit's own folder of fetched checkouts.
 
     Raises:
-        EnvironmentProblem: one is not there, or is at another commit; the message says what to do.
+        EnvironmentProblem: a checkout is missing or at another commit; the message says what to do.
     """
     if suite.sources is None:
         return {}
@@ -55,9 +55,9 @@ def checkouts(suite: Suite) -> dict[str, Checkout]:
 
 
 def use_source(suite: Suite, folder: Path) -> None:
-    """Records a folder with the suite's checkouts. Raises UsageError or EnvironmentProblem where it lacks one."""
+    """Record a folder with the suite's checkouts. Raises UsageError or EnvironmentProblem if a checkout is missing."""
     if suite.sources is None:
-        raise UsageError(f"--source: {suite.name} is installed from its package registry and takes no checkout")
+        raise UsageError(f"--source: {suite.name} is installed from a package registry and takes no checkout")
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise UsageError(f"--source {folder}: no such folder")
@@ -73,10 +73,10 @@ def use_source(suite: Suite, folder: Path) -> None:
 
 
 def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
-    """Fetches with git what no variable or ``--source`` provides and is not there yet.
+    """Fetch with git the missing checkouts that neither the variable nor ``--source`` provides.
 
     Raises:
-        EnvironmentProblem: there is no git, or the fetch failed.
+        EnvironmentProblem: git is not installed, or the fetch failed.
     """
     if suite.sources is None or given_folder(suite.name, "source", suite.sources.variable):
         return
@@ -104,7 +104,7 @@ def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
 
 
 def describe_sources(found: Mapping[str, Checkout]) -> tuple[dict[str, str], list[str]]:
-    """For the manifest: commits by name, and why results made with these checkouts are not comparable."""
+    """Return, for the manifest, commits by name and the reasons why results with them are not comparable."""
     commits = {name: (c.commit or "unknown") + ("+changes" if c.changed else "") for name, c in found.items()}
     unknown = [f"{name} is not a git checkout: its commit is unknown" for name, c in found.items() if c.commit is None]
     changed = [f"{name} has local changes" for name, c in found.items() if c.changed]
@@ -121,7 +121,7 @@ def _fetched(name: str, repository: Repository) -> Path:
 
 
 def _checked(name: str, repository: Repository, folder: Path) -> Checkout:
-    """What is at ``folder``. Raises EnvironmentProblem where that is another commit than the suite's."""
+    """Return the checkout at ``folder``. Raises EnvironmentProblem if its commit is not the suite's."""
     try:
         root = _git(folder, "rev-parse", "--show-toplevel")
         if Path(root).resolve() != folder.resolve():  # a copy inside some other repository
@@ -139,7 +139,7 @@ def _checked(name: str, repository: Repository, folder: Path) -> Checkout:
 
 
 def _git(folder: Path, *command: str) -> str:
-    """What git prints. ``safe.directory``: a checkout may belong to another user, as in a container."""
+    """Return git's output. ``safe.directory``: a checkout may belong to another user, as in a container."""
     whole = ["git", "-c", "safe.directory=*", "-C", str(folder), *command]
     variables = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     return subprocess.run(

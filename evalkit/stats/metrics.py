@@ -5,7 +5,7 @@ A frame has one row per episode with a verdict; its columns are those of :func:`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIDENCE = 0.95
-_SAME = ["split", "task", "scene", "digest"]  # episodes that agree in these are one observation
+_OBSERVATION_KEY = ["split", "task", "scene", "digest"]  # episodes that agree in all of these are one observation
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Estimate:
     """A number with its two-sided 95 % interval.
 
     Attributes:
-        value: the number; None where there is no episode.
+        value: the number; None without episodes.
         low: lower end of the interval.
         high: upper end of the interval.
-        n: episodes it is made of.
-        n_effective: independent episodes among them, which the interval is made with.
-        max_value: the largest value there is: 1 for a rate, the sub-tasks of a chain for a length.
+        n: episodes in the sample.
+        n_effective: independent episodes among them; the interval uses this number.
+        max_value: largest possible value: 1 for a rate, the sub-tasks of a chain for a length.
     """
 
     value: float | None
@@ -39,37 +39,34 @@ class Estimate:
     max_value: float = 1.0
 
 
-Metric = Callable[["pd.DataFrame"], Estimate]
-
-
 def success_rate(frame: pd.DataFrame) -> Estimate:
-    """Share of solved episodes, with the Wilson score interval (Wilson 1927).
+    """Return the share of solved episodes, with the Wilson score interval (Wilson 1927).
 
-    Repeats of a scene that ended bit for bit alike are one observation, however often they were run: they count in
-    ``n``, not in ``n_effective``. So are repeats of which that is unknown, those of imported runs.
+    Repeats of a scene with equal digests are one observation: they count in ``n``, not in ``n_effective``. So do
+    repeats without digests, as imported runs have them.
     """
     if frame.empty:
         return Estimate(None, None, None, 0, 0)
     rate = float(frame["success"].mean())
-    effective = len(frame.drop_duplicates(_SAME))
+    effective = len(frame.drop_duplicates(_OBSERVATION_KEY))
     return Estimate(rate, *wilson(rate, effective), len(frame), effective)
 
 
 def solved_in_a_row(frame: pd.DataFrame, count: int) -> Estimate:
-    """Share of chains whose first ``count`` sub-tasks were all solved, with the Wilson interval."""
+    """Return the share of chains whose first ``count`` sub-tasks were all solved, with the Wilson interval."""
     return success_rate(frame.assign(success=frame["solved"] >= count))
 
 
 def average_length(frame: pd.DataFrame, chain: int) -> Estimate:
-    """Mean number of sub-tasks solved in a row, 0 to ``chain``: the sum of the rates for 1 to ``chain`` in a row.
+    """Return the mean number of sub-tasks solved in a row, 0 to ``chain``.
 
-    The interval is the score interval of the mean over ``chain``, with the variance that was observed: Wilson's for
-    n · m(1 - m) / v chains, where m is the mean and v the variance of the shares. Where every chain ended alike, v says
-    nothing and n is taken as it is, which is on the safe side.
+    It equals the sum of the rates for 1 to ``chain`` in a row. The interval is the score interval of the mean over
+    ``chain`` with the observed variance: Wilson's for n · m(1 - m) / v chains, with the mean m and the variance v of
+    the shares. If every chain ended alike, v is 0 and n is used as it is, which is conservative.
     """
     if frame.empty:
         return Estimate(None, None, None, 0, 0, chain)
-    effective = len(frame.drop_duplicates(_SAME))
+    effective = len(frame.drop_duplicates(_OBSERVATION_KEY))
     shares = frame["solved"] / chain
     mean, variance = float(shares.mean()), float(shares.var(ddof=0))
     weight = mean * (1 - mean) / variance if variance else 1.0
@@ -78,10 +75,10 @@ def average_length(frame: pd.DataFrame, chain: int) -> Estimate:
 
 
 def mean_of(parts: Sequence[Estimate]) -> Estimate:
-    """The mean of independent success rates (or lengths), each counted equally whatever its n.
+    """Return the mean of independent success rates (or lengths), each counted equally.
 
-    The interval is Wilson's for the effective number of episodes 1 / Σ(w² / nᵢ) with w = 1 / number of parts (Kish).
-    With equal nᵢ that is the plain total, and the interval is on the safe side when the parts' rates differ.
+    The interval is Wilson's for the effective number of episodes, 1 / Σ(w² / nᵢ) with w = 1 / number of parts (Kish).
+    With equal nᵢ that is the total number. The interval is conservative if the rates of the parts differ.
     """
     max_value = max((p.max_value for p in parts), default=1.0)
     counted = [(p.value, p.n_effective) for p in parts if p.value is not None]
@@ -96,8 +93,8 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
 
 
 def wilson(rate: float, n: float) -> tuple[float, float]:
-    """The score interval for a share ``rate`` of ``n`` observations; ``n`` need not be whole."""
+    """Return the score interval for a share ``rate`` of ``n`` observations; ``n`` need not be whole."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     centre = rate + z**2 / (2 * n)
-    reach = z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    return max(0.0, (centre - reach) / (1 + z**2 / n)), min(1.0, (centre + reach) / (1 + z**2 / n))
+    half_width = z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - half_width) / (1 + z**2 / n)), min(1.0, (centre + half_width) / (1 + z**2 / n))

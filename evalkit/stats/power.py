@@ -1,4 +1,4 @@
-"""How many episodes it takes to see a drop, and what a number of episodes can and cannot show."""
+"""Sample sizes for detecting a drop, and the sensitivity of a given number of episodes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ from typing import Any
 from evalkit.errors import UsageError
 from evalkit.stats.metrics import wilson
 from evalkit.stats.sequential import ErrorRates
-from evalkit.stats.simulation import CORRELATIONS, differences, discordant, moved, scene_chances
+from evalkit.stats.simulation import (
+    CORRELATIONS,
+    discordant_shares,
+    scene_probabilities,
+    shift_probabilities,
+    simulate_differences,
+)
 
 POWER = 0.8
 _SEED = 7
-_MOST = 10_000_000  # pairs, beyond which nobody counts
-_SIMULATED = 20_000  # pairs, beyond which no test is simulated
+_MAX_PAIRS = 10_000_000  # pairs; the search for a sample size ends here
+_MAX_SIMULATED_PAIRS = 20_000  # pairs; longer tests are not simulated
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is to be seen: a success rate that falls by ``drop``, with ``power``, by a one-sided test at ``alpha``.
+class PowerAnalysis:
+    """A drop to detect: a success rate that falls by ``drop``, with ``power``, by a one-sided test at ``alpha``.
 
     Attributes:
         rate: the baseline's success rate, between 0 and 1.
         drop: a fraction of 1, less than ``rate``.
-        alpha: how often a test may see a drop where there is none.
-        power: how often it is to see the drop.
-        correlation: how alike the two policies' outcomes on a scene are; see :mod:`evalkit.stats.simulation`.
+        alpha: false-alarm rate of the test.
+        power: probability of detecting the drop.
+        correlation: correlation of the two policies' outcomes on a scene; see :mod:`evalkit.stats.simulation`.
+
+    Raises:
+        UsageError: a number is out of range.
     """
 
     rate: float
@@ -37,7 +46,7 @@ class Question:
     correlation: float = 0.0
 
     def __post_init__(self) -> None:
-        checked(rate=self.rate, alpha=self.alpha, power=self.power)
+        check_fractions(rate=self.rate, alpha=self.alpha, power=self.power)
         if self.alpha >= 0.5:
             raise UsageError(f"--alpha {self.alpha:g}: must be less than 0.5")
         if not 0 < self.drop < self.rate:
@@ -45,14 +54,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Sequential:
-    """What the sequential test with the drop for its margin needs, by simulation.
+class SequentialSampleSize:
+    """Pairs that the sequential test needs if its margin equals the drop, by simulation.
 
     Attributes:
-        cap: pairs within which it calls a REGRESSION with the power asked for, where the drop is real; None where
-            no number simulated is enough, as where beta leaves less power than was asked for.
-        mean: pairs until a verdict, where the drop is real.
-        healthy: pairs until a verdict, where the candidate is as good as the baseline.
+        cap: pairs within which it returns REGRESSION with the requested power if the drop is real; None if no simulated
+            number suffices, for example if beta leaves less power than requested.
+        mean: mean number of pairs to a verdict if the drop is real.
+        healthy: mean number of pairs to a verdict if the candidate equals the baseline.
     """
 
     cap: int | None
@@ -60,15 +69,19 @@ class Sequential:
     healthy: float
 
 
-def checked(**shares: float) -> None:
-    """Raises UsageError for the first option that is not between 0 and 1."""
+def check_fractions(**shares: float) -> None:
+    """Raise UsageError for the first option that is not between 0 and 1."""
     for name, value in shares.items():
         if not 0 < value < 1:
             raise UsageError(f"--{name} {value:g}: must be between 0 and 1, as a fraction: 0.97 is 97 %")
 
 
-def correlation_of(text: str) -> float:
-    """What ``--correlation`` says: independent, correlated, or a number from 0 to 0.99."""
+def parse_correlation(text: str) -> float:
+    """Parse ``--correlation``: independent, correlated, or a number from 0 to 0.99.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
     try:
         value = CORRELATIONS[text] if text in CORRELATIONS else float(text)
     except ValueError:
@@ -78,81 +91,84 @@ def correlation_of(text: str) -> float:
     return value
 
 
-def episodes_unpaired(question: Question) -> int:
-    """Episodes for each of two independent samples: the normal approximation, as statsmodels has it."""
+def episodes_unpaired(analysis: PowerAnalysis) -> int:
+    """Return the episodes for each of two independent samples, by statsmodels' normal approximation."""
     from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
-    after = question.rate - question.drop
+    after = analysis.rate - analysis.drop
     size = samplesize_proportions_2indep_onetail(
-        question.drop, after, question.power, alpha=question.alpha, alternative="larger"
+        analysis.drop, after, analysis.power, alpha=analysis.alpha, alternative="larger"
     )
     return ceil(float(size))
 
 
-def mcnemar_power(pairs: int, question: Question) -> float:
-    """How often McNemar's exact test (1947) sees the drop in so many pairs: summed over the discordant ones."""
+def mcnemar_power(pairs: int, analysis: PowerAnalysis) -> float:
+    """Return the power of McNemar's exact test (1947) with ``pairs`` pairs, summed over the discordant counts."""
     import numpy as np
     from scipy.stats import binom
 
-    lost, gained = discordant(question.rate, question.drop, question.correlation)
+    lost, gained = discordant_shares(analysis.rate, analysis.drop, analysis.correlation)
     low, high = (float(binom.ppf(at, pairs, lost + gained)) for at in (1e-12, 1 - 1e-12))
     disagree = np.arange(low, high + 1)
-    most = binom.isf(question.alpha, disagree, 0.5)  # the drop is seen where more than these were lost
-    seen = binom.sf(most, disagree, lost / (lost + gained))
+    critical = binom.isf(analysis.alpha, disagree, 0.5)  # the test detects the drop if more pairs than this were lost
+    seen = binom.sf(critical, disagree, lost / (lost + gained))
     return float((binom.pmf(disagree, pairs, lost + gained) * seen).sum())
 
 
-def pairs_needed(question: Question) -> int | None:
-    """Pairs with which McNemar's exact test sees the drop; None where ten millions are not enough."""
-    found = _least(lambda pairs: mcnemar_power(pairs, question) >= question.power, _MOST)
-    return found if found < _MOST else None
+def pairs_needed(analysis: PowerAnalysis) -> int | None:
+    """Return the pairs with which McNemar's exact test detects the drop; None if 10 million are too few."""
+    found = _smallest(lambda pairs: mcnemar_power(pairs, analysis) >= analysis.power, _MAX_PAIRS)
+    return found if found < _MAX_PAIRS else None
 
 
-def sequential_needed(question: Question, runs: int = 500) -> Sequential | None:
-    """What the sequential test needs, its alpha that of the question, by simulation with a fixed seed.
+def sequential_needed(analysis: PowerAnalysis, runs: int = 500) -> SequentialSampleSize | None:
+    """Simulate, with a fixed seed, the pairs that the sequential test needs.
 
-    Its beta is .05, or half of what the power asked for leaves. None where it would take longer than is simulated.
+    Its alpha is that of the analysis; its beta is .05, or half of 1 - power if that is smaller. Returns None if the
+    test would take more pairs than are simulated.
     """
     import numpy as np
 
     from evalkit.stats.sequential import decide
 
-    levels = ErrorRates(question.alpha, min(0.05, (1 - question.power) / 2), question.drop)
-    lost, gained = discordant(question.rate, question.drop, question.correlation)
-    cap = max(200, ceil(2 * np.log(1 / question.alpha) * 3 * (lost + gained) / question.drop**2))  # thrice the usual
-    if cap > _SIMULATED:
+    error_rates = ErrorRates(analysis.alpha, min(0.05, (1 - analysis.power) / 2), analysis.drop)
+    lost, gained = discordant_shares(analysis.rate, analysis.drop, analysis.correlation)
+    cap = max(
+        200, ceil(2 * np.log(1 / analysis.alpha) * 3 * (lost + gained) / analysis.drop**2)
+    )  # three times the typical number
+    if cap > _MAX_SIMULATED_PAIRS:
         return None
     rng, runs = np.random.default_rng(_SEED), max(100, min(runs, 600_000 // cap))
-    before = np.full((runs, cap), question.rate)
-    verdict, used = decide(differences(rng, before, before - question.drop, question.correlation), levels)
-    _, healthy = decide(differences(rng, before, before, question.correlation), levels)
+    before = np.full((runs, cap), analysis.rate)
+    verdict, used = decide(simulate_differences(rng, before, before - analysis.drop, analysis.correlation), error_rates)
+    _, healthy = decide(simulate_differences(rng, before, before, analysis.correlation), error_rates)
     seen = np.sort(np.where(verdict < 0, used, cap + 1))
-    enough = int(seen[ceil(question.power * runs) - 1])
-    return Sequential(enough if enough <= cap else None, float(used.mean()), float(healthy.mean()))
+    enough = int(seen[ceil(analysis.power * runs) - 1])
+    return SequentialSampleSize(enough if enough <= cap else None, float(used.mean()), float(healthy.mean()))
 
 
 def detectable_unpaired(episodes: int, rate: float, alpha: float, power: float) -> float | None:
-    """The smallest drop, to a tenth of a point, that two samples of so many episodes show; None where none does."""
-    return _smallest_drop(rate, lambda drop: episodes_unpaired(Question(rate, drop, alpha, power)) <= episodes)
+    """Return the smallest drop, to 0.1 points, that two independent samples detect; None if there is none."""
+    return _smallest_drop(rate, lambda drop: episodes_unpaired(PowerAnalysis(rate, drop, alpha, power)) <= episodes)
 
 
 def detectable_paired(pairs: int, rate: float, alpha: float, power: float, correlation: float) -> float | None:
-    """The same by McNemar's exact test on so many pairs."""
+    """Return the smallest drop, to 0.1 points, that McNemar's exact test detects; None if there is none."""
     return _smallest_drop(
-        rate, lambda drop: mcnemar_power(pairs, Question(rate, drop, alpha, power, correlation)) >= power
+        rate, lambda drop: mcnemar_power(pairs, PowerAnalysis(rate, drop, alpha, power, correlation)) >= power
     )
 
 
 def half_width(rate: float, episodes: int) -> float:
-    """Half the width of Wilson's 95 % interval."""
+    """Return half the width of Wilson's 95 % interval."""
     low, high = wilson(rate, episodes)
     return (high - low) / 2
 
 
 def threshold_alarms(rate: float, episodes: int, threshold: float) -> float:
-    """How often "fail if the rate fell by more than ``threshold``" fails a candidate that equals the baseline.
+    """Return the false-alarm rate of "fail if the rate fell by more than ``threshold``".
 
-    Exact, for two independent samples of ``episodes``.
+    Exact, for two independent samples of ``episodes`` episodes with the same true rate.
     """
     import numpy as np
     from scipy.stats import binom
@@ -164,18 +180,18 @@ def threshold_alarms(rate: float, episodes: int, threshold: float) -> float:
 
 @dataclass(frozen=True)
 class Expectations:
-    """What a gate can see, by simulation before it starts; how often it cries wolf is ``levels.alpha`` at most.
+    """Sensitivity of a gate, by simulation before it starts. Its false-alarm rate is at most ``error_rates.alpha``.
 
     Attributes:
-        levels: of the test.
+        error_rates: error rates of the test.
         units: scenes in the plan.
-        rate: the baseline's, as guessed.
-        detectable: the smallest drop, to half a point, called a REGRESSION in 80 % of runs; None where none is.
+        rate: the baseline's assumed success rate.
+        detectable: smallest drop, to half a point, that is a REGRESSION in 80 % of runs; None if there is none.
         passes: share of healthy candidates that get a PASS within the plan.
-        pairs: scenes a healthy candidate takes on average.
+        pairs: mean number of scenes that a healthy candidate takes.
     """
 
-    levels: ErrorRates
+    error_rates: ErrorRates
     units: int
     rate: float
     detectable: float | None
@@ -184,31 +200,31 @@ class Expectations:
 
     @property
     def sentences(self) -> list[str]:
-        """For people, a line each."""
+        """The expectations in words, one line each."""
         drop = f"a drop of {self.detectable * 100:.3g} points" if self.detectable else "no drop"
-        margin = f"{self.levels.margin * 100:.3g} points"
+        margin = f"{self.error_rates.margin * 100:.3g} points"
         return [
-            f"with {self.units} scenes, at a rate of {self.rate:.1%}: sees {drop} with {POWER:.0%} power",
-            f"calls a healthy checkpoint worse in at most {self.levels.alpha:.2%} of runs, "
-            f"passes one that is worse by {margin} in at most {self.levels.beta:.2%}",
+            f"with {self.units} scenes, at a rate of {self.rate:.1%}: detects {drop} with {POWER:.0%} power",
+            f"calls a healthy checkpoint worse in at most {self.error_rates.alpha:.2%} of runs, "
+            f"passes one that is worse by {margin} in at most {self.error_rates.beta:.2%}",
             f"a healthy checkpoint passes in {self.passes:.0%} of runs, after {self.pairs:.0f} scenes on average; "
             "the rest stay inconclusive",
         ]
 
 
 def expectations(
-    levels: ErrorRates, units: int, rate: float, correlation: float = 0.0, every: int = 1, runs: int = 400
+    error_rates: ErrorRates, units: int, rate: float, correlation: float = 0.0, every: int = 1, runs: int = 400
 ) -> Expectations:
-    """Simulates the gate's own test, in a second or less.
+    """Simulate the gate's own test; this takes a second or less.
 
     Args:
-        levels: of the test.
+        error_rates: error rates of the test.
         units: scenes in the plan.
         rate: the baseline's success rate, or its average length over the chain. Lengths vary less than rates with the
-            same mean, so that for them this is on the safe side.
-        correlation: as in :class:`Question`; 0 is on the safe side.
-        every: scenes between looks.
-        runs: simulated, fewer where there are many units.
+            same mean, so the result is conservative for them.
+        correlation: as in :class:`PowerAnalysis`; 0 is conservative.
+        every: scenes between interim looks.
+        runs: simulated runs; fewer if there are many units.
     """
     import numpy as np
 
@@ -216,29 +232,29 @@ def expectations(
 
     rng, runs = np.random.default_rng(_SEED), max(60, min(runs, 200_000 // max(1, units)))
     rate = min(max(rate, 0.005), 0.995)
-    chance = scene_chances(rng, np.full((runs, units), rate), correlation)
-    old, coin = (rng.random(chance.shape) < chance).astype(float), rng.random(chance.shape)
+    probability = scene_probabilities(rng, np.full((runs, units), rate), correlation)
+    old, coin = (rng.random(probability.shape) < probability).astype(float), rng.random(probability.shape)
 
     def verdicts(drop: float) -> tuple[Any, Any]:
-        return decide((coin < moved(chance, rate, rate - drop)) - old, levels, every)
+        return decide((coin < shift_probabilities(probability, rate, rate - drop)) - old, error_rates, every)
 
     healthy, used = verdicts(0.0)
-    seen = _least(lambda step: bool((verdicts(step / 200)[0] < 0).mean() >= POWER), floor(rate * 200) + 1)
+    seen = _smallest(lambda step: bool((verdicts(step / 200)[0] < 0).mean() >= POWER), floor(rate * 200) + 1)
     found = seen / 200 if seen <= floor(rate * 200) else None
-    return Expectations(levels, units, rate, found, float((healthy > 0).mean()), float(used.mean()))
+    return Expectations(error_rates, units, rate, found, float((healthy > 0).mean()), float(used.mean()))
 
 
 def _smallest_drop(rate: float, enough: Callable[[float], bool]) -> float | None:
     steps = ceil(rate * 1000) - 1
-    found = _least(lambda step: enough(step / 1000), steps + 1) if steps > 0 else 1
+    found = _smallest(lambda step: enough(step / 1000), steps + 1) if steps > 0 else 1
     return found / 1000 if found <= steps else None
 
 
-def _least(enough: Callable[[int], bool], most: int) -> int:
-    """The least number from 1 that is enough, by bisection; ``most``, untried, where no smaller one is."""
+def _smallest(enough: Callable[[int], bool], limit: int) -> int:
+    """Return the least number from 1 that is enough, by bisection; ``limit``, untested, if no smaller one is."""
     low, high = 1, 1
-    while high < most and not enough(high):
-        low, high = high + 1, min(most, high * 2)
+    while high < limit and not enough(high):
+        low, high = high + 1, min(limit, high * 2)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle + 1, high)

@@ -1,6 +1,6 @@
-"""What an adapter must do, as tests.
+"""The adapter contract, as tests.
 
-Third parties import this and hand it their suite::
+Third parties import this and name their suite::
 
     from evalkit.testing import AdapterConformance
 
@@ -8,13 +8,15 @@ Third parties import this and hand it their suite::
         suite = "my_suite"                       # a name, or the path of the suite's folder
         tasks = [("easy", "my-task")]            # a few (split, task) pairs to try
 
-The adapter runs where it always runs: in a worker process, in the suite's own environment, which must have been built
-(``evalkit setup``). Each test says in its name what it pins.
+The adapter runs as in any run: in a worker process, in the suite's own environment, which must have been built
+(``evalkit setup``). Each test's name says what it pins, and each failure says what is wrong with the adapter.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 from typing import Any, ClassVar
 
 import pytest
@@ -25,16 +27,25 @@ from evalkit.setup.installed import InstalledSuite
 from evalkit.suite import Suite, load_suite
 from evalkit.worker.wire import pack, unpack
 
+_BAD_ACTIONS = {
+    "nan": "with a NaN",
+    "inf": "with an infinite number",
+    "short": "with one number too few",
+    "matrix": "that is a matrix",
+    "high": "above the upper bound",
+    "low": "below the lower bound",
+}
+
 
 class AdapterConformance:
-    """Tests of the contract in :mod:`evalkit.adapter`. Subclass it, set ``suite`` and ``tasks``; pytest does the rest.
+    """Tests of the contract in :mod:`evalkit.adapter`. Subclass it and set ``suite`` and ``tasks``; pytest runs them.
 
     Attributes:
         suite: the suite's name or folder.
-        tasks: (split, task) pairs to try; the first is the one most tests use.
+        tasks: (split, task) pairs to try; most tests use the first.
         steps: control steps of random actions per trial.
-        renders: whether to test images; set False where there is no GL.
-        cameras: the cameras to test; all of the suite's where empty. For suites whose robots have their own cameras.
+        renders: True to test images; set it to False on a machine without GL.
+        cameras: the cameras to test, for suites whose robots have their own; all of the suite's if empty.
     """
 
     suite: ClassVar[str]
@@ -44,68 +55,106 @@ class AdapterConformance:
     cameras: ClassVar[tuple[str, ...]] = ()
 
     def test_reset_is_deterministic_and_reuse_equals_fresh(self) -> None:
-        """The same episode, fresh and after others in the same process, is the same bit for bit."""
+        """Play one episode fresh, after others in the same process, and twice: equal bit for bit."""
         for task in self.tasks:
             fresh = self._play([(task, 1, 7)])
             reused = self._play([(task, 0, 3), (self.tasks[-1], 1, 5), (task, 1, 7)])
             again = self._play([(task, 1, 7), (task, 1, 7)])
-            assert reused[-1]["states"] == fresh[0]["states"], f"{task}: depends on the episodes before it"
-            assert again[0] == again[1], f"{task}: the second time differs"
+            assert reused[-1]["states"] == fresh[0]["states"], (
+                f"{_name(task)}: an episode depends on the episodes before it: {_first(fresh[0], reused[-1])}; "
+                "reset must restore everything"
+            )
+            assert again[0] == again[1], (
+                f"{_name(task)}: the same episode played twice differs: {_first(again[0], again[1])}; "
+                "seed every random number in reset"
+            )
 
     def test_rendering_changes_no_physics(self) -> None:
-        """Never looking, looking at some steps and looking at every step end in the same states."""
+        """Render never, at some steps and at every step: the states are equal."""
         self._skip_without_images()
-        suite = self._suite()
-        cameras = self.cameras or tuple(suite.cameras)
         never = self._play([(self.tasks[0], 0, 1)])[0]
         for every in (1, 10):
-            looked = self._play([(self.tasks[0], 0, 1)], cameras=cameras, look_every=every)[0]
-            assert looked["states"] == never["states"], f"looking every {every} steps changes the physics"
+            rendered = self._play([(self.tasks[0], 0, 1)], cameras=self._cameras(), observe_every=every)[0]
+            assert rendered["states"] == never["states"], (
+                f"{_name(self.tasks[0])}: rendering at every {_ordinal(every)} step changes the physics: "
+                f"{_first(never, rendered)}; observe must change no state"
+            )
 
     def test_rendering_now_and_then_shows_what_rendering_always_shows(self) -> None:
-        """What is seen at a step (images and state vectors) does not depend on which other steps were rendered."""
+        """Compare a step's images and state vectors with different other steps rendered: equal."""
         self._skip_without_images()
-        seen = {"cameras": self.cameras or tuple(self._suite().cameras), "state": tuple(self._suite().state)}
-        always = self._play([(self.tasks[0], 0, 1)], **seen, look_every=1)[0]["looks"]
-        seldom = self._play([(self.tasks[0], 0, 1)], **seen, look_every=10)[0]["looks"]
-        assert len(always) > 10 and seldom == always[::10]
+        content: dict[str, Any] = {"cameras": self._cameras(), "state": tuple(self._suite().state)}
+        always = self._play([(self.tasks[0], 0, 1)], **content, observe_every=1)[0]["observations"]
+        seldom = self._play([(self.tasks[0], 0, 1)], **content, observe_every=10)[0]["observations"]
+        assert len(always) > 10, f"{_name(self.tasks[0])}: over after {len(always)} steps; name a longer task first"
+        assert seldom == always[::10], (
+            f"{_name(self.tasks[0])}: observations every 10 steps are not those of the same steps observed every step; "
+            "an observation must not depend on earlier ones"
+        )
 
     def test_observations_match_the_suite(self) -> None:
-        """Exactly what was asked for, with the shapes and types that suite.yaml states."""
+        """Check that an observation has the requested content, with the shapes and types of suite.yaml."""
         suite = self._suite()
-        cameras = (self.cameras or tuple(suite.cameras)) if self.renders else ()
+        cameras = self._cameras() if self.renders else ()
         shapes = self._play([(self.tasks[0], 0, 1)], cameras=cameras, state=tuple(suite.state))[0]["shapes"]
-        assert shapes["images"] == {c: ["uint8", suite.cameras[c].height, suite.cameras[c].width, 3] for c in cameras}
-        assert shapes["state"] == {name: ["float64", suite.state[name].size] for name in suite.state}
-        task = suite.splits[self.tasks[0][0]].tasks[self.tasks[0][1]]
-        assert shapes["instruction"] and (suite.chain or shapes["instruction"] == task)
+        images = {c: ["uint8", suite.cameras[c].height, suite.cameras[c].width, 3] for c in cameras}
+        assert shapes["images"] == images, (
+            f"images are {shapes['images']}; suite.yaml and the observation spec ask for {images}"
+        )
+        state = {name: ["float64", suite.state[name].size] for name in suite.state}
+        assert shapes["state"] == state, (
+            f"state vectors are {shapes['state']}; suite.yaml and the observation spec ask for {state}"
+        )
+        task, instruction = suite.splits[self.tasks[0][0]].tasks[self.tasks[0][1]], shapes["instruction"]
+        assert instruction, f"{_name(self.tasks[0])}: the instruction is empty"
+        assert suite.chain or instruction == task, (
+            f"{_name(self.tasks[0])}: the instruction is {instruction!r}; suite.yaml and tasks.yaml say {task!r}"
+        )
 
     def test_nothing_is_looked_at_that_nobody_needs(self) -> None:
-        """A policy that needs nothing is shown the instruction and nothing else."""
+        """Check that a policy without cameras and state vectors gets the instruction alone."""
         shapes = self._play([(self.tasks[0], 0, 1)])[0]["shapes"]
-        assert shapes["images"] == {} and shapes["state"] == {}
+        extra = [*shapes["images"], *shapes["state"]]
+        assert not extra, f"an observation contains {', '.join(extra)}, which the observation spec does not name"
 
     def test_bad_actions_are_refused_and_execute_nothing(self) -> None:
-        """NaN, infinity, the wrong shape and values out of bounds raise ActionError and leave the state alone."""
+        """Check that NaN, infinity, a wrong shape and values out of bounds raise ActionError and change no state."""
         refused = self._trial({"kind": "refusals", "task": list(self.tasks[0])})
         bounded = self._suite().action.out_of_bounds != "execute"
-        assert refused == {"nan": True, "inf": True, "short": True, "matrix": True, "high": bounded, "low": bounded}
+        for kind, words in _BAD_ACTIONS.items():
+            expected = bounded or kind not in ("high", "low")
+            assert refused[kind] == expected, (
+                f"an action {words} must raise ActionError before anything is executed (call setup.action_space.check)"
+                if expected
+                else f"an action {words} is refused, and suite.yaml says out_of_bounds: execute"
+            )
 
     def test_scenes_differ(self) -> None:
-        """Two scenes of a task are two scenes."""
+        """Check that two scenes of a task begin in different states."""
         first, second = self._play([(self.tasks[0], 0, 1), (self.tasks[0], 1, 1)])
-        assert first["states"][0] != second["states"][0]
+        assert first["states"][0] != second["states"][0], (
+            f"{_name(self.tasks[0])}: scenes 0 and 1 begin in the same state; reset must use episode.scene, and state "
+            "must contain what it changes"
+        )
 
-    def test_demonstrating_changes_nothing_and_plans_what_closed_loop_does(self) -> None:
-        """Where there is an expert: a plan of ten steps equals ten plans of one, and asking leaves no trace."""
+    def test_planning_changes_nothing_and_plans_what_closed_loop_does(self) -> None:
+        """Check that a plan of ten steps equals ten plans of one, and that planning leaves no trace."""
         known = [task for task in self.tasks if task[0] in self._suite().oracle]
         if not known:
-            pytest.skip("no task here that the suite's expert knows")
+            pytest.skip("the suite's oracle knows no task here")
         for task in known:
             found = self._trial({"kind": "oracle", "task": list(task), "steps": self.steps})
-            assert found["planned"] == found["closed_loop"], f"{task}: the plan is not what closed loop does"
-            assert found["asked"] == found["left_alone"], f"{task}: asking the expert changed the simulator"
-            assert found["continued"], f"{task}: a plan does not continue what is committed"
+            assert found["planned"] == found["closed_loop"], (
+                f"{_name(task)}: plans of ten steps lead elsewhere than plans of one, from step "
+                f"{_step(found['planned'], found['closed_loop'])}; plan in closed loop"
+            )
+            assert found["with_plans"] == found["without_plans"], (
+                f"{_name(task)}: calling plan changes the simulator, from step "
+                f"{_step(found['with_plans'], found['without_plans'])}; plan must restore the state bit for bit"
+            )
+            assert found["continued"], (
+                f"{_name(task)}: plan(steps, committed) must begin with committed and continue from where that leads"
+            )
 
     def _skip_without_images(self) -> None:
         if not (self.renders and self._suite().cameras):
@@ -114,22 +163,25 @@ class AdapterConformance:
     def _suite(self) -> Suite:
         return load_suite(self.suite)
 
+    def _cameras(self) -> tuple[str, ...]:
+        return self.cameras or tuple(self._suite().cameras)
+
     def _play(
         self,
         episodes: list[tuple[tuple[str, str], int, int]],
         cameras: tuple[str, ...] = (),
         state: tuple[str, ...] = (),
-        look_every: int = 1,
+        observe_every: int = 1,
     ) -> list[dict[str, Any]]:
-        """Plays (task, scene, seed of the random actions) in one process; digests of every state and look."""
+        """Play (task, scene, seed of the random actions) in one process; return digests of states and observations."""
         plan = [{"task": list(task), "scene": scene, "actions": seed} for task, scene, seed in episodes]
         observation_spec = ObservationSpec(cameras, state)
-        trial = {"kind": "play", "episodes": plan, "steps": self.steps, "observe_every": look_every}
+        trial = {"kind": "play", "episodes": plan, "steps": self.steps, "observe_every": observe_every}
         played: list[dict[str, Any]] = self._trial(trial, observation_spec)["episodes"]
         return played
 
     def _trial(self, trial: dict[str, Any], observation_spec: ObservationSpec | None = None) -> dict[str, Any]:
-        """Runs one trial in a fresh process of the suite's environment."""
+        """Run one trial in a fresh process of the suite's environment; fail with its last line if it ends early."""
         observation_spec = observation_spec or ObservationSpec()
         installed = InstalledSuite.find(self.suite)
         environment = installed.environment
@@ -142,8 +194,40 @@ class AdapterConformance:
         result = subprocess.run(
             [str(environment.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), "trial"],
             input=pack({"folder": str(installed.suite.folder), "setup": setup, "trial": trial}),
-            stdout=subprocess.PIPE,
+            capture_output=True,
             env=environment.variables(installed.suite, renders=bool(observation_spec.cameras)),
-            check=True,
         )
+        log = result.stderr.decode(errors="replace")
+        sys.stderr.write(log)
+        if result.returncode:
+            last = (log.strip().splitlines() or ["nothing was printed"])[-1]
+            pytest.fail(
+                f"the worker process of {installed.suite.name} {_ended(result.returncode)}; its last line: {last}"
+            )
         return unpack(result.stdout)
+
+
+def _name(task: tuple[str, str]) -> str:
+    return "/".join(task)
+
+
+def _ordinal(number: int) -> str:
+    return {1: "single"}.get(number, f"{number}th")
+
+
+def _step(first: list[str], second: list[str]) -> int:
+    """Return the first step after which two lists of state digests differ."""
+    equal = [a == b for a, b in zip(first, second, strict=False)]
+    return equal.index(False) if False in equal else len(equal)
+
+
+def _first(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Return where two played episodes begin to differ."""
+    if one["states"] == other["states"]:
+        return "the observations differ, the states do not"
+    step = _step(one["states"], other["states"])
+    return f"the state differs from step {step}" if step else "the state differs right after reset"
+
+
+def _ended(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,7 +1,7 @@
-"""Starts a worker (or a conformance trial) inside a suite's own Python environment, where evalkit is not installed.
+"""The start of a worker (or a conformance trial) in a suite's Python environment, where evalkit is not installed.
 
-Run by path: ``python -I .../evalkit/worker/_bootstrap.py FD`` (or ``trial``). Only the ``evalkit`` package is made importable,
-not the folder it lies in, so nothing else of the host's environment comes along.
+Run by path: ``python -I .../evalkit/worker/_bootstrap.py FD`` (or ``trial``). Only the ``evalkit`` package becomes
+importable, not its parent folder, so that nothing else of the host's environment is visible.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""What ``evalkit.testing`` runs inside a suite's environment: an adapter driven directly, digests of what it did."""
+"""The trials of ``evalkit.testing``, run inside a suite's environment: one adapter driven directly, as digests."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from evalkit.worker.wire import pack, unpack
 
 
 class Trial:
-    """One process's worth of driving one adapter."""
+    """One adapter, driven in one process."""
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         self._setup = setup
-        self._needs = setup.observation_spec
+        self._observation_spec = setup.observation_spec
         self._adapter: Adapter = load_adapter_module(folder).build(setup)
 
     def play(self, trial: dict[str, Any]) -> dict[str, Any]:
-        """Random actions through several episodes; the state after every step and what every look showed."""
+        """Play episodes with random actions; return digests of the state after every step and of every observation."""
         return {"episodes": [self._episode(e, trial["steps"], trial["observe_every"]) for e in trial["episodes"]]}
 
     def refusals(self, trial: dict[str, Any]) -> dict[str, Any]:
-        """Which bad actions are refused with ActionError, the state untouched."""
+        """Return, for each kind of bad action, True if it raises ActionError and leaves the state as it is."""
         space = self._setup.action_space
         good = np.full(space.size, (space.low + space.high) / 2, np.float32)
         bad = {
@@ -45,40 +45,40 @@ class Trial:
         self._adapter.reset(self._at(trial["task"], 0))
         return {name: self._refuses(action) for name, action in bad.items()}
 
-    def expert(self, trial: dict[str, Any]) -> dict[str, Any]:
-        """The expert in plans of ten, in plans of one, asked and ignored, and never asked."""
+    def oracle(self, trial: dict[str, Any]) -> dict[str, Any]:
+        """Follow the oracle in plans of ten and of one; then play other actions, with and without calls of ``plan``."""
         planned, actions = self._follow(trial, plan=10)
         closed_loop, _ = self._follow(trial, plan=1)
         return {
             "planned": planned,
             "closed_loop": closed_loop,
-            "asked": self._repeat(trial, actions, ask=True),
-            "left_alone": self._repeat(trial, actions, ask=False),
+            "with_plans": self._repeat(trial, actions, plan=True),
+            "without_plans": self._repeat(trial, actions, plan=False),
             "continued": self._continue(trial),
         }
 
-    def _episode(self, episode: dict[str, Any], steps: int, look_every: int) -> dict[str, Any]:
+    def _episode(self, episode: dict[str, Any], steps: int, observe_every: int) -> dict[str, Any]:
         self._adapter.reset(self._at(episode["task"], episode["scene"]))
         shapes: dict[str, Any] = {}
-        states, looks = [self._state()], []
+        states, observations = [self._state()], []
         for step, action in zip(range(steps), self._random(episode["actions"]), strict=False):
-            if step % look_every == 0:
-                seen = self._adapter.observe(self._needs)
-                looks.append(_digest_of_look(seen))
+            if step % observe_every == 0:
+                seen = self._adapter.observe(self._observation_spec)
+                observations.append(_digest(seen))
                 shapes = shapes or _shapes(seen)
-            over = self._adapter.step(action, observe=(step + 1) % look_every == 0)
+            over = self._adapter.step(action, observe=(step + 1) % observe_every == 0)
             states.append(self._state())
             if over:
                 break
-        return {"states": states, "looks": looks, "shapes": shapes}
+        return {"states": states, "observations": observations, "shapes": shapes}
 
     def _follow(self, trial: dict[str, Any], plan: int) -> tuple[list[str], list[np.ndarray]]:
-        assert isinstance(self._adapter, OraclePlanner), "suite.yaml names an expert that the adapter does not have"
+        planner = self._planner()
         self._adapter.reset(self._at(trial["task"], 0))
         actions: list[np.ndarray] = []
         states = [self._state()]
         while len(actions) < trial["steps"]:
-            for action in self._adapter.plan(plan)[: trial["steps"] - len(actions)]:
+            for action in planner.plan(plan)[: trial["steps"] - len(actions)]:
                 over = self._adapter.step(action, observe=False)
                 states.append(self._state())
                 actions.append(action)
@@ -88,14 +88,14 @@ class Trial:
                     break
         return states, actions
 
-    def _repeat(self, trial: dict[str, Any], actions: list[np.ndarray], ask: bool) -> list[str]:
-        """The same episode with other actions than planned, asking the expert now and then or never."""
-        assert isinstance(self._adapter, OraclePlanner)
+    def _repeat(self, trial: dict[str, Any], actions: list[np.ndarray], plan: bool) -> list[str]:
+        """Play the same episode with other actions than planned, calling ``plan`` at every seventh step or never."""
+        planner = self._planner()
         self._adapter.reset(self._at(trial["task"], 0))
         states = [self._state()]
         for step, action in enumerate(actions):
-            if ask and step % 7 == 0:
-                self._adapter.plan(5)
+            if plan and step % 7 == 0:
+                planner.plan(5)
                 states[-1] = self._state()
             over = self._adapter.step((action * 0.5).astype(np.float32), observe=False)
             states.append(self._state())
@@ -104,16 +104,21 @@ class Trial:
         return states
 
     def _continue(self, trial: dict[str, Any]) -> bool:
-        """Whether a plan begins with what is committed and goes on as the expert does from where that leads."""
-        assert isinstance(self._adapter, OraclePlanner)
+        """Return True if a plan begins with the committed actions and continues like a plan made after them."""
+        planner = self._planner()
         self._adapter.reset(self._at(trial["task"], 0))
-        committed = (self._adapter.plan(4) * 0.5).astype(np.float32)
-        plan = self._adapter.plan(8, committed)
+        committed = (planner.plan(4) * 0.5).astype(np.float32)
+        plan = planner.plan(8, committed)
         for action in committed:
             over = self._adapter.step(action, observe=False)
             if over or (isinstance(self._adapter, SubtaskChain) and self._adapter.subtask_done()):
-                return True  # nothing is left to go on with
-        return bool((plan[:4] == committed).all() and (plan[4:] == self._adapter.plan(4)).all())
+                return True  # nothing is left to continue
+        return bool((plan[:4] == committed).all() and (plan[4:] == planner.plan(4)).all())
+
+    def _planner(self) -> OraclePlanner:
+        if not isinstance(self._adapter, OraclePlanner):
+            raise TypeError("suite.yaml names splits under oracle, and the adapter has no method plan")
+        return self._adapter
 
     def _refuses(self, action: np.ndarray) -> bool:
         before = self._state()
@@ -142,7 +147,7 @@ def _with(action: np.ndarray, value: float) -> np.ndarray:
     return changed
 
 
-def _digest_of_look(seen: Observation) -> str:
+def _digest(seen: Observation) -> str:
     summary = hashlib.sha256()
     for name, array in (*sorted(seen.images.items()), *sorted(seen.state.items())):
         summary.update(name.encode() + np.ascontiguousarray(array).tobytes())
@@ -157,7 +162,7 @@ def _shapes(seen: Observation) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Reads one trial from standard input, writes its findings to standard output; the simulator prints to stderr."""
+    """Read one trial from standard input and write its findings to standard output; simulators print to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     question = unpack(sys.stdin.buffer.read())
@@ -169,7 +174,7 @@ def main() -> None:
     kinds: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "play": trial.play,
         "refusals": trial.refusals,
-        "oracle": trial.expert,
+        "oracle": trial.oracle,
     }
     answers.write(pack(kinds[question["trial"]["kind"]](question["trial"])))
     answers.close()

@@ -1,7 +1,7 @@
-"""The simulator-side loop. Runs in the suite's environment: standard library, numpy, msgpack and the suite's adapter.
+"""The simulator-side loop, in the suite's environment: standard library, numpy, msgpack and the suite's adapter.
 
-The other end of the conversation is :mod:`evalkit.runner.scheduler` (and, before the first episode,
-:class:`evalkit.runner.process.WorkerProcess`); :mod:`evalkit.worker.messages` lists the messages.
+The other end of the conversation is :class:`evalkit.runner.scheduler.Scheduler`, and before the first episode
+:class:`evalkit.runner.process.WorkerProcess`. :mod:`evalkit.worker.messages` lists the messages.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class Worker:
         self._request = 0
 
     def serve(self) -> None:
-        """Answer messages until Stop, or until the host has gone."""
+        """Answer messages until Stop. Raises Closed if the host has gone."""
         while True:
             message = messages.receive(self._channel)
             if isinstance(message, Stop):
                 break
-            if isinstance(message, Chunk):  # the reply to a request that the episode's end overtook
+            if isinstance(message, Chunk):  # a reply that arrives after the end of its episode
                 continue
             try:
                 reply = self._answer(message)
@@ -116,8 +116,8 @@ class Worker:
 
     def _probe(self, message: ProbeTasks) -> Probed:
         assert self._module is not None, "ProbeTasks before Configure"
-        found = self._module.probe(self._setup, [(split, task) for split, task in message.tasks])
-        return Probed(dict(found.metadata), list(found.problems), list(found.incomparable))
+        probe = self._module.probe(self._setup, [(split, task) for split, task in message.tasks])
+        return Probed(dict(probe.metadata), list(probe.problems), list(probe.incomparable))
 
     def _run(self, message: RunEpisode) -> EpisodeDone:
         episode = message.episode
@@ -146,7 +146,7 @@ class Worker:
         )
 
     def _play(self, adapter: Adapter, episode: Episode, executor: Executor) -> Trace:
-        """The main loop: one episode, control step by control step."""
+        """Play one episode, control step by control step: the main loop."""
         trace = Trace(self._setup.suite["action"]["groups"])
         max_steps = int(self._setup.split(episode.split)["max_steps"])
         began = time.perf_counter()
@@ -171,7 +171,7 @@ class Worker:
         return trace
 
     def _receive(self, executor: Executor, step: int, trace: Trace) -> None:
-        """Wait for the reply that is due before ``step``, if there is one."""
+        """Wait for the reply that is due before ``step``, if any."""
         if executor.reply_due(step):
             waited = time.perf_counter()
             executor.receive(self._chunk())
@@ -189,7 +189,7 @@ class Worker:
         return replace(observation, oracle_plan=adapter.plan(observation_spec.oracle_steps, committed))
 
     def _request_inference(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
-        # Answered by Scheduler._answer in evalkit.runner.scheduler; the Chunk is received in _chunk below.
+        # Scheduler._answer_requests in evalkit.runner.scheduler answers with a Chunk, which _chunk below receives.
         if prefix is not None:
             prefix = replace(prefix, actions=self._within(prefix.actions))
         self._request += 1
@@ -206,7 +206,7 @@ class Worker:
                 raise Closed("stopped while an episode was running")
 
     def _admit(self, action: np.ndarray, trace: Trace) -> np.ndarray:
-        """Apply the protocol's rule for out-of-bounds actions; the adapter refuses the rest."""
+        """Apply the protocol's rule for out-of-bounds actions. The adapter refuses the remaining ones."""
         admitted = self._within(action)
         trace.clipped += bool((admitted != action).any() and np.isfinite(action).all())
         return admitted
@@ -220,15 +220,15 @@ class Worker:
 
     def _idle_action(self, episode: Episode, trace: Trace) -> np.ndarray:
         """Return the suite's idle action, with the ``hold_last`` numbers as last commanded."""
-        action, own = self._setup.suite["action"], self._setup.split(episode.split).get("hold_last")
-        kept = action["hold_last"] if own is None else own
+        action, of_split = self._setup.suite["action"], self._setup.split(episode.split).get("hold_last")
+        held = action["hold_last"] if of_split is None else of_split
         idle = np.array(action["idle_action"] or np.zeros(action["size"]), np.float32)
         if trace.actions:
-            idle[kept] = trace.actions[-1][kept]
+            idle[held] = trace.actions[-1][held]
         return idle
 
     def _replay(self, message: ReplayEpisode) -> Replayed:
-        """Execute recorded actions and send a frame every ``every`` control steps, and the last one."""
+        """Execute recorded actions, and send a frame every ``message.every`` control steps and at the end."""
         adapter, camera = self._simulator(), self._setup.video_camera
         if not isinstance(adapter, FrameRenderer) or camera is None:
             raise SimulatorError(f"suite {self._setup.suite['name']} cannot render videos")
@@ -243,6 +243,7 @@ class Worker:
         return Replayed(trace.digest(adapter.state()))
 
     def _simulator(self) -> Adapter:
+        """Return the adapter, built at the first call."""
         if self._adapter is None:
             assert self._module is not None, "RunEpisode before Configure"
             self._adapter = self._module.build(self._setup)
@@ -256,15 +257,15 @@ def _kind_of(error: Exception) -> Literal["simulator", "policy", "crash"]:
 
 
 def main(descriptor: int) -> None:
-    """Serve the host on an inherited socket; exit quietly when the host has gone."""
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    """Serve the host on an inherited socket. Exit quietly when the host has gone."""
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(Closed, KeyboardInterrupt):
         Worker(Channel(connection)).serve()
 
 
-def _leave_with(host: int) -> None:
-    """End this process soon after its host has gone, even in the middle of a simulator's call."""
+def _exit_with(host: int) -> None:
+    """End this process soon after its host has gone, even during a call of the simulator."""
     while os.getppid() == host:
         time.sleep(1)
     os._exit(0)

@@ -1,11 +1,14 @@
 """The messages between host and worker, as frozen dataclasses.
 
-From the host: :class:`Configure` once, then any of :class:`ProbeTasks`, :class:`RunEpisode` and :class:`ReplayEpisode`,
-each answered before the next; :class:`Chunk` answers an :class:`InferenceRequest`; :class:`Stop` ends the worker.
+    from the host           answer of the worker
+    :class:`Configure`      :class:`Ready`
+    :class:`ProbeTasks`     :class:`Probed`
+    :class:`RunEpisode`     :class:`EpisodeDone`, after one :class:`InferenceRequest` per inference
+    :class:`ReplayEpisode`  :class:`Replayed`, after its :class:`Frame` messages
+    :class:`Chunk`          none: it answers an InferenceRequest
+    :class:`Stop`           none: the worker ends
 
-From the worker: :class:`Ready` answers Configure, :class:`Probed` ProbeTasks, :class:`EpisodeDone` RunEpisode (after one
-InferenceRequest per inference), :class:`Replayed` ReplayEpisode (after its :class:`Frame` messages). :class:`Failed`
-takes the place of any of these answers.
+Configure comes first and once. Each message is answered before the next. :class:`Failed` may replace any answer.
 
 On the wire a message is a map of its fields and its class name under ``type`` (:mod:`evalkit.worker.wire`).
 """
@@ -26,7 +29,7 @@ from evalkit.worker.wire import Channel
 
 @dataclass(frozen=True)
 class Configure:
-    """Host to worker, once: everything the worker needs to build the simulator.
+    """Host to worker, once: the settings of the simulator and of the execution.
 
     Attributes:
         suite: ``suite.yaml`` as plain data.
@@ -58,7 +61,7 @@ class ProbeTasks:
 
 @dataclass(frozen=True)
 class RunEpisode:
-    """Host to worker: play one episode; ``keep_actions`` asks for its actions in the answer."""
+    """Host to worker: play one episode, and return its actions too if ``keep_actions``."""
 
     episode: Episode
     keep_actions: bool
@@ -88,7 +91,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ready:
-    """Worker to host: configured, with the versions of its Python and of the listed distributions."""
+    """Worker to host: ready to play, with the versions of its Python and of the listed distributions."""
 
     python: str
     versions: Mapping[str, str]
@@ -129,7 +132,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Replayed:
-    """Worker to host: the replay is over; ``digest`` is that of its actions and final state."""
+    """Worker to host: end of a replay, with the digest of its actions and final state."""
 
     digest: str
 
@@ -140,10 +143,10 @@ class EpisodeDone:
 
     Attributes:
         wall_s: seconds in all.
-        reset_s: seconds to set the scene, the first time with building the simulator.
+        reset_s: seconds to set the scene, including the construction of the simulator the first time.
         observe_s: seconds to render, pack and send observations.
-        policy_s: seconds spent waiting for chunks.
-        actions: (steps, A) float32 if the host wants them, else None.
+        policy_s: seconds of waiting for chunks.
+        actions: (steps, A) float32 if ``RunEpisode.keep_actions``, else None.
     """
 
     success: bool
@@ -164,7 +167,7 @@ class EpisodeDone:
 
 @dataclass(frozen=True)
 class Failed:
-    """Worker to host: the last message could not be carried out."""
+    """Worker to host: the last message could not be carried out. ``message`` is one line for the user."""
 
     kind: Literal["simulator", "policy", "crash"]
     message: str

@@ -1,6 +1,6 @@
 """CALVIN for evalkit: see ``README.md`` in this folder, and ``evalkit.adapter`` for the contract.
 
-Nothing of upstream is imported at module level: where something is missing, ``probe`` has to say so.
+Nothing of upstream is imported at module level, so that ``probe`` can report missing parts.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def build(setup: Setup) -> CalvinAdapter:
-    """An adapter for ``setup``; raises SimulatorError where upstream's code or the renderer is missing."""
+    """Return an adapter for ``setup``. Raises SimulatorError if upstream's code or the renderer is missing."""
     checkouts = upstream.Checkouts.of(setup.sources)
     upstream.prepare(checkouts)
-    egl = setup.renders and renderer.resolve_execution() == "egl"
+    egl = setup.renders and renderer.resolve_renderer() == "egl"
 
     from .player import CalvinAdapter
 
@@ -28,5 +28,5 @@ def build(setup: Setup) -> CalvinAdapter:
 
 
 def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """What would keep ``tasks`` ((split, task) pairs) from running here, and what results made here depend on."""
+    """Report the obstacles to ``tasks`` ((split, task) pairs) on this machine, and the facts that results depend on."""
     return probing.run(setup, tasks)

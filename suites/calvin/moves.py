@@ -1,4 +1,4 @@
-"""What the expert does for each sub-task: waypoints of the hand at scene D's table, planned from where things are now.
+"""The oracle's move for each sub-task: waypoints of the hand at scene D's table, planned from the present scene.
 
 The robot looks along +y, at the table and the cabinet with the sliding door behind it; x is along the table, to the
 right. The sliding door covers one half of the cabinet or the other.
@@ -16,30 +16,30 @@ from evalkit.adapter import SimulatorError
 from .simulator import BLOCKS, Simulator
 from .waypoint import CLOSED, OPEN, Waypoint, at, down
 
-DOOR_LEFT = 0.28  # the sliding door's position when it is all the way to the left; 0 on the right
-BLOCK_ON_TABLE = 0.46  # z of a block's middle
+DOOR_LEFT = 0.28  # the sliding door's position at its left end; 0 at the right end
+BLOCK_ON_TABLE = 0.46  # z of a block's center
 OVER = 0.56  # z of the hand on its way over the table
 CABINET_TILT = -0.4  # the hand leans to reach under the cabinet's top
 CABINET_SPOTS = {"left": (-0.24, -0.29, -0.19), "right": (0.07, 0.01, 0.12)}  # x, the best first
-ROOM = 0.08  # between two blocks' middles beyond which more is no better
-TURN = 1.25  # rad that a block is turned by; the judge wants more than 60 degrees
+ROOM = 0.08  # m between two blocks' centers; a larger distance is no better
+TURN = 1.25  # rad that a block is turned by; upstream's check needs more than 60 degrees
 BUTTON = np.array([-0.12, -0.12])
-BUTTON_ROOM = 0.09  # between a block's middle and the button's, below which a finger would come down on it
+BUTTON_ROOM = 0.09  # m between a block's center and the button's; below it, a finger would land on the button
 DRAWER_DROP = np.array([0.18, -0.27, 0.42])  # over the open drawer
 
 
 def moves(task: str, simulator: Simulator) -> tuple[Waypoint, ...]:
-    """The waypoints that solve a sub-task from here. Raises SimulatorError for one that is not known."""
+    """Return the waypoints that solve a sub-task from here. Raises SimulatorError for an unknown sub-task."""
     plan = _plans().get(task)
     if plan is None:
-        raise SimulatorError(f"the scripted expert does not know the sub-task {task!r}")
+        raise SimulatorError(f"the oracle does not know the sub-task {task!r}")
     return tuple(plan(simulator))
 
 
 def tidy(task: str, simulator: Simulator) -> tuple[Waypoint, ...]:
-    """What comes before a sub-task: out of wherever the last one left the hand, up, and the sliding door all the way.
+    """Return the waypoints before a sub-task: withdraw the hand, raise it, and move the sliding door to an end.
 
-    A door counts as moved when it is half way, where it is in the way of both halves. Empty where a block is held.
+    A door counts as moved when it is half way, and then blocks both halves. Empty if the hand holds a block.
     """
     if task.startswith(("place", "stack")):
         return ()
@@ -137,7 +137,7 @@ def _door_right(simulator: Simulator) -> list[Waypoint]:
 
 
 def _slide(start: float, end: float) -> list[Waypoint]:
-    """Reaches in beside the door's handle at x = ``start``, and pushes it to ``end``."""
+    """Reach in beside the door's handle at x = ``start``, and push it to ``end``."""
     z = 0.53
     return [
         at(start, -0.12, z, grip=CLOSED),
@@ -192,7 +192,7 @@ def _push(simulator: Simulator, *, color: str, sign: float) -> list[Waypoint]:
 
 
 def _carry_into_drawer(simulator: Simulator) -> list[Waypoint]:
-    """Every block on the table, one after the other: where there are several, the judge is content with any."""
+    """Carry every block on the table, one after the other: upstream's check accepts any of several."""
     plan = []
     for color in BLOCKS:
         if _on_table(simulator, color) and simulator.block(color)[1] < 0:
@@ -221,7 +221,7 @@ def _let_go() -> list[Waypoint]:
 
 
 def _place_in_cabinet(simulator: Simulator) -> list[Waypoint]:
-    """Into the half that the sliding door leaves open, where there is most room."""
+    """Place the held block in the open half of the cabinet, at the spot with the most room."""
     spots = CABINET_SPOTS["left" if simulator.slider < DOOR_LEFT / 2 else "right"]
     others = [simulator.block(color)[:2] for color in BLOCKS if color != _nearest(simulator)]
     x = max(spots, key=lambda spot: min(ROOM, *(float(np.hypot(*(other - (spot, 0.09)))) for other in others)))
@@ -265,7 +265,7 @@ def _unstack(simulator: Simulator) -> list[Waypoint]:
 
 
 def _grasp_of(simulator: Simulator, color: str, tilt: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """A block's position, and the hand's rotation across it: along the table, but not where a button is."""
+    """Return a block's position and the hand's rotation across it: along the table, except beside a button."""
     pose = simulator.block(color)
     yaw = pose[5] % np.pi
     if np.hypot(*(pose[:2] - BUTTON)) < BUTTON_ROOM:
@@ -283,5 +283,5 @@ def _nearest(simulator: Simulator) -> str:
 
 
 def _wait(simulator: Simulator) -> Waypoint:
-    """Where nothing can be done: stay where the command is."""
+    """Return a waypoint at the commanded pose, for a sub-task that has no possible move."""
     return Waypoint(simulator.target[:3], simulator.target[3:], float(simulator.robot_obs[14]), hold=10)

@@ -1,4 +1,4 @@
-"""The scripted expert: follows waypoints to a sub-task's end, with privileged state and official relative actions."""
+"""The oracle: a follower of waypoints to a sub-task's end, with privileged state and official relative actions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .moves import moves, tidy
 from .simulator import Simulator
 from .waypoint import Waypoint
 
-METERS = 0.02  # what an action of 1 moves the commanded position by
-RADIANS = 0.05  # and the commanded Euler angles
+METERS = 0.02  # change of the commanded position by an action of 1
+RADIANS = 0.05  # change of the commanded Euler angles by an action of 1
 ARRIVED = 1e-5  # m and rad between the command and the waypoint
 NEAR = 0.008  # m between the hand and the waypoint
 
 
-class Expert:
-    """One sub-task's expert. Copying it (``copy.copy``) copies its memory: the waypoints left, and for how long."""
+class Oracle:
+    """The oracle of one sub-task. A copy (``copy.copy``) has the same memory: remaining waypoints and step counts."""
 
     def __init__(self, task: str) -> None:
         self._task = task
@@ -25,15 +25,15 @@ class Expert:
         self._held = 0
 
     def act(self, simulator: Simulator) -> np.ndarray:
-        """The action for this instant, (7,) float32 within [-1, 1]. Remembers; does not touch the simulator.
+        """Return the action for this instant, (7,) float32 within [-1, 1]. Updates its memory, not the simulator.
 
-        Raises SimulatorError for a sub-task it does not know.
+        Raises SimulatorError for a sub-task that it does not know.
         """
         if self._plan and self._ticks and self._finished(simulator, self._plan[0]):
             self._plan, self._ticks, self._held = self._plan[1:], 0, 0
         if not self._plan and self._fresh:
             self._plan, self._fresh = tidy(self._task, simulator), False
-        if not self._plan:  # and again whenever everything was done and the sub-task is not solved
+        if not self._plan:  # also after the last waypoint, if the sub-task is not solved
             self._plan = moves(self._task, simulator)
         waypoint = self._plan[0]
         self._ticks += 1
@@ -44,7 +44,7 @@ class Expert:
         return action.astype(np.float32)
 
     def _finished(self, simulator: Simulator, waypoint: Waypoint) -> bool:
-        """Whether the hand has been at the waypoint for long enough, or has tried for too long."""
+        """Return True if the hand has stayed at the waypoint long enough, or exceeded its steps."""
         if self._ticks >= waypoint.patience + waypoint.hold:
             return True
         there = np.abs(simulator.target[:3] - waypoint.position).max() < ARRIVED
@@ -56,6 +56,6 @@ class Expert:
 
 
 def turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """From one set of Euler angles to another, each the shorter way, rad."""
+    """Return the rotation from one set of Euler angles to another, each the shorter way, rad."""
     difference: np.ndarray = (end - start + np.pi) % (2 * np.pi) - np.pi
     return difference

@@ -1,4 +1,4 @@
-"""What ``probe`` looks at: upstream's files, the sequences, and the renderer."""
+"""The checks of ``probe``: upstream's files, the sequences, and the renderer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from evalkit.adapter import Probe, Setup, SimulatorError
 
 from . import renderer, sequences, upstream
 
-# what a model's files name in turn: OBJ its materials, MTL its textures
+# references inside a model's files: OBJ to its materials, MTL to its textures
 _NAMED = {".obj": re.compile(r"^mtllib\s+(.+?)\s*$", re.M), ".mtl": re.compile(r"^map_Kd\s+(.+?)\s*$", re.M)}
 
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """See ``evalkit.adapter``. All tasks here need the same: ``tasks`` makes no difference."""
+    """Return metadata, problems and reasons not to compare. All tasks need the same: ``tasks`` is not read."""
     metadata: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
@@ -35,14 +35,14 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
         try:
             metadata["gl"] = renderer.described()
             if metadata["gl"]["renderer"] == "tiny" and setup.observation_spec.cameras:
-                incomparable.append("images are the TinyRenderer's; published results are made with those of EGL")
+                incomparable.append("images are the TinyRenderer's; published results are made with EGL's")
         except SimulatorError as error:
             problems.append(str(error))
     return Probe(metadata, problems, incomparable)
 
 
 def missing_files(checkouts: upstream.Checkouts) -> list[str]:
-    """One line for each file that is needed and not there."""
+    """Return one line for each needed file that is missing."""
     code = [checkouts.sequence_rules, checkouts.initial_states]
     code += [checkouts.calvin / upstream.TASKS, checkouts.calvin / upstream.ANNOTATIONS]
     code += [checkouts.calvin_env / "conf" / "config_data_collection.yaml"]
@@ -51,7 +51,7 @@ def missing_files(checkouts: upstream.Checkouts) -> list[str]:
 
 
 def _models(folder: Path) -> Iterator[Path]:
-    """The URDF files of scene D and its robot, as upstream's configuration names them."""
+    """Yield the URDF files of scene D and its robot, as named in upstream's configuration."""
     for part in ("scene/calvin_scene_D.yaml", "robot/panda_longer_finger.yaml"):
         file = folder / "conf" / part
         content = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -62,7 +62,7 @@ def _models(folder: Path) -> Iterator[Path]:
 
 
 def _files_of(model: Path) -> Iterator[Path]:
-    """A URDF file, its meshes, and the materials and textures of those that are seen."""
+    """Yield a URDF file, its meshes, and the materials and textures of visual meshes."""
     yield model
     if model.suffix != ".urdf" or not model.is_file():
         return
@@ -82,11 +82,11 @@ def _with_materials(file: Path) -> Iterator[Path]:
 
 
 def _unknown_tasks(setup: Setup, checkouts: upstream.Checkouts) -> list[str]:
-    """Sub-tasks that the sequences ask for and upstream's configuration does not judge or put into words."""
-    asked = {task for _, names in sequences.of(setup, checkouts) for task in names}
-    judged, worded = set(upstream.task_checks(checkouts).tasks), set(upstream.annotations(checkouts))
+    """Return a line for each sub-task of the sequences without a check or an annotation in upstream's configuration."""
+    needed = {task for _, names in sequences.of(setup, checkouts) for task in names}
+    checked, annotated = set(upstream.task_checks(checkouts).tasks), set(upstream.annotations(checkouts))
     return [
-        f"sub-task {task}: {'no check' if task not in judged else 'no annotation'} in {checkouts.calvin}: "
+        f"sub-task {task}: {'no check' if task not in checked else 'no annotation'} in {checkouts.calvin}: "
         f"is it the right commit? {upstream.HOW_TO_GET}"
-        for task in sorted(asked - (judged & worded))
+        for task in sorted(needed - (checked & annotated))
     ]

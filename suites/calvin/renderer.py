@@ -1,7 +1,7 @@
-"""Which of pybullet's two renderers makes the images: EGL, as in the official evaluation, or the TinyRenderer.
+"""The choice between pybullet's two renderers: EGL, as in the official evaluation, and the TinyRenderer.
 
-Their images differ clearly, so the choice is part of a run's fingerprint. It is made from what the machine has, not by
-trying: every worker of a run then makes the same one, and a GL that is there but broken is an error, not other images.
+Their images differ clearly, so the choice is part of a run's fingerprint. It depends on the machine's devices, not on a
+trial: every worker of a run makes the same choice, and a broken GL is an error instead of other images.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ assert len({tuple(pixel) for row in pixels for pixel in row}) > 1, "EGL draws no
 """
 
 
-def resolve_execution() -> str:
-    """``"egl"`` or ``"tiny"``: what EVALKIT_CALVIN_RENDERER says, else EGL where the machine has an EGL device.
+def resolve_renderer() -> str:
+    """Return ``"egl"`` or ``"tiny"``: EVALKIT_CALVIN_RENDERER, else EGL if the machine has an EGL device.
 
     Raises SimulatorError for any other value of the variable.
     """
@@ -45,12 +45,12 @@ def resolve_execution() -> str:
 
 
 def described() -> dict[str, str]:
-    """What is chosen, and for EGL the GL renderer's name, after a tiny picture came out right.
+    """Return the chosen renderer and, for EGL, the GL renderer's name, after a tiny image came out right.
 
-    Raises SimulatorError where EGL is chosen and does not work (which may crash the process that tries, so another one
-    does); the message says what to do.
+    The trial runs in another process, because a broken EGL may crash it. Raises SimulatorError if EGL is chosen and
+    does not work; the message says what to do.
     """
-    if resolve_execution() == "tiny":
+    if resolve_renderer() == "tiny":
         return {"renderer": "tiny"}
     command = [sys.executable, "-I", "-c", _TRIAL]
     try:

@@ -1,6 +1,6 @@
-"""The official 1000 evaluation sequences: which initial condition, and which five instructions in a row.
+"""The official 1000 evaluation sequences: an initial condition and five instructions in a row.
 
-Upstream draws, for each of 192 initial conditions, five sub-tasks at a time until it has its share of possible ones:
+For each of 192 initial conditions, upstream draws five sub-tasks at a time until it has enough possible sequences:
 seven million draws, most of a minute on many cores. Here the same random numbers are drawn in batches, and most draws
 are rejected by table. The result is upstream's list, entry for entry; its digest is part of the protocol.
 """
@@ -27,7 +27,7 @@ from .upstream import Checkouts, sequence_rules
 LENGTH = 5
 BATCH = 2048
 PLACES = ("table", "slider_right", "slider_left")
-CONDITIONS = {  # what an initial condition is made of, in upstream's order
+CONDITIONS = {  # the parts of an initial condition and their values, in upstream's order
     "led": (0, 1),
     "lightbulb": (0, 1),
     "slider": ("right", "left"),
@@ -44,23 +44,22 @@ Rules = tuple[Mapping[str, Any], Mapping[str, int]]
 
 
 def of(setup: Setup, checkouts: Checkouts) -> list[Chain]:
-    """The suite's sequences, in the order of its scenes; kept among evalkit's caches."""
-    suite = setup.suite
-    digest = str(suite["protocol"]["sequences_sha256"])
-    return official(partial(sequence_rules, checkouts), int(suite["scenes"]), digest, home_folder() / "cache")
+    """Return the suite's sequences in the order of its scenes, cached in evalkit's home folder."""
+    digest = str(setup.settings["sequences_sha256"])
+    return official(partial(sequence_rules, checkouts), int(setup.suite["scenes"]), digest, home_folder() / "cache")
 
 
 def official(rules: Callable[[], Rules], count: int, digest: str, cache: Path | None) -> list[Chain]:
-    """The sequences, from ``cache`` where they are, else generated (seconds) and left there.
+    """Return the sequences from ``cache``; generate them (seconds) and write them there if they are missing.
 
     Args:
         rules: reads upstream's sub-tasks and their categories.
-        count: how many sequences the protocol has. A smaller number gives another list, not the beginning of it.
-        digest: SHA-256 that the list must have.
-        cache: a folder that may be written, or None.
+        count: number of sequences in the protocol. A smaller number gives another list, not the beginning of this one.
+        digest: the list's required SHA-256.
+        cache: a writable folder, or None.
 
     Raises:
-        SimulatorError: what was generated has another digest.
+        SimulatorError: the generated list has another digest.
     """
     file = cache / f"calvin-sequences-{digest[:16]}.json" if cache else None
     if file is not None:
@@ -75,7 +74,7 @@ def official(rules: Callable[[], Rules], count: int, digest: str, cache: Path | 
             f"{digest[:12]}: is the checkout of calvin complete, and numpy the pinned one?"
         )
     if file is not None:
-        with contextlib.suppress(OSError):  # it is only a cache
+        with contextlib.suppress(OSError):  # a cache is optional
             file.parent.mkdir(parents=True, exist_ok=True)
             draft = file.with_name(f"{file.name}.{os.getpid()}")
             draft.write_text(json.dumps(chains), encoding="utf-8")
@@ -84,12 +83,12 @@ def official(rules: Callable[[], Rules], count: int, digest: str, cache: Path | 
 
 
 def digest_of(chains: Sequence[Chain]) -> str:
-    """SHA-256 of the list as Python's ``json.dumps`` writes it."""
+    """Return the SHA-256 of the list as written by Python's ``json.dumps``."""
     return hashlib.sha256(json.dumps(chains).encode()).hexdigest()
 
 
 def generate(tasks: Mapping[str, Any], categories: Mapping[str, int], count: int) -> list[Chain]:
-    """What upstream's ``get_sequences(count)`` returns, made faster."""
+    """Return the list of upstream's ``get_sequences(count)``, computed faster."""
     conditions = initial_conditions()
     shares = [len(share) for share in np.array_split(range(count), len(conditions))]
     possible = _Possible(tasks, categories)
@@ -103,14 +102,14 @@ def generate(tasks: Mapping[str, Any], categories: Mapping[str, int], count: int
 
 
 def initial_conditions() -> list[Condition]:
-    """The 192 initial conditions: one or two blocks on the table, no two in the same half of the cabinet."""
+    """Return the 192 initial conditions: one or two blocks on the table, no two in the same half of the cabinet."""
     everything = itertools.product(*CONDITIONS.values())
     admitted = (v for v in everything if v.count("table") in (1, 2) and all(v.count(p) < 2 for p in PLACES[1:]))
     return [dict(zip(CONDITIONS, values, strict=True)) for values in admitted]
 
 
 class _Possible:
-    """Finds the draws that can be carried out one after the other, in five different categories."""
+    """A sampler of possible sequences: each sub-task can follow the one before, and all five categories differ."""
 
     def __init__(self, tasks: Mapping[str, Any], categories: Mapping[str, int]) -> None:
         self._names = list(tasks)
@@ -119,8 +118,8 @@ class _Possible:
         self._known: dict[tuple[tuple[Any, ...], int], Condition | None] = {}
 
     def draw(self, condition: Condition, count: int, seed: int) -> list[tuple[str, ...]]:
-        """The first ``count`` possible draws under a seed, as names."""
-        # Generator.permuted consumes random numbers exactly as as many calls of the legacy permutation would.
+        """Return the first ``count`` possible draws under a seed, as names."""
+        # Generator.permuted consumes the same random numbers as that many calls of the legacy permutation.
         bits = np.random.MT19937()
         bits.state = np.random.RandomState(seed).get_state(legacy=False)
         generator = np.random.Generator(bits)
@@ -137,7 +136,7 @@ class _Possible:
         return found[:count]
 
     def _first_two(self, condition: Condition) -> np.ndarray:
-        """Which pairs of tasks can begin, (N, N) bool."""
+        """Return the pairs of tasks that can begin a sequence, (N, N) bool."""
         every = range(len(self._names))
         return np.array([[self._leads_on(condition, (first, second)) for second in every] for first in every])
 
@@ -150,7 +149,7 @@ class _Possible:
         return now is not None
 
     def _after(self, condition: Condition, task: int) -> Condition | None:
-        """The condition after a task, or None where there is not exactly one way to do it."""
+        """Return the condition after a task, or None unless there is exactly one way to do it."""
         key = (tuple(condition.values()), task)
         if key not in self._known:
             ways = [v["effect"] for v in self._variants[task] if _holds(v["condition"], condition)]

@@ -1,8 +1,8 @@
-"""One episode's simulator: upstream's environment, fresh, with its cameras off except where a policy looks.
+"""One episode's simulator: a fresh environment of upstream's, with cameras off except for observations.
 
-Upstream's ``reset`` leaves things behind (the gripper's command, the buttons' memory, the physics engine's warm start),
-and reloading the scene leaks memory and changes images under EGL. A new environment for each episode has neither fault
-and costs less than one look at every second.
+Upstream's ``reset`` keeps the gripper's command, the buttons' memory and the physics engine's warm start, and reloading
+the scene leaks memory and changes images under EGL. A new environment for each episode has neither fault and costs less
+than one observation per second.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _POSES = 6  # scene_obs: the sliding door, the drawer, button, switch, light bul
 
 
 class Simulator:
-    """An environment of calvin_env, put in an initial state."""
+    """An environment of calvin_env in an initial state."""
 
     def __init__(self, configuration: Any, robot_obs: np.ndarray, scene_obs: np.ndarray) -> None:
-        """Builds the environment (0.1 s; 0.3 s with EGL) and resets it.
+        """Build the environment (0.1 s; 0.3 s with EGL) and reset it.
 
         Args:
             configuration: from ``upstream.environment_configuration``.
-            robot_obs: (15,) the robot's initial state.
-            scene_obs: (24,) the scene's.
+            robot_obs: the robot's initial state, (15,).
+            scene_obs: the scene's initial state, (24,).
         """
         import hydra
         import pybullet
@@ -37,22 +37,22 @@ class Simulator:
         self._bullet = pybullet
         try:
             self._env = hydra.utils.instantiate(configuration, show_gui=False, use_vr=False, use_scene_info=True)
-        except SystemExit as error:  # upstream's way to say that EGL did not load
-            raise SimulatorError("the EGL renderer does not load: EVALKIT_CALVIN_RENDERER=tiny goes without") from error
-        except Exception as error:  # hydra wraps whatever goes wrong, pybullet raises its own error class
+        except SystemExit as error:  # raised by upstream if EGL does not load
+            raise SimulatorError("the EGL renderer does not load: EVALKIT_CALVIN_RENDERER=tiny avoids it") from error
+        except Exception as error:  # hydra wraps any error, pybullet raises its own error class
             raise SimulatorError(
-                f"calvin_env's environment cannot be built ({error}); what is missing: evalkit doctor calvin"
+                f"calvin_env's environment cannot be built ({error}); evalkit doctor calvin lists the missing parts"
             ) from error
-        if self._env.cid != 0:  # parts of calvin_env take the first of the process for granted
+        if self._env.cid != 0:  # parts of calvin_env assume the first client of the process
             raise SimulatorError("another physics simulation is open in this process")
         self._cameras = {f"rgb_{camera.name}": camera for camera in self._env.cameras}
-        # With the cameras on, as upstream does: EGL's first picture of each is lit differently, and no policy sees it.
+        # With the cameras on, like upstream: EGL lights each camera's first image differently, and no policy sees it.
         self._observed: Mapping[str, np.ndarray] = self._env.reset(robot_obs=robot_obs, scene_obs=scene_obs)
         self._env.cameras = []  # upstream would render each of them in every step
         self.info: Any = self._env.get_info()
 
     def act(self, action: np.ndarray) -> None:
-        """One control step: upstream's ``step``. Afterwards ``info`` is what it returned.
+        """Run one control step with upstream's ``step``; ``info`` is then the value that it returned.
 
         Args:
             action: (7,) float32; the gripper's entry is 1 or -1.
@@ -66,12 +66,12 @@ class Simulator:
 
     @property
     def slider(self) -> float:
-        """How far the sliding door is to the left, 0 to 0.28 m or so."""
+        """The sliding door's displacement to the left, 0 to about 0.28 m."""
         return float(self._observed["scene_obs"][0])
 
     @property
     def drawer(self) -> float:
-        """How far the drawer is out, 0 to 0.24 m or so."""
+        """The drawer's displacement outwards, 0 to about 0.24 m."""
         return float(self._observed["scene_obs"][1])
 
     @property
@@ -80,23 +80,23 @@ class Simulator:
         return np.concatenate([self._env.robot.target_pos, self._env.robot.target_orn])
 
     def block(self, color: str) -> np.ndarray:
-        """A block's pose: x, y, z (m) and Euler angles (rad), (6,)."""
+        """Return a block's pose: x, y, z (m) and Euler angles (rad), (6,)."""
         first = _POSES + 6 * BLOCKS.index(color)
         pose: np.ndarray = self._observed["scene_obs"][first : first + 6]
         return pose
 
-    def picture(self, camera: str) -> np.ndarray:
-        """What a camera sees at this instant, (H, W, 3) uint8 RGB. Raises SimulatorError where there is no such one."""
+    def render(self, camera: str) -> np.ndarray:
+        """Return a camera's image of this instant, (H, W, 3) uint8 RGB. Raises SimulatorError for an unknown camera."""
         if camera not in self._cameras:
             there = ", ".join(self._cameras) or "none here: name it in the setup"
             raise SimulatorError(f"no camera {camera}: there is {there}")
         return np.ascontiguousarray(self._cameras[camera].render()[0])
 
     def state(self) -> np.ndarray:
-        """Everything the future depends on that can be read, (N,) float64.
+        """Return everything readable that the future depends on, (N,) float64.
 
-        Every body's and link's pose and velocity, joint forces, contacts with their impulses (where the engine's
-        next solution starts), the commanded pose, and what buttons, switches and lights remember.
+        Every body's and link's pose and velocity, joint forces, contacts with their impulses (the starting point of the
+        engine's next solution), the commanded pose, and the memory of buttons, switches and lights.
         """
         bullet, client = self._bullet, self._env.cid
         numbers: list[float] = []
@@ -121,23 +121,23 @@ class Simulator:
         return np.array([*numbers, *command], dtype=np.float64)
 
     def close(self) -> None:
-        """Frees the environment."""
+        """Free the environment."""
         self._env.close()
-        self._env.ownsPhysicsClient = False  # else it disconnects again when it is collected
+        self._env.ownsPhysicsClient = False  # otherwise its destructor disconnects again
 
 
-def foreseen(happens: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """What ``happens`` returns, without its having happened: it runs in a copy of this process, which then ends.
+def simulated_ahead(simulate: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Run ``simulate`` in a copy of this process, which then ends, and return its result.
 
-    Bullet's own saved states are not exact (a restored state continues differently in the last bits); a forked process
-    is. The copy must not render.
+    Bullet's own saved states are not exact: a restored state continues differently in the last bits. A forked process
+    is exact. The copy must not render.
 
     Args:
-        happens: returns a float32 array.
-        shape: of that array.
+        simulate: returns a float32 array.
+        shape: the shape of that array.
 
     Raises:
-        SimulatorError: ``happens`` raised one; or the copy was lost.
+        SimulatorError: ``simulate`` raised an error, or the copy died.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -145,7 +145,7 @@ def foreseen(happens: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.nd
         try:
             os.close(reader)
             with os.fdopen(writer, "wb") as pipe:
-                pipe.write(_as_exception(happens))
+                pipe.write(_reply(simulate))
         finally:
             os._exit(0)  # no destructor of the simulator, no handler of this process
     os.close(writer)
@@ -156,13 +156,13 @@ def foreseen(happens: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.nd
         raise SimulatorError(message[1:].decode())
     expected = struct.calcsize(f"{int(np.prod(shape))}f")
     if len(message) != 1 + expected:
-        raise SimulatorError("the copy of the simulator that plans for the expert has died")
+        raise SimulatorError("the copy of the simulator that plans for the oracle has died")
     return np.frombuffer(message[1:], dtype=np.float32).reshape(shape).copy()
 
 
-def _as_exception(happens: Callable[[], np.ndarray]) -> bytes:
+def _reply(simulate: Callable[[], np.ndarray]) -> bytes:
     try:
-        return b"=" + np.ascontiguousarray(happens(), dtype=np.float32).tobytes()
+        return b"=" + np.ascontiguousarray(simulate(), dtype=np.float32).tobytes()
     except Exception as error:
         text = str(error) if isinstance(error, SimulatorError) else f"{type(error).__name__}: {error}"
         return b"!" + text.encode()

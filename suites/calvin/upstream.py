@@ -1,4 +1,4 @@
-"""Upstream's two checkouts: importing calvin_env quietly, and reading what the official evaluation is made of.
+"""Upstream's two checkouts: the quiet import of calvin_env, and the definitions of the official evaluation.
 
 calvin_env is imported and used as it is. calvin's evaluation code is not importable here (its modules import torch,
 pyhash and a training framework), so the few definitions an evaluation needs are taken out of its files by name.
@@ -29,14 +29,14 @@ FNV_PRIME = 0x01000193
 
 @dataclass(frozen=True)
 class Checkouts:
-    """Where the two repositories are."""
+    """The folders of the two repositories."""
 
     calvin: Path
     calvin_env: Path
 
     @classmethod
     def of(cls, sources: Mapping[str, str]) -> Checkouts:
-        """The checkouts among ``Setup.sources``. Raises SimulatorError where one is not there."""
+        """Return the checkouts of ``Setup.sources``. Raises SimulatorError if one is missing."""
         for name in ("calvin", "calvin_env"):
             if name not in sources or not Path(sources[name]).is_dir():
                 raise SimulatorError(f"the checkout of {name} is not here: {HOW_TO_GET}")
@@ -54,34 +54,34 @@ class Checkouts:
 
 
 def prepare(checkouts: Checkouts) -> None:
-    """Makes calvin_env importable in this process and imports it, without its warnings and its look at git."""
+    """Make calvin_env importable in this process and import it, without its warnings and its calls of git."""
     folder = str(checkouts.calvin_env)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # hydra's, about a decorator of a main function that is not used here
+        warnings.simplefilter("ignore")  # hydra warns about the decorator of a main function that is not used here
         import calvin_env.envs.play_table_env as module
     if not Path(module.__file__).is_relative_to(checkouts.calvin_env):
         raise SimulatorError(f"another calvin_env is imported, from {module.__file__}: remove it from this environment")
-    module.get_git_commit_hash = lambda path: "recorded by evalkit"  # it would ask git once per environment, for a log
+    module.get_git_commit_hash = lambda path: "recorded by evalkit"  # upstream runs git once per environment, for a log
 
 
 def environment_configuration(checkouts: Checkouts, cameras: bool, egl: bool) -> Any:
-    """The configuration of the official environment: scene D, the static and the gripper camera.
+    """Return the configuration of the official environment: scene D, the static and the gripper camera.
 
-    Composed from calvin_env's own files, as the evaluation's data sets carry it; no data set is read. Nothing of hydra
-    that changes the working directory or the logging is involved.
+    Composed from calvin_env's own files, like the copy in the evaluation's data sets; no data set is read. Hydra
+    changes neither the working directory nor the logging.
 
     Args:
         checkouts: upstream's files.
-        cameras: False for an environment that is never looked at.
-        egl: whether images come from the EGL renderer; else from the TinyRenderer.
+        cameras: False for an environment that never renders.
+        egl: True for images of the EGL renderer, False for those of the TinyRenderer.
     """
     from hydra import compose, initialize_config_dir
 
     overrides = ["cameras=static_and_gripper", "hydra/job_logging=default", "hydra/hydra_logging=default"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the order in upstream's list of defaults
+        warnings.simplefilter("ignore")  # a warning about the order in upstream's list of defaults
         with initialize_config_dir(str(checkouts.calvin_env / "conf"), version_base=None):
             configuration = compose("config_data_collection", overrides=overrides)
     if not cameras:
@@ -91,7 +91,7 @@ def environment_configuration(checkouts: Checkouts, cameras: bool, egl: bool) ->
 
 
 def task_checks(checkouts: Checkouts) -> Any:
-    """The official judge of sub-tasks, a ``calvin_env.envs.tasks.Tasks``."""
+    """Return upstream's check of sub-tasks, a ``calvin_env.envs.tasks.Tasks``."""
     import hydra
     from omegaconf import OmegaConf
 
@@ -99,7 +99,7 @@ def task_checks(checkouts: Checkouts) -> Any:
 
 
 def annotations(checkouts: Checkouts) -> dict[str, str]:
-    """Sub-task → instruction: the first annotation of the validation set, as the official evaluation takes it."""
+    """Return sub-task → instruction: the first annotation of the validation set, as in the official evaluation."""
     import yaml
 
     content = yaml.safe_load((checkouts.calvin / ANNOTATIONS).read_text(encoding="utf-8"))
@@ -107,13 +107,13 @@ def annotations(checkouts: Checkouts) -> dict[str, str]:
 
 
 def sequence_rules(checkouts: Checkouts) -> tuple[dict[str, Any], dict[str, int]]:
-    """What sequences are made by: sub-task → its conditions and effects, and sub-task → its category."""
+    """Return the rules of sequences: sub-task → its conditions and effects, and sub-task → its category."""
     found = _definitions(checkouts.sequence_rules, "tasks", "task_categories")
     return found["tasks"], found["task_categories"]
 
 
 def initial_state(checkouts: Checkouts, condition: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Upstream's initial state for one of its initial conditions: robot_obs (15,) and scene_obs (24,) float64."""
+    """Return upstream's initial state for an initial condition: robot_obs (15,) and scene_obs (24,) float64."""
     found = _definitions(
         checkouts.initial_states,
         *("temp_seed", "get_env_state_for_initial_condition"),
@@ -124,7 +124,7 @@ def initial_state(checkouts: Checkouts, condition: Mapping[str, Any]) -> tuple[n
 
 
 def fnv1_32(text: str) -> int:
-    """What upstream's ``pyhash.fnv1_32`` makes of a string, which seeds the blocks' places and angles.
+    """Return upstream's ``pyhash.fnv1_32`` of a string, which seeds the blocks' places and angles.
 
     That is FNV-1 with the initial value 0 (not FNV's own) over the UTF-16 code units' bytes, low byte first.
     """
@@ -135,7 +135,7 @@ def fnv1_32(text: str) -> int:
 
 
 def _definitions(path: Path, *names: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Executes only those assignments and functions of a module that define ``names``, with ``given`` in scope."""
+    """Execute only those assignments and functions of a module that define ``names``, with ``given`` in scope."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError) as error:

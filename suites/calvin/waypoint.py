@@ -1,4 +1,4 @@
-"""Where the expert's hand goes next: a pose in the world frame, and how to get there.
+"""The oracle's waypoint: a pose of the hand in the world frame, and the way to reach it.
 
 Positions are the point between the fingertips (tcp), in m. Rotations are Euler angles in rad; pi about x points the
 fingers down.
@@ -11,24 +11,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 OPEN, CLOSED = 1.0, -1.0
-ACROSS = np.pi / 2  # yaw of the hand at which it opens along the table
+ACROSS = np.pi / 2  # yaw at which the hand opens along the table
 
 
 def down(yaw: float = ACROSS, tilt: float = 0.0) -> np.ndarray:
-    """Fingers down, at a yaw; ``tilt`` leans the hand about y."""
+    """Return the rotation with the fingers down, at a yaw; ``tilt`` leans the hand about y."""
     return np.array([np.pi, tilt, yaw])
 
 
 @dataclass(frozen=True, eq=False)
 class Waypoint:
-    """Where the hand goes.
+    """A pose of the hand, with the way to reach it.
 
     Attributes:
-        position: of the tcp.
-        rotation: of the hand.
+        position: position of the tcp, m.
+        rotation: Euler angles of the hand, rad.
         grip: OPEN or CLOSED, on the way and there.
         speed: share of the full speed of 0.02 m a step.
-        hold: control steps to stay, once there.
+        hold: control steps to stay there.
         patience: control steps after which it counts as reached.
     """
 
@@ -41,5 +41,5 @@ class Waypoint:
 
 
 def at(x: float, y: float, z: float, **more: object) -> Waypoint:
-    """A waypoint from coordinates."""
+    """Return a waypoint from coordinates."""
     return Waypoint(np.array([x, y, z]), **more)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """LIBERO for evalkit: see ``README.md`` in this folder, and ``evalkit.adapter`` for the contract.
 
-Nothing here imports MuJoCo at module level: where GL is broken, that import is what fails, and ``probe`` has to say so.
+Nothing here imports MuJoCo at module level: with a broken GL that import fails, and ``probe`` has to report it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def build(setup: Setup) -> LiberoAdapter:
-    """An adapter for ``setup``; raises SimulatorError where assets or GL are missing."""
+    """Return an adapter for ``setup``. Raises SimulatorError if assets or GL are missing."""
     problem = assets.folder_problem(setup.assets)
     if problem:
         raise SimulatorError(problem)
@@ -32,5 +32,5 @@ def build(setup: Setup) -> LiberoAdapter:
 
 
 def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """What would keep ``tasks`` ((split, task) pairs) from running here, and what results made here depend on."""
+    """Report the obstacles to ``tasks`` ((split, task) pairs) on this machine, and the facts that results depend on."""
     return probing.run(setup, tasks)

@@ -1,4 +1,4 @@
-"""The asset folder: what is in it, and what a task needs of it, read from task files and XML."""
+"""The asset folder: its content, and the files that a task needs, read from task files and XML."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ STAND_INS = "STAND_INS.txt"
 CHUNK_BYTES = 1 << 20
 HOW_TO_GET = "evalkit setup libero --assets DIR, or EVALKIT_LIBERO_ASSETS=DIR"
 
-# where libero's families of objects keep an object's XML, by the name of their base class
+# the path of an object's XML in each of libero's families of objects, by the name of the family's base class
 OBJECT_FILES = {
     "HopeBaseObject": "stable_hope_objects/{name}/{name}.xml",
     "GoogleScannedObject": "stable_scanned_objects/{name}/{name}.xml",
     "TurbosquidObjects": "turbosquid_objects/{name}/{name}.xml",
     "ArticulatedObject": "articulated_objects/{name}.xml",
 }
-# textures that the arena's code replaces, whatever the scene's XML says
+# textures that the arena's code replaces, regardless of the scene's XML
 STYLED = {"texplane": "floor", "tex-wall": "wall"}
 
 
 def folder_problem(folder: str | None) -> str | None:
-    """Why ``folder`` cannot be the asset folder, or None where it can."""
+    """Return the reason why ``folder`` cannot be the asset folder, or None."""
     if folder is None:
         return f"libero needs its asset folder: {HOW_TO_GET}"
     if not Path(folder).is_dir():
@@ -36,7 +36,7 @@ def folder_problem(folder: str | None) -> str | None:
 
 
 def digest(folder: Path) -> tuple[str, int]:
-    """SHA-256 over the sorted relative paths and hashes of all files but hidden ones, and their number."""
+    """Return the SHA-256 over the sorted relative paths and hashes of all files but hidden ones, and their number."""
     entries = sorted((path.relative_to(folder).as_posix(), path) for path in _files(folder))
     total = hashlib.sha256()
     for name, path in entries:
@@ -45,14 +45,14 @@ def digest(folder: Path) -> tuple[str, int]:
 
 
 def stand_ins(folder: Path) -> list[str]:
-    """The files that are stand-ins for the benchmark's own, as the folder itself declares them."""
+    """Return the files that the folder declares as stand-ins for the benchmark's own."""
     path = folder / STAND_INS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [line.strip() for line in lines if line.strip()]
 
 
 def needed(folder: Path, task_file: Path) -> list[str]:
-    """The files a task is built from, relative to ``folder``, as far as its XML files are there to be read.
+    """Return the files that a task is built from, relative to ``folder``, as far as its XML files can be read.
 
     Needs libero to be prepared (``upstream.prepare``); builds nothing.
     """
@@ -62,12 +62,12 @@ def needed(folder: Path, task_file: Path) -> list[str]:
 
     problem = robosuite_parse_problem(str(task_file))
     source = Path(inspect.getfile(TASK_MAPPING[problem["problem_name"]]))
-    code = source.read_text(encoding="utf-8")  # one class to a file; its scene and styles are constants in there
+    code = source.read_text(encoding="utf-8")  # one class per file; its scene and styles are constants in it
     scene = re.findall(r"scenes/\w+\.xml", code)[0]
     files = [scene, *_assets_of(folder, scene, _styles(code))]
     for category in [*problem["objects"], *problem["fixtures"]]:
         kind = OBJECTS_DICT.get(category.lower())
-        if kind is not None:  # else it is the table or the floor, which is part of the scene
+        if kind is not None:  # otherwise the table or the floor, which is part of the scene
             model = _object_file(kind)
             files += [model, *_assets_of(folder, model, {})]
     return sorted(set(files))
@@ -75,7 +75,9 @@ def needed(folder: Path, task_file: Path) -> list[str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # downloaders keep notes in hidden folders
+        folders[:] = [
+            name for name in folders if not name.startswith(".")
+        ]  # downloaders keep their state in hidden folders
         yield from (Path(root, name) for name in names if not name.startswith("."))
 
 
@@ -88,14 +90,14 @@ def _hash(path: Path) -> str:
 
 
 def _object_file(kind: type) -> str:
-    """The XML file of one of libero's object classes."""
+    """Return the XML file of one of libero's object classes."""
     name = inspect.signature(kind).parameters["obj_name"].default
     family = next(base.__name__ for base in kind.__mro__ if base.__name__ in OBJECT_FILES)
     return OBJECT_FILES[family].format(name=name)
 
 
 def _styles(code: str) -> dict[str, str]:
-    """What stands in for the textures of a scene's floor and wall, by the textures' names in its XML."""
+    """Return the files that replace a scene's floor and wall textures, by the textures' names in its XML."""
     from libero.libero.envs.arenas.style import get_texture_filename
 
     chosen = {name: (part, re.findall(rf'"{part}_style": "([\w-]+)"', code)[0]) for name, part in STYLED.items()}
@@ -103,7 +105,7 @@ def _styles(code: str) -> dict[str, str]:
 
 
 def _assets_of(folder: Path, model: str, styles: Mapping[str, str]) -> list[str]:
-    """The meshes and textures that an XML file names, relative to ``folder``; none where it is not there itself."""
+    """Return the meshes and textures that an XML file names, relative to ``folder``; none if the file is missing."""
     path = folder / model
     if not path.is_file():
         return []
@@ -113,5 +115,5 @@ def _assets_of(folder: Path, model: str, styles: Mapping[str, str]) -> list[str]
         file = PurePosixPath(model).parent / str(element.get("file"))
         if name in styles:
             file = file.with_name(styles[name])
-        used.setdefault((element.tag, name), posixpath.normpath(file))  # of several with one name, the first counts
+        used.setdefault((element.tag, name), posixpath.normpath(file))  # the first of several with one name
     return list(used.values())

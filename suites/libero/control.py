@@ -1,8 +1,8 @@
-"""The arm's controller at upstream's numbers, with what does not change looked up once.
+"""The arm's controller with upstream's numbers, and constant quantities looked up once.
 
 robosuite finds sites and actuators by name, and computes each Jacobian twice, at every physics step: a fifth of the
-time of a control step that renders nothing. The arithmetic here is robosuite's own, operation for operation, and so are
-its bits.
+time of a control step that renders nothing. The arithmetic here is robosuite's, operation for operation, with the same
+bits.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 
 class ArmControl:
-    """Drives one robot's arm and gripper until the next reset, which gives the robot a new controller."""
+    """The driver of one robot's arm and gripper until the next reset, which gives the robot a new controller."""
 
     def __init__(self, sim: Any, robot: Any) -> None:
-        """Takes over the observation of the arm by ``robot.controller``; ``sim`` is robosuite's."""
+        """Take over the observation of the arm from ``robot.controller``; ``sim`` is robosuite's."""
         self._sim, self._robot, self._controller = sim, robot, robot.controller
         self._site = robot.eef_site_id
         self._positions = np.array(self._controller.qpos_index)
@@ -31,11 +31,11 @@ class ArmControl:
         self._controller.update = self._observe_arm
 
     def command(self, action: np.ndarray) -> None:
-        """Sets the goal of a control step: a pose change, relative to the pose of this instant."""
+        """Set the goal of a control step: a pose change, relative to the pose of this instant."""
         self._controller.set_goal(action[: self._controller.control_dim])
 
     def drive(self, action: np.ndarray) -> None:
-        """Sets the motors for one physics step, towards the goal."""
+        """Set the motors for one physics step, towards the goal."""
         controls = self._sim.data._data.ctrl
         torques = self._controller.run_controller()
         grip = self._robot.gripper.format_action(action[self._controller.control_dim :])
@@ -43,7 +43,7 @@ class ArmControl:
         controls[self._joints] = np.clip(torques, self._lowest, self._highest)
 
     def _observe_arm(self, force: bool = False) -> None:
-        """What robosuite's ``Controller.update`` does."""
+        """Do the work of robosuite's ``Controller.update``."""
         arm = self._controller
         if not (arm.new_update or force):
             return

@@ -1,4 +1,4 @@
-"""Where things are in a scene, from their collision shapes: what the scripted expert plans with."""
+"""The geometry of a scene, from collision shapes, for the oracle's plans."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Solids:
     halves: np.ndarray
 
     def corners(self) -> np.ndarray:
-        """All corners, (8 N, 3)."""
+        """Return all corners, (8 N, 3)."""
         offsets = np.einsum("nij,ncj->nci", self.axes, CORNERS[None] * self.halves[:, None])
         points: np.ndarray = (self.centers[:, None] + offsets).reshape(-1, 3)
         return points
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """From each of (P, 3) points to the nearest box, (P,) m; negative inside one."""
+        """Return the distance of each of (P, 3) points to the nearest box, (P,) m; negative inside a box."""
         local = np.einsum("nij,pni->pnj", self.axes, points[:, None] - self.centers[None])
         excess = np.abs(local) - self.halves[None]
         outside = np.linalg.norm(np.maximum(excess, 0.0), axis=-1)
@@ -42,7 +42,7 @@ class Solids:
 
 
 def solids(model: mujoco.MjModel, data: mujoco.MjData, bodies: set[int]) -> Solids:
-    """The collision shapes of ``bodies``; planes are left out."""
+    """Return the collision shapes of ``bodies``, without planes."""
     chosen = [
         geom
         for geom in range(model.ngeom)
@@ -56,16 +56,16 @@ def solids(model: mujoco.MjModel, data: mujoco.MjData, bodies: set[int]) -> Soli
 
 
 def descendants(model: mujoco.MjModel, root: int) -> set[int]:
-    """Body ``root`` and every body attached to it, directly or not."""
+    """Return body ``root`` and every body attached to it, directly or not."""
     found = {root}
-    for body in range(root + 1, model.nbody):  # a body's parent comes before it
+    for body in range(root + 1, model.nbody):  # a parent has a lower index than its child
         if model.body_parentid[body] in found:
             found.add(body)
     return found
 
 
 def smallest_rectangle(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """The smallest rectangle around (N, 2) points: its center, and the direction (rad) of its shorter side."""
+    """Return the smallest rectangle around (N, 2) points: its center and the direction (rad) of its shorter side."""
     best = (np.inf, np.zeros(2), 0.0)
     for angle in np.linspace(0.0, np.pi / 2, 90, endpoint=False):
         frame = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

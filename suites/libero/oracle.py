@@ -1,8 +1,8 @@
-"""The scripted expert: takes an object from above and puts it where the task wants it, with privileged state.
+"""The oracle: picks an object up from above and places it on the task's goal, with privileged state.
 
-It knows one move in seven stages. An object is taken across its narrow side, a bowl (wider than the hand opens) by its
-rim, where the open hand has the most room. Everything is planned once, at the first action; after that each action is a
-proportional step towards the stage's target, and a failure to hold or to deliver starts over.
+It knows one move in seven stages. It grasps an object across its narrow side, and a bowl (wider than the hand opens) by
+its rim, at the point with the most room for the open hand. Everything is planned once, at the first action. After that
+each action is a proportional step towards the stage's target, and a lost object or a failed delivery starts over.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ POSITION_GAIN = 2.0 / 0.05  # action per m of error; 1 is 0.05 m
 ROTATION_GAIN = 1.5 / 0.5  # action per rad of error; 1 is 0.5 rad
 YAW_TOLERANCE = 0.08  # rad
 HOVER = 0.10  # m above an object before the fingers go down
-CLEARANCE = 0.04  # m between what is carried and what it is carried over
+CLEARANCE = 0.04  # m between the carried object and the objects below it
 RIM_DEPTH = 0.018  # m from a bowl's rim down to the grip site
 BODY_DEPTH = 0.035  # m from an object's top down to the grip site
 HAND_OPENING = 0.07  # m between the open fingers, less a margin
 ROOM_ENOUGH = 0.03  # m of room around the open hand beyond which more is no better
-TURN_COST = 0.005  # m of room that one radian of turning outweighs
+TURN_COST = 0.005  # m of room that one radian of turning costs
 CLOSE_STEPS = 12  # control steps until the fingers hold
 RELEASE_STEPS = 30  # control steps after which a delivery that did not solve the task has failed
 SLIPPED = 0.05  # m an object may move in the hand before it counts as lost
@@ -40,7 +40,7 @@ UP = np.array([0.0, 0.0, 1.0])
 
 
 class Stage(IntEnum):
-    """What the hand is doing, in order."""
+    """The stages of the move, in order."""
 
     APPROACH = 0
     DESCEND = 1
@@ -51,14 +51,14 @@ class Stage(IntEnum):
     RELEASE = 6
 
 
-# at most so many control steps in a stage, and how near (m) its target counts as reached
+# the maximum of control steps in a stage, and the distance (m) at which its target counts as reached
 PATIENCE = {Stage.APPROACH: 60, Stage.DESCEND: 45, Stage.LIFT: 60, Stage.CARRY: 80, Stage.LOWER: 60}
 NEAR = {Stage.APPROACH: 0.015, Stage.DESCEND: 0.006, Stage.LIFT: 0.02, Stage.CARRY: 0.012, Stage.LOWER: 0.012}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to move where: names of the task's objects, and how far (m) below the goal's top edge to let go."""
+    """One transport: names of the task's objects, and the height of release (m) below the goal's top edge."""
 
     moved: str
     goal: str
@@ -73,7 +73,7 @@ class Grasp:
     Attributes:
         point: x and y between the fingers, m.
         yaw: direction of the line through both fingers, rad.
-        cost: what speaks against it, in m of room around the hand.
+        cost: its disadvantages, in m of room around the hand.
     """
 
     point: np.ndarray
@@ -86,12 +86,12 @@ class Plan:
     """A grasp and a delivery, in the world frame (m, rad).
 
     Attributes:
-        grip: where the grip site closes.
+        grip: position of the grip site when it closes.
         yaw: direction of the line through both fingers.
-        reach: distance from there to the object's origin.
+        reach: distance from the grip position to the object's origin.
         transit, hover, carry, release: heights of the grip site on the way to the object, above it, on the way to the
-            goal, and when letting go.
-        goal: x and y that the object's origin is brought to.
+            goal, and at the release.
+        goal: final x and y of the object's origin.
     """
 
     grip: np.ndarray
@@ -104,13 +104,11 @@ class Plan:
     goal: np.ndarray
 
 
-def expert_for(setup: Setup, episode: Episode, scene: Scene) -> PickAndPlace:
-    """The expert for the episode's task; raises SimulatorError where there is none."""
+def oracle_for(setup: Setup, episode: Episode, scene: Scene) -> PickAndPlace:
+    """Return the oracle of the episode's task. Raises SimulatorError if there is none."""
     known = setup.suite["oracle"]
     if episode.split not in known:
-        raise SimulatorError(
-            f"the scripted expert does not know {episode.split}/{episode.task}: it knows {', '.join(known)}"
-        )
+        raise SimulatorError(f"the oracle does not know {episode.split}/{episode.task}; it knows {', '.join(known)}")
     ((_, moved, place),) = scene.env.parsed_problem["goal_state"]  # one sentence: on/in, object, place
     goal = next(name for name in scene.env.objects_dict if place.startswith(name))
     bowl = "bowl" in moved
@@ -118,7 +116,7 @@ def expert_for(setup: Setup, episode: Episode, scene: Scene) -> PickAndPlace:
 
 
 class PickAndPlace:
-    """One job's expert. Copying it (``copy.copy``) copies its memory: the plan, the stage, and for how long."""
+    """The oracle of one transport. A copy (``copy.copy``) has the same memory: plan, stage, steps in the stage."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -127,7 +125,7 @@ class PickAndPlace:
         self._ticks = 0
 
     def act(self, scene: Scene) -> np.ndarray:
-        """The action for this instant, (7,) float32 within [-1, 1]. Remembers; does not touch the scene."""
+        """Return the action for this instant, (7,) float32 within [-1, 1]. Updates its memory, not the scene."""
         if self._plan is None or self._failed(scene, self._plan):
             self._plan, self._stage, self._ticks = make_plan(scene, self._job), Stage.APPROACH, 0
         plan, stage = self._plan, self._stage
@@ -146,7 +144,7 @@ class PickAndPlace:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _target(self, scene: Scene, plan: Plan, position: np.ndarray) -> np.ndarray:
-        """Where the grip site should be in this stage."""
+        """Return the target of the grip site in this stage."""
         x, y = plan.grip[:2]
         if self._stage == Stage.APPROACH:
             over = np.linalg.norm(plan.grip[:2] - position[:2]) < 0.05
@@ -164,7 +162,7 @@ class PickAndPlace:
         return np.array([*position[:2], plan.carry])
 
     def _failed(self, scene: Scene, plan: Plan) -> bool:
-        """True where the object has slipped from the hand, or a finished delivery has not solved the task."""
+        """Return True if the object has slipped from the hand, or a finished delivery has not solved the task."""
         if self._stage == Stage.RELEASE:
             return self._ticks > RELEASE_STEPS
         origin = scene.data.xpos[scene.env.obj_body_id[self._job.moved]]
@@ -182,7 +180,7 @@ class PickAndPlace:
 
 
 def make_plan(scene: Scene, job: Job) -> Plan:
-    """How to do ``job`` from here."""
+    """Return a plan for ``job`` from here."""
     model, data, bodies = scene.model, scene.data, scene.env.obj_body_id
     moved = solids(model, data, descendants(model, bodies[job.moved])).corners()
     place = solids(model, data, descendants(model, bodies[job.goal])).corners()
@@ -212,7 +210,7 @@ def make_plan(scene: Scene, job: Job) -> Plan:
 
 
 def _side_grasps(outline: np.ndarray) -> list[Grasp]:
-    """Across either side of the object's rectangle that fits between the fingers, in its middle and off it."""
+    """Return grasps across each side of the object's rectangle that fits the fingers, centered and off-center."""
     center, shorter = smallest_rectangle(outline)
     grasps = []
     for yaw, cost in ((shorter, 0.0), (shorter + np.pi / 2, 0.01)):
@@ -227,7 +225,7 @@ def _side_grasps(outline: np.ndarray) -> list[Grasp]:
 
 
 def _rim_grasps(corners: np.ndarray, center: np.ndarray) -> list[Grasp]:
-    """All around the rim, one finger in the bowl and one outside."""
+    """Return grasps all around the rim, one finger inside the bowl and one outside."""
     rim = corners[corners[:, 2] > corners[:, 2].max() - 0.005][:, :2]
     radius = float(np.median(np.linalg.norm(rim - center, axis=1))) - 0.003
     angles = np.linspace(-np.pi, np.pi, 36, endpoint=False)
@@ -235,7 +233,7 @@ def _rim_grasps(corners: np.ndarray, center: np.ndarray) -> list[Grasp]:
 
 
 def _roomiest(scene: Scene, job: Job, grasps: list[Grasp], height: float) -> tuple[np.ndarray, float]:
-    """The point and yaw of the best grasp: room for the open hand, then what it costs, then the least turning."""
+    """Return point and yaw of the best grasp by room for the open hand, less the grasp's cost and the turning."""
     model = scene.model
     own = descendants(model, scene.env.obj_body_id[job.moved])
     robot = descendants(model, scene.env.sim.model.body_name2id(scene.env.robots[0].robot_model.root_body))

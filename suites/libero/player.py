@@ -1,4 +1,4 @@
-"""The adapter: plays one episode after another on one task's simulator at a time."""
+"""The adapter: one episode after another, with one task's simulator at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from evalkit.episode import Episode
 from evalkit.observation import Observation, ObservationSpec
 
 from . import upstream
-from .oracle import PickAndPlace, expert_for
+from .oracle import PickAndPlace, oracle_for
 from .scene import CameraView, Sample, Scene
 
 
 class LiberoAdapter:
-    """See ``evalkit.adapter.Adapter``. Keeps the current task's simulator (1.2–1.6 GB) and rebuilds on a change."""
+    """See ``evalkit.adapter.Adapter``. Keeps the current task's simulator (1.2–1.6 GB) until the task changes."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -27,18 +27,18 @@ class LiberoAdapter:
         self._initial_states = np.empty((0, 0))
         self._episode: Episode | None = None
         self._sample = Sample({}, {})
-        self._expert: PickAndPlace | None = None
+        self._oracle: PickAndPlace | None = None
 
     def reset(self, episode: Episode) -> None:
-        """Places the scene under the episode's seed, then takes the protocol's waiting steps."""
+        """Place the scene under the episode's seed, then take the protocol's waiting steps."""
         scene = self._scene_of(episode)
         if not episode.scene < len(self._initial_states):
             raise SimulatorError(f"{episode.task} has scenes 0..{len(self._initial_states) - 1}, not {episode.scene}")
         scene.reset(episode.seed, self._initial_states[episode.scene])
-        self._episode, self._expert = episode, None
-        protocol = self._setup.suite["protocol"]
-        action = np.asarray(protocol["waiting_action"], dtype=np.float32)
-        waiting = int(protocol["waiting_steps"])
+        self._episode, self._oracle = episode, None
+        settings = self._setup.settings
+        action = np.asarray(settings["waiting_action"], dtype=np.float32)
+        waiting = int(settings["waiting_steps"])
         if waiting == 0:
             self._sample = scene.observe(self._watched)
         for last in reversed(range(waiting)):
@@ -46,22 +46,22 @@ class LiberoAdapter:
             scene.conclude()
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
-        """Executes one control step; True when the benchmark's check says solved."""
+        """Execute one control step. Returns True if the benchmark's own check holds."""
         self._setup.action_space.check(action)
         scene = self._current()
-        if self._expert is not None:
-            self._expert.act(scene)  # its memory goes on with every executed step, whoever chose the action
+        if self._oracle is not None:
+            self._oracle.act(scene)  # its memory advances with every executed step, whatever the action's origin
         self._sample = scene.advance(action, self._watched if observe else {})
         return scene.conclude()
 
     def observe(self, observation_spec: ObservationSpec) -> Observation:
-        """What upstream's environment returned for the last step, reduced to ``needs``."""
+        """Return upstream's observation of the last step, reduced to ``observation_spec``."""
         self._current()
         missing = [name for name in observation_spec.cameras if name not in self._sample.images]
         if missing:
             raise SimulatorError(
                 f"no image of {', '.join(missing)} was taken in the last step: "
-                "name the camera in the setup's needs, and step with observe=True before looking"
+                "name the camera in the setup's observation_spec, and step with observe=True before observing"
             )
         unknown = [name for name in observation_spec.state if name not in self._sample.state]
         if unknown:
@@ -73,7 +73,7 @@ class LiberoAdapter:
         )
 
     def outcome(self) -> Outcome:
-        """Solved, by the benchmark's own check."""
+        """Return success by the benchmark's own check."""
         return Outcome(success=self._current().solved())
 
     def state(self) -> np.ndarray:
@@ -81,39 +81,39 @@ class LiberoAdapter:
         return self._current().state()
 
     def render_frame(self, camera: str) -> np.ndarray:
-        """An upright frame of this instant."""
+        """Return an upright frame of this instant."""
         scene = self._current()
         if not scene.renders:
-            raise SimulatorError("nothing is rendered here: name the film camera in the setup")
+            raise SimulatorError("nothing is rendered here: name video_camera in the setup")
         return np.ascontiguousarray(scene.render(self._view(camera))[::-1])
 
     def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
-        """The expert's next ``steps`` actions, found by letting a copy of it act and undoing what it did."""
+        """Return the oracle's next ``steps`` actions: a copy of it acts, and its actions are undone."""
         scene = self._current()
-        if self._expert is None:
-            self._expert = expert_for(self._setup, self._playing(), scene)
-        expert = copy.copy(self._expert)
+        if self._oracle is None:
+            self._oracle = oracle_for(self._setup, self._playing(), scene)
+        oracle = copy.copy(self._oracle)
         plan = np.zeros((steps, self._setup.action_space.size), dtype=np.float32)
         with scene.preserved():
             for step in range(steps):
-                plan[step] = expert.act(scene)  # its memory goes on with every step, whoever chose the action
+                plan[step] = oracle.act(scene)  # its memory advances with every step, committed ones included
                 if committed is not None and step < len(committed):
                     plan[step] = committed[step]
                 scene.advance(plan[step], {})
         return plan
 
     def close(self) -> None:
-        """Frees the simulator."""
+        """Free the simulator."""
         if self._scene is not None:
             self._scene.close()
         self._scene = self._episode = None
 
     def _scene_of(self, episode: Episode) -> Scene:
-        """The simulator of the episode's task: the one at hand, or a new one in its place."""
+        """Return the simulator of the episode's task: the present one, or a new one in its place."""
         if self._scene is not None and self._episode is not None and self._episode.task_key == episode.task_key:
             return self._scene
         self.close()
-        folder = self._setup.split(episode.split)["upstream"]
+        folder = self._setup.split_settings(episode.split)["upstream"]
         self._initial_states = upstream.initial_states(folder, episode.task)
         try:
             self._scene = Scene(
@@ -125,7 +125,7 @@ class LiberoAdapter:
         except (OSError, ValueError, LookupError, RuntimeError, AttributeError, AssertionError) as error:
             raise SimulatorError(
                 f"{episode.split}/{episode.task} cannot be built ({type(error).__name__}: {error}); "
-                "what is missing and how to get it: evalkit doctor libero"
+                "evalkit doctor libero lists the missing parts"
             ) from error
         return self._scene
 
@@ -145,7 +145,7 @@ class LiberoAdapter:
 
 
 def camera_views(setup: Setup) -> Mapping[str, CameraView]:
-    """The suite's cameras, by the names ``suite.yaml`` gives them."""
-    upstream_names = setup.suite["upstream_cameras"]
+    """Return the suite's cameras by their names in ``suite.yaml``."""
+    upstream_names = setup.settings["upstream_cameras"]
     cameras = setup.suite["cameras"].items()
     return {name: CameraView(str(upstream_names[name]), int(c["height"]), int(c["width"])) for name, c in cameras}

@@ -1,4 +1,4 @@
-"""What ``probe`` looks at: the asset folder, the files the chosen tasks need, and GL."""
+"""The checks of ``probe``: the asset folder, the files that the chosen tasks need, and GL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import assets, upstream
 
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """See ``evalkit.adapter``: facts, problems and reasons not to compare, for (split, task) pairs."""
+    """Return metadata, problems and reasons not to compare, for (split, task) pairs."""
     metadata: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
@@ -32,18 +32,18 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     if stand_ins:
         count = f"{len(stand_ins)} of {files} asset files are stand-ins (listed in the manifest)"
         incomparable.append(f"{count}: images of them are not the benchmark's")
-    if not problems:  # where GL fails, libero cannot be imported
+    if not problems:  # without GL, libero cannot be imported
         problems += _missing_files(setup, folder, tasks)
     return Probe(metadata, problems, incomparable)
 
 
 def _missing_files(setup: Setup, folder: Path, tasks: Sequence[tuple[str, str]]) -> list[str]:
-    """One line for each file that is not there, with the tasks that need it."""
+    """Return one line for each missing file, with the tasks that need it."""
     upstream.prepare(str(folder), setup.renders)
     needed_by: dict[str, list[str]] = {}
     problems = []
     for split, task in tasks:
-        path = upstream.task_file(setup.split(split)["upstream"], task)
+        path = upstream.task_file(setup.split_settings(split)["upstream"], task)
         if not path.is_file():
             problems.append(f"{path}: missing, the task file of {split}/{task}: evalkit setup libero")
             continue

@@ -1,7 +1,7 @@
 """One task's simulator: reset, control step, saved states.
 
-It runs the physics as upstream's environment does, call for call, and leaves out what feeds no number: observations
-nobody looks at, above all images, which cost over 90 % of an upstream step. States and images are bit-identical to its.
+It runs the physics like upstream's environment, call for call, and leaves out unused observations, above all images,
+which cost over 90 % of an upstream step. States and images are bit-identical to upstream's.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .control import ArmControl
 T = TypeVar("T")
 
 # Upstream observes inside a control step, after this physics step (of 25, from 0): its 20 Hz sensor clock runs two
-# ticks ahead because a reset observes twice. It stays there: rounding moves nothing in 2000 control steps.
+# ticks ahead because a reset observes twice. Rounding does not shift it within 2000 control steps.
 OBSERVED_SUBSTEP = 23
 PLACEMENT_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
 class CameraView:
-    """A camera of the simulator's model and the size of its picture in pixels."""
+    """A camera of the simulator's model and the size of its image in pixels."""
 
     upstream: str
     height: int
@@ -41,11 +41,11 @@ class CameraView:
 
 @dataclass(frozen=True)
 class Sample:
-    """What upstream's environment would return as the observation of a control step.
+    """Upstream's observation of a control step.
 
     Attributes:
         state: all the suite's state vectors, float64.
-        images: (H, W, 3) uint8 RGB of the cameras that were asked for, first row at the bottom.
+        images: (H, W, 3) uint8 RGB of the requested cameras, first row at the bottom.
     """
 
     state: Mapping[str, np.ndarray]
@@ -56,13 +56,13 @@ class Scene:
     """The simulator of one task, re-used from episode to episode."""
 
     def __init__(self, task_file: Path, control_hz: int, renders: bool, seed: int) -> None:
-        """Builds the task's model (2–4 s).
+        """Build the task's model (2–4 s).
 
         Args:
             task_file: the task's BDDL file.
             control_hz: control steps per simulated second.
-            renders: whether images will be asked for; without, no GL is touched.
-            seed: the simulator's seed (building places the objects once, as a reset does).
+            renders: True if images will be rendered; otherwise GL is not used.
+            seed: the simulator's seed (building places the objects once, like a reset).
         """
         from libero.libero.envs.env_wrapper import ControlEnv
 
@@ -77,8 +77,8 @@ class Scene:
             )
         ).env
         self.env._observables = OrderedDict()  # 39 sensors, polled at every physics step: see observe
-        # A hard reset, which upstream's evaluations do once after building, adds the samplers of open drawers and doors
-        # a second time and draws from both. The random numbers after those place the fixtures.
+        # Upstream's evaluations do a hard reset after building. It adds the samplers of open drawers and doors a second
+        # time and draws from both. The random numbers after those place the fixtures.
         self.env.object_property_initializers *= 2
         self.renders = renders
         self._fixtures = [self.env.obj_body_id[name] for name in self.env.fixtures_dict]
@@ -92,13 +92,13 @@ class Scene:
 
     @property
     def data(self) -> mujoco.MjData:
-        """The MuJoCo data. Quantities derived from positions are as the last physics step left them."""
+        """The MuJoCo data. Quantities derived from positions are those of the last physics step."""
         return self.env.sim.data._data
 
     def reset(self, seed: int, initial_state: np.ndarray) -> None:
-        """Puts the task in one of its initial states; what went before leaves no trace."""
+        """Put the task in one of its initial states, without a trace of earlier episodes."""
         gripper = self.env.robots[0].gripper
-        gripper.current_action = np.zeros(gripper.dof)  # robosuite's own reset forgets it
+        gripper.current_action = np.zeros(gripper.dof)  # robosuite's own reset leaves it
         np.random.seed(seed)
         _placed(self.env.reset)
         self.env.sim.set_state_from_flattened(initial_state)
@@ -107,11 +107,11 @@ class Scene:
         self._control = ArmControl(self.env.sim, self.env.robots[0])
 
     def advance(self, action: np.ndarray, cameras: Mapping[str, CameraView]) -> Sample:
-        """Runs one control step and observes where upstream observes.
+        """Run one control step and return the observation of upstream's instant.
 
         Args:
             action: (7,) within the action space.
-            cameras: what to render, by the name the images are to have.
+            cameras: the cameras to render, by the names of their images.
         """
         command = action.astype(np.float64)
         model, data, sample = self.model, self.data, None
@@ -127,16 +127,16 @@ class Scene:
         return sample
 
     def conclude(self) -> bool:
-        """Ends an executed control step (lamps and burners switch) and says whether the task is solved."""
+        """End an executed control step (lamps and burners switch). Returns True if the task is solved."""
         self.env._post_process()
         return self.solved()
 
     def solved(self) -> bool:
-        """The benchmark's own check."""
+        """Return the result of the benchmark's own check."""
         return bool(self.env._check_success())
 
     def observe(self, cameras: Mapping[str, CameraView]) -> Sample:
-        """The state vectors of this instant, and images of ``cameras``. Changes no state."""
+        """Return the state vectors of this instant and images of ``cameras``. Changes no state."""
         robot, data = self.env.robots[0], self.data
         hand = self.env.sim.model.body_name2id(robot.robot_model.eef_name)
         state = {
@@ -150,15 +150,15 @@ class Scene:
         return Sample(state, {name: self.render(view) for name, view in cameras.items()})
 
     def render(self, view: CameraView) -> np.ndarray:
-        """One (H, W, 3) uint8 RGB picture of this instant, first row at the bottom. Changes no state."""
-        picture: np.ndarray = self.env.sim.render(camera_name=view.upstream, height=view.height, width=view.width)
-        return picture
+        """Return an (H, W, 3) uint8 RGB image of this instant, first row at the bottom. Changes no state."""
+        image: np.ndarray = self.env.sim.render(camera_name=view.upstream, height=view.height, width=view.width)
+        return image
 
     def state(self) -> np.ndarray:
-        """Everything the future depends on, (N,) float64.
+        """Return everything that the future depends on, (N,) float64.
 
-        That is MuJoCo's integration state (time, positions, velocities, controls, warm start), what robosuite remembers
-        (the gripper's target, the controller's orientation goal) and where this reset put the fixtures.
+        That is MuJoCo's integration state (time, positions, velocities, controls, warm start), robosuite's memory (the
+        gripper's target, the controller's orientation goal) and the fixtures' placement by this reset.
         """
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         physics = np.empty(mujoco.mj_stateSize(self.model, kind))
@@ -171,10 +171,10 @@ class Scene:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Whatever is advanced inside has not happened afterwards, bit for bit."""
+        """Undo, bit for bit, every step that is run inside this context."""
         robot, holder, physics = self.env.robots[0], self.env.sim.data, self.data
         controller, fingers = dict(vars(robot.controller)), robot.gripper.current_action
-        holder._data = copy.copy(physics)  # what is advanced is a copy of MuJoCo's complete data
+        holder._data = copy.copy(physics)  # steps run on a copy of MuJoCo's complete data
         try:
             yield
         finally:
@@ -183,14 +183,14 @@ class Scene:
             robot.gripper.current_action = fingers
 
     def close(self) -> None:
-        """Frees the model and its GL context."""
+        """Free the model and its GL context."""
         self.env.close()
         self.env = None
         gc.collect()
 
 
 def _placed(place: Callable[[], T]) -> T:
-    """Calls ``place`` until the random placement of the objects succeeds, as upstream does."""
+    """Call ``place`` until the random placement of the objects succeeds, like upstream."""
     from robosuite.utils.errors import RandomizationError
 
     for _ in range(PLACEMENT_ATTEMPTS):

@@ -1,7 +1,7 @@
-"""The hf-libero package: importing it without its side effects, and reading its files.
+"""The hf-libero package: its import without side effects, and its files.
 
-Left alone, importing it asks questions on standard input, writes into the home folder and forces EGL; reading its
-initial states the usual way imports torch and unpickles whatever the file says. None of that happens here.
+By itself, its import prompts on standard input, writes into the home folder and forces EGL, and its reader of initial
+states imports torch and unpickles any object. None of that happens here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evalkit.adapter import SimulatorError
 
 
 def package_folder() -> Path:
-    """Where hf-libero's code, task files and initial states are installed. Imports nothing of it."""
+    """Return the folder of hf-libero's code, task files and initial states. Imports nothing of it."""
     spec = importlib.util.find_spec("libero")
     if spec is None or not spec.submodule_search_locations:
         raise SimulatorError("hf-libero is not installed in this environment: evalkit setup libero")
@@ -34,11 +34,11 @@ def package_folder() -> Path:
 
 
 def prepare(assets: str, renders: bool) -> None:
-    """Imports robosuite and libero in this process, with ``assets`` as libero's asset folder.
+    """Import robosuite and libero in this process, with ``assets`` as libero's asset folder.
 
     Args:
-        assets: the folder that libero's objects and scenes are read from.
-        renders: False where no image will be asked for: no GL library is then touched.
+        assets: the folder of libero's objects and scenes.
+        renders: False if no image will be rendered; no GL library is then loaded.
     """
     if not renders:
         os.environ.setdefault("MUJOCO_GL", "disabled")
@@ -53,12 +53,12 @@ def prepare(assets: str, renders: bool) -> None:
 
 
 def task_file(folder: str, task: str) -> Path:
-    """The BDDL file of a task; ``folder`` is the suite's name upstream, e.g. ``libero_object``."""
+    """Return the BDDL file of a task; ``folder`` is the suite's name upstream, e.g. ``libero_object``."""
     return package_folder() / "bddl_files" / folder / f"{task}.bddl"
 
 
 def initial_states(folder: str, task: str) -> np.ndarray:
-    """A task's fixed initial states, (50, N) float64: time, qpos and qvel of each scene."""
+    """Return a task's fixed initial states, (50, N) float64: time, qpos and qvel of each scene."""
     path = package_folder() / "init_files" / folder / f"{task}.pruned_init"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -70,10 +70,10 @@ def initial_states(folder: str, task: str) -> np.ndarray:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and refuses everything else."""
+    """An unpickler of numpy arrays that refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        reconstruct = np.empty(0).__reduce__()[0]  # where numpy keeps this function has changed between its versions
+        reconstruct = np.empty(0).__reduce__()[0]  # this function's module differs between numpy's versions
         admitted = {"_reconstruct": reconstruct, "ndarray": np.ndarray, "dtype": np.dtype, "encode": codecs.encode}
         if module.split(".")[0] not in ("numpy", "_codecs") or name not in admitted:
             raise pickle.UnpicklingError(f"{module}.{name} does not belong in a file of arrays")
@@ -81,9 +81,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _set_robosuite_macros() -> None:
-    """Loads robosuite's settings ahead of robosuite, which acts on them while it is imported.
+    """Load robosuite's settings before robosuite, whose import reads them.
 
-    It would otherwise put EGL in MUJOCO_GL's place, and write a log in /tmp.
+    By default that import replaces MUJOCO_GL by EGL and writes a log in /tmp.
     """
     package = importlib.util.find_spec("robosuite")
     if package is None or package.origin is None:
@@ -94,12 +94,12 @@ def _set_robosuite_macros() -> None:
     spec.loader.exec_module(macros)
     macros.__dict__.update(MUJOCO_GPU_RENDERING=False, FILE_LOGGING_LEVEL=None)
     sys.modules[macros.__name__] = macros
-    private = "robosuite.macros_private"  # its absence would be warned about
+    private = "robosuite.macros_private"  # without it, robosuite prints a warning
     sys.modules.setdefault(private, types.ModuleType(private))
 
 
 def _write_libero_config() -> None:
-    """Gives libero the settings file it would ask for, in a folder that goes when the process ends."""
+    """Write the settings file that libero would prompt for, in a folder that is removed when the process ends."""
     folder = tempfile.mkdtemp(prefix="evalkit-libero-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     package = package_folder()

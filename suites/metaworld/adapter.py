@@ -1,4 +1,4 @@
-"""Meta-World's side of evalkit: 50 Sawyer tasks on MuJoCo, with the package's own experts as the oracle.
+"""Meta-World's side of evalkit: 50 Sawyer tasks on MuJoCo, with the package's scripted policies as the oracle.
 
 Sources: metaworld 3.1.1 (``MT1``'s fixed tasks, ``SawyerXYZEnv.step``, ``metaworld.policies``); LeRobot's
 ``envs/metaworld.py`` for the corner2 camera's pose and flip.
@@ -21,16 +21,16 @@ from evalkit.observation import Observation, ObservationSpec
 from .scenes import fixed_placements
 from .snapshot import Snapshot, integration_state
 
-_MOST_ENVIRONMENTS = 16  # built tasks a worker keeps, so that a shuffled order does not rebuild one per episode
+_MOST_ENVIRONMENTS = 16  # tasks that a worker keeps built, so that a shuffled order does not rebuild one per episode
 
 
 def build(setup: Setup) -> MetaWorldAdapter:
-    """The adapter; no simulator is built before the first reset."""
+    """Return the adapter; no simulator is built before the first reset."""
     return MetaWorldAdapter(setup)
 
 
 def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """Imports the simulator and, where images will be asked for, tries GL."""
+    """Import the simulator and, if images will be rendered, test GL."""
     metadata: dict[str, Any] = {}
     problems: list[str] = []
     try:
@@ -52,7 +52,7 @@ def _registry() -> dict[str, Any]:
 
 
 class _Built:
-    """One task's environment, its 50 placements and its expert."""
+    """One task's environment, its 50 placements and its oracle (Meta-World's scripted policy)."""
 
     def __init__(self, setup: Setup, task: str) -> None:
         from metaworld.policies import ENV_POLICY_MAP
@@ -62,11 +62,11 @@ class _Built:
             raise SimulatorError(f"task {task}: not in this version of metaworld")
         ((height, width),) = {(c["height"], c["width"]) for c in setup.suite["cameras"].values()}  # one size for all
         self.env = kind(height=height, width=width)
-        for camera, position in setup.suite["camera_positions"].items():
+        for camera, position in setup.settings["camera_positions"].items():
             self.env.model.camera(camera).pos = position
-        self._flipped = setup.suite["camera_flips"]
+        self._flipped = setup.settings["camera_flips"]
         self.placements = fixed_placements(self.env, task, int(setup.suite["seed"]), int(setup.suite["scenes"]))
-        self.expert = ENV_POLICY_MAP[task]()
+        self.oracle = ENV_POLICY_MAP[task]()
 
     def render(self, camera: str) -> np.ndarray:
         import mujoco
@@ -75,13 +75,13 @@ class _Built:
         renderer.camera_id = mujoco.mj_name2id(self.env.model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
         if renderer.camera_id < 0:
             raise SimulatorError(f"Meta-World has no camera {camera!r}")
-        renderer._get_viewer("rgb_array").make_context_current()  # other tasks' environments have contexts of their own
+        renderer._get_viewer("rgb_array").make_context_current()  # each task's environment has its own context
         image = renderer.render("rgb_array")
         return np.ascontiguousarray(image[::-1, ::-1] if camera in self._flipped else image)
 
 
 class MetaWorldAdapter:
-    """Plays Meta-World episodes; also an expert (``Demonstrates``) and a camera operator (``Films``)."""
+    """An adapter for Meta-World; also an ``OraclePlanner`` and a ``FrameRenderer``."""
 
     def __init__(self, setup: Setup) -> None:
         warnings.filterwarnings("ignore", module=r"metaworld\..*")  # "Constant(s) may be too high", at every step
@@ -108,10 +108,10 @@ class MetaWorldAdapter:
         self._planned = []
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
-        """See :class:`evalkit.adapter.Adapter`. Images are taken in ``look``, so ``observe`` changes nothing."""
+        """See :class:`evalkit.adapter.Adapter`. ``observe`` has no effect: images are taken later."""
         self._space.check(action)
         if self._planned and np.array_equal(self._planned[0][0], action):
-            # The expert's plan was simulated from this very state with this very action: its end state is the result.
+            # The oracle's plan was simulated from this state with this action: its end state is the result.
             _, after, self._observed, self._solved = self._planned.pop(0)
             after.restore()
         else:
@@ -128,28 +128,28 @@ class MetaWorldAdapter:
         )
 
     def outcome(self) -> Outcome:
-        """Success is ``info["success"]`` of the last step."""
+        """Return success: ``info["success"]`` of the last step."""
         return Outcome(success=self._solved)
 
     def state(self) -> np.ndarray:
-        """MuJoCo's integration state, and where the scene put the fixtures."""
+        """Return MuJoCo's integration state and the scene's placement of the fixtures."""
         env = self._current.env
         placement = (env.model.body_pos, env.model.body_quat, env.model.site_pos)  # a scene may move fixtures
         return np.concatenate([integration_state(env), *(part.ravel() for part in placement)])
 
     def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
-        """See :class:`evalkit.adapter.Demonstrates`. The expert reads the 39-D observation, goal included."""
+        """See :class:`evalkit.adapter.OraclePlanner`. The oracle reads the 39-D observation, goal included."""
         env, observed, solved = self._current.env, self._observed, self._solved
         here = Snapshot(env)
         plan, self._planned = [], []
         for step in range(steps):
-            wanted = self._current.expert.get_action(observed.copy())  # some experts write into what they read
+            wanted = self._current.oracle.get_action(observed.copy())  # some oracles write into their input
             action = np.clip(wanted, self._space.low, self._space.high)
             action = action.astype(np.float32)
             if committed is not None and step < len(committed):
                 action = committed[step]
             plan.append(action)
-            over = solved or env.curr_path_length >= env.max_path_length  # what comes after is never executed
+            over = solved or env.curr_path_length >= env.max_path_length  # later actions are never executed
             if not over:
                 observed, solved = self._simulate(action)
                 self._planned.append((action, Snapshot(env), observed, solved))
@@ -157,11 +157,11 @@ class MetaWorldAdapter:
         return np.stack(plan)
 
     def render_frame(self, camera: str) -> np.ndarray:
-        """See :class:`evalkit.adapter.Films`."""
+        """See :class:`evalkit.adapter.FrameRenderer`."""
         return self._current.render(camera)
 
     def close(self) -> None:
-        """Closes every environment this worker built."""
+        """Close every environment that this worker built."""
         for built in self._built.values():
             built.env.close()
         self._built.clear()

@@ -1,8 +1,8 @@
-"""Meta-World's 50 fixed placements of a task, as ``MT1(task, seed).train_tasks`` has them, four times as fast.
+"""Meta-World's 50 fixed placements of a task, equal to ``MT1(task, seed).train_tasks`` and computed four times as fast.
 
 ``MT1`` builds a second environment and lets the arm settle (50 control steps, twice) after each of 50 resets, only to
 read the random vector that the reset drew. The vectors depend on the seed and on rejection tests among themselves, not
-on where the arm is, so here the arm's settling is skipped. A test compares all 50 tasks with ``MT1``, bit for bit.
+on the arm's pose, so this module skips the settling. A test compares all 50 tasks with ``MT1``, bit for bit.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 
 def fixed_placements(env: Any, task: str, seed: int, count: int = 50) -> list[Any]:
-    """The task's placements in the benchmark's order, for ``env.set_task``.
+    """Return the task's placements in the benchmark's order, for ``env.set_task``.
 
     Args:
         env: a fresh Meta-World environment of ``task``; usable as a fresh one afterwards.
         task: the task's name, e.g. ``"assembly-v3"``.
         seed: the benchmark's seed.
-        count: how many, from the first; the benchmark has 50.
+        count: number of placements, from the first; the benchmark has 50.
     """
     from metaworld.env_dict import ML1_ARGS_KWARGS
     from metaworld.types import Task

@@ -1,4 +1,4 @@
-"""Save a Meta-World environment and put it back, bit for bit."""
+"""A saved state of a Meta-World environment, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 _FIXED = frozenset({"model", "data", "mujoco_renderer", "np_random", "action_space", "observation_space"})
 
-# What MuJoCo derives from the state and something (an observation, the renderer) reads before the next step derives it
-# anew. Contacts and constraint forces are not among it: every step computes them before anything reads them.
+# Quantities that MuJoCo derives from the state, and that an observation or the renderer reads before the next step
+# derives them anew. Every step computes contacts and constraint forces before anything reads them: they are left out.
 _BODIES = ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "subtree_com", "qacc")
 _SCENERY = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
 _DERIVED = (*_BODIES, *_SCENERY)
@@ -18,8 +18,8 @@ _DERIVED = (*_BODIES, *_SCENERY)
 class Snapshot:
     """The whole of an environment's mutable state: MuJoCo's integration state and the Python attributes beside it.
 
-    Some attributes are views of MuJoCo's own memory (a site's position, say), so arrays are restored in place: a view
-    stays a view.
+    Some attributes are views of MuJoCo's own memory (a site's position, say), so arrays are restored in place and
+    stay views.
     """
 
     def __init__(self, env: Any) -> None:
@@ -31,7 +31,7 @@ class Snapshot:
         self._arrays = [(array, array.copy()) for array in (*derived, *own)]
 
     def restore(self) -> None:
-        """Puts everything back as it was when this snapshot was taken."""
+        """Restore the environment to this snapshot."""
         import mujoco
 
         for name in [n for n in vars(self._env) if n not in _FIXED and n not in self._attributes]:
@@ -43,7 +43,7 @@ class Snapshot:
 
 
 def integration_state(env: Any) -> np.ndarray:
-    """MuJoCo's integration state, (N,) float64: time, positions, velocities, warm start, controls, mocap pose."""
+    """Return MuJoCo's integration state, (N,) float64: time, positions, velocities, warm start, controls, mocap."""
     import mujoco
 
     kind = mujoco.mjtState.mjSTATE_INTEGRATION

@@ -1,7 +1,6 @@
 """SimplerEnv for evalkit: see ``README.md`` in this folder, and ``evalkit.adapter`` for the contract.
 
-Nothing here imports SAPIEN at module level: where Vulkan is broken, that import is what fails, and ``probe`` has to say
-so.
+Nothing here imports SAPIEN at module level: with a broken Vulkan that import fails, and ``probe`` has to report it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build(setup: Setup) -> SimplerAdapter:
-    """An adapter for ``setup``; raises SimulatorError where sources or Vulkan are missing."""
+    """Return an adapter for ``setup``. Raises SimulatorError if sources or Vulkan are missing."""
     upstream.prepare(setup)
 
     from .player import SimplerAdapter
@@ -27,5 +26,5 @@ def build(setup: Setup) -> SimplerAdapter:
 
 
 def probe(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """What would keep ``tasks`` ((split, task) pairs) from running here, and what results made here depend on."""
+    """Report the obstacles to ``tasks`` ((split, task) pairs) on this machine, and the facts that results depend on."""
     return probing.run(setup, tasks)

@@ -1,4 +1,4 @@
-"""The meshes, textures and photographs of a scene: what it needs, what of it is missing, and a digest."""
+"""The meshes, textures and photographs of a scene: the needed files, the missing ones, and a digest."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from .rehearsal import files_of
 from .upstream import MANISKILL, options, sources
 
 NAMED = 3  # missing files that a message names
-LAST_RESORT = "/textured.glb"  # upstream takes an object's first of these three, and asks for the last if there is none
+LAST_RESORT = (
+    "/textured.glb"  # upstream takes the first of these three that an object has, and needs the last if it has none
+)
 ANY_OF = "/textured.obj (or .dae, or .glb)"
 
 
 @dataclass(frozen=True)
 class Needed:
-    """What a scene is built and drawn from: absolute paths, there or not.
+    """The files of a scene: absolute paths, of existing and missing files alike.
 
     Attributes:
         files: every mesh, texture, description and photograph.
@@ -39,7 +41,7 @@ class Needed:
 
 
 def needed(setup: Setup, scene: Scene) -> Needed:
-    """The files of upstream's assets that a scene needs.
+    """Return the files of upstream's assets that a scene needs.
 
     Needs upstream to be prepared (``upstream.prepare``); starts no simulator.
     """
@@ -56,13 +58,13 @@ def needed(setup: Setup, scene: Scene) -> Needed:
 
 
 def missing(root: Path, files: Iterable[Path]) -> list[str]:
-    """Those of ``files`` that are not there, relative to the checkout at ``root``."""
+    """Return the missing ones of ``files``, relative to the checkout at ``root``."""
     absent = (_relative(path, root) for path in files if not path.is_file())
     return [name.replace(LAST_RESORT, ANY_OF) if name.endswith(LAST_RESORT) else name for name in absent]
 
 
 def describe(absent: Iterable[str]) -> str:
-    """One line that names the first few missing files and says what to do."""
+    """Return one line that names the first few missing files and says what to do."""
     names = sorted(absent)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
@@ -72,7 +74,7 @@ def describe(absent: Iterable[str]) -> str:
 
 
 def digest(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the sorted relative paths and hashes of ``files``, which must be there."""
+    """Return the SHA-256 over the sorted relative paths and hashes of ``files``, which must exist."""
     total = hashlib.sha256()
     for path in sorted(set(files)):
         total.update(f"{_relative(path, root)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -84,14 +86,14 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _named_in(message: str, root: Path) -> Path:
-    """The path that upstream's complaint about a missing file begins with or has in it."""
+    """Return the path in upstream's message about a missing file."""
     paths = re.findall(rf"{re.escape(str(root))}\S*", message)
     return Path(paths[0]) if paths else root / message.splitlines()[0]
 
 
 @cache
 def _meshes(urdf: Path) -> frozenset[Path]:
-    """The meshes a URDF names, and the textures of those that are drawn."""
+    """Return the meshes that a URDF names, and the textures of its visual meshes."""
     if not urdf.is_file():
         return frozenset()
     root = ElementTree.parse(urdf).getroot()
@@ -102,7 +104,7 @@ def _meshes(urdf: Path) -> frozenset[Path]:
 
 @cache
 def _textures(mesh: Path) -> frozenset[Path]:
-    """The files that a mesh which is drawn refers to; none where it is not there itself."""
+    """Return the files that a visual mesh refers to; none if the mesh is missing."""
     readers = {".obj": _of_obj, ".dae": _of_dae, ".glb": _of_glb}
     reader = readers.get(mesh.suffix.lower())
     if reader is None or not mesh.is_file():
@@ -117,7 +119,7 @@ def _of_obj(mesh: Path) -> Iterator[str]:
 
 
 def _words_after(keyword: str, path: Path) -> Iterator[str]:
-    """The last word (a file's name) of the lines that begin with ``keyword``."""
+    """Yield the last word (a file's name) of each line that begins with ``keyword``."""
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if re.match(rf"\s*{keyword}\s", line):

@@ -1,8 +1,8 @@
-"""Stages' collision meshes in the form that SAPIEN keeps of them.
+"""Stages' collision meshes in SAPIEN's cached form.
 
-SAPIEN cooks a stage's mesh the first time it loads it, saves the result beside the file, and reads that from then on.
-The two are not the same to the last bit, so the first episode in a fresh checkout would not be like any later one. Here
-every episode is a later one: a stage is cooked before it is used.
+SAPIEN cooks a stage's mesh when it first loads it, saves the result beside the file, and later reads the result. The
+two differ in the last bits, so the first episode in a fresh checkout would differ from later ones. Here a stage is
+always cooked before it is used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from evalkit.adapter import SimulatorError
 
 
 def cooked(stage: Path) -> Path:
-    """Where SAPIEN keeps what it made of a stage."""
+    """Return the path of SAPIEN's cooked form of a stage."""
     return stage.with_name(f"{stage.name}.nonconvex.stl")
 
 
 def cook(stages: Iterable[Path]) -> None:
-    """Has SAPIEN cook those of ``stages`` that it has not yet. Raises SimulatorError where it cannot save a result."""
+    """Make SAPIEN cook the uncooked ones of ``stages``. Raises SimulatorError if it cannot save a result."""
     for stage in stages:
         if not cooked(stage).is_file():
             _cook(stage)
@@ -34,7 +34,7 @@ def cook(stages: Iterable[Path]) -> None:
 
 
 def _cook(stage: Path) -> None:
-    """Loads a stage and lets it go. Other workers wait, so that none reads what another is still writing."""
+    """Load a stage and free it. Other workers wait, so that none reads a file that is still being written."""
     import sapien.core as sapien
 
     name = hashlib.sha256(str(stage.resolve()).encode()).hexdigest()[:16]
@@ -44,7 +44,7 @@ def _cook(stage: Path) -> None:
             return
         engine, renderer = sapien.Engine(), sapien.SapienRenderer()
         engine.set_renderer(renderer)
-        scene = engine.create_scene()  # named, all of them: none keeps what it depends on alive
+        scene = engine.create_scene()  # all in variables: none keeps the objects that it depends on alive
         builder = scene.create_actor_builder()
         builder.add_nonconvex_collision_from_file(str(stage))
         builder.build_static()

@@ -1,22 +1,22 @@
-"""A task's scenes, generated from the axes that ``suite.yaml`` gives its grid. Needs no simulator.
+"""A task's scenes, generated from the axes of its grid in ``suite.yaml``. Needs no simulator.
 
-A grid has ``all`` (what every scene has) and ``axes`` (a list of ``{name: values}``; all combinations, the last axis
-fastest). A value that is a mapping is merged into the scene; any other sets ``name``. Values are a list, or
-``{from: a, to: b, count: n}`` (n numbers, ends included), or ``{count: n}`` (0 to n - 1), or ``block``: then the grid
-has ``blocks``, lists of values, and is gone through once with each of them on this axis. In a scene these names mean:
+A grid has ``all`` (the values of every scene) and ``axes`` (a list of ``{name: values}``; all combinations, the last
+axis fastest). A value that is a mapping is merged into the scene; any other sets ``name``. Values are a list, or
+``{from: a, to: b, count: n}`` (n numbers, ends included), or ``{count: n}`` (0 to n - 1), or ``block``: the grid then
+has ``blocks``, lists of values, and is run once with each of them on this axis. In a scene these names mean:
 
 ========================= ==============================================================================================
 ``environment``           upstream's registered name; ``{drawer}`` stands for the scene's drawer
 ``robot``                 upstream's name of the robot
-``robot_x``, ``robot_y``  where its base is put, m, world frame
-``robot_yaw``             and how it is turned, rad (0 where absent)
-``object_x``, ``object_y`` where the object is put, m, world frame
+``robot_x``, ``robot_y``  position of its base, m, world frame
+``robot_yaw``             yaw of its base, rad (0 by default)
+``object_x``, ``object_y`` position of the object, m, world frame
 ``episode_id``            index of one of the placements that upstream's task has
 ``overlay``               the photograph behind robot and objects, a file in ``data/real_inpainting``
 ``limit``                 control steps after which the episode is lost
 ========================= ==============================================================================================
 
-All others are passed on to the environment as they are.
+All others are passed to the environment unchanged.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Scene:
     Attributes:
         robot: the robot's section of ``suite.yaml``.
         environment: upstream's registered name.
-        options: what the environment is built with, by upstream's names; without control mode and photograph.
-        placement: the options of its reset, as upstream's evaluation passes them.
+        options: the arguments of the environment, by upstream's names, without control mode and photograph.
+        placement: the options of its reset, in upstream's form.
         overlay: file name of the photograph, or None.
         limit: control steps after which the episode is lost.
     """
@@ -54,8 +54,8 @@ class Scene:
 
 
 def scene_of(setup: Setup, split: str, task: str, index: int) -> Scene:
-    """A task's scene by its index in the published order. Raises SimulatorError where there is none."""
-    grid, robot = _grid(setup, split, task), _robot(setup, split)
+    """Return a task's scene by its index in the published order. Raises SimulatorError if there is none."""
+    grid, robot = _grid(setup, split, task), robot_of(setup, split)
     remaining = index
     for axes in _blocks(grid):
         sizes = [len(values) for values in axes]
@@ -67,27 +67,28 @@ def scene_of(setup: Setup, split: str, task: str, index: int) -> Scene:
 
 
 def scenes_of(setup: Setup, split: str, task: str) -> Iterator[Scene]:
-    """A task's scenes in the published order."""
-    grid, robot = _grid(setup, split, task), _robot(setup, split)
+    """Yield a task's scenes in the published order."""
+    grid, robot = _grid(setup, split, task), robot_of(setup, split)
     for axes in _blocks(grid):
         for chosen in itertools.product(*axes):
             yield _scene(robot, grid["all"], list(chosen))
 
 
 def _grid(setup: Setup, split: str, task: str) -> Mapping[str, Any]:
-    grids: Mapping[str, Mapping[str, Any]] = setup.split(split)["grid"]
+    grids: Mapping[str, Mapping[str, Any]] = setup.split_settings(split)["grid"]
     if task not in grids:
         raise SimulatorError(f"suite.yaml has no grid for {split}/{task}")
     return grids[task]
 
 
-def _robot(setup: Setup, split: str) -> Mapping[str, Any]:
-    robot: Mapping[str, Any] = setup.suite["robots"][setup.split(split)["robot"]]
+def robot_of(setup: Setup, split: str) -> Mapping[str, Any]:
+    """Return the section of ``suite.yaml`` for a split's robot."""
+    robot: Mapping[str, Any] = setup.settings["robots"][setup.split_settings(split)["robot"]]
     return robot
 
 
 def _blocks(grid: Mapping[str, Any]) -> Iterator[list[list[dict[str, Any]]]]:
-    """The axes of each block: what each value on each axis adds to a scene."""
+    """Yield the axes of each block: the additions of each value on each axis to a scene."""
     for block in grid.get("blocks", [[]]):
         yield [_values(axis, block) for axis in grid["axes"]]
 

@@ -1,8 +1,8 @@
-"""The scripted expert: opens and closes the cabinet's drawers, with privileged state.
+"""The oracle: opens and closes the cabinet's drawers, with privileged state.
 
-It plays ahead in a second simulator of the same episode. PhysX does not let a state be put back bit for bit, but the
-same episode under the same actions is the same bit for bit: the second simulator goes through what the first one did
-and is then a few steps ahead of it. The first one is not touched.
+It plays ahead in a second simulator of the same episode. PhysX cannot restore a state bit for bit, but the same episode
+under the same actions is the same bit for bit. The second simulator repeats the first one's actions and then runs a few
+steps ahead. The first one is not touched.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from evalkit.episode import Episode
 
 from .simulation import Simulation
 
-STEP = 0.08  # m an action moves the hand at most
-TURN = 0.25  # rad an action turns it at most
-POSITION_GAIN, ROTATION_GAIN = 2.0, 1.5  # the arm covers about half of what an action asks for
+STEP = 0.08  # maximum motion of the hand per action, m
+TURN = 0.25  # maximum rotation of the hand per action, rad
+POSITION_GAIN, ROTATION_GAIN = 2.0, 1.5  # the arm covers about half of an action's motion
 ALIGNED = 0.15  # rad
-PATIENCE = 12  # control steps at one waypoint
-DRAG = 0.1  # m ahead of the hand that pushing and pulling aim at
-REACH = 0.2  # m to either side of the cabinet's middle where a drawer is handled
+PATIENCE = 12  # maximum of control steps at one waypoint
+DRAG = 0.1  # distance ahead of the hand of the target while pushing and pulling, m
+REACH = 0.2  # maximum distance from the cabinet's middle at which a drawer is grasped, m
 OPENED = 0.15  # m; upstream's threshold
 CLOSED_HAND = 1.0
 
-# where the hand points: down a little, to reach under the table top; steeply, for the low drawers; down, for pushing
+# directions of the hand: slightly down, to reach under the table top; steep, for low drawers; down, for pushing
 SHALLOW, STEEP, DOWN = (-0.95, 0.0, -0.3), (-0.75, 0.0, -0.66), (-0.3, 0.0, -0.95)
 HIGH_DRAWER = 0.4  # m above the floor: the top edge of a drawer that is opened with a shallow hand first
 
 
 @dataclass(frozen=True)
 class Front:
-    """A drawer's front panel as it stands, m, world frame: its outer face's x, and z of its middle and its top edge."""
+    """A drawer's front panel, m, world frame: x of its outer face, z of its middle and of its top edge."""
 
     face: float
     middle: float
@@ -43,31 +43,31 @@ class Front:
 
 @dataclass(frozen=True)
 class Waypoint:
-    """Where the hand goes next: target (3,) m, direction it points (3,), and how near (m) counts as there; 0 never."""
+    """A waypoint of the hand: target (3,) m, direction (3,), and the distance (m) that counts as reached; 0 never."""
 
     target: np.ndarray
     direction: np.ndarray
     near: float
 
 
-def expert_for(setup: Setup, episode: Episode, build: Callable[[], Simulation]) -> Expert:
-    """The expert for an episode, which ``build`` makes another simulator of. Raises SimulatorError for other tasks."""
+def oracle_for(setup: Setup, episode: Episode, build: Callable[[], Simulation]) -> Oracle:
+    """Return an episode's oracle; ``build`` makes a simulator of it. Raises SimulatorError for an unknown task."""
     problem = unknown(setup, episode.split, episode.task)
     if problem:
         raise SimulatorError(problem)
-    return Expert(build)
+    return Oracle(build)
 
 
 def unknown(setup: Setup, split: str, task: str) -> str | None:
-    """Why the expert cannot play a task, or None where it can."""
-    known = setup.suite["oracle_tasks"]
+    """Return the reason why the oracle cannot play a task, or None."""
+    known = setup.settings["oracle_tasks"]
     if task in known:
         return None
-    return f"{split}/{task}: the scripted expert knows {' and '.join(known)} alone; name those with --task"
+    return f"{split}/{task}: the oracle knows {' and '.join(known)} alone; name those with --task"
 
 
-class Expert:
-    """One episode's expert and its simulator."""
+class Oracle:
+    """One episode's oracle and its simulator."""
 
     def __init__(self, build: Callable[[], Simulation]) -> None:
         self._build = build
@@ -76,20 +76,20 @@ class Expert:
         self._next: np.ndarray | None = None
 
     def plan(self, done: Sequence[np.ndarray], steps: int) -> np.ndarray:
-        """The next ``steps`` actions after those in ``done``, (steps, 7) float32. After success, zeros.
+        """Return the next ``steps`` actions after those in ``done``, (steps, 7) float32. After success, zeros.
 
-        What was done instead of what was planned before the plan's last action makes the second simulator start over.
+        If executed actions differ from the planned ones, the second simulator starts over.
         """
         if self._ahead is None or not _agree(self._played, done):
             self.close()
             self._ahead, self._played, self._next = self._build(), [], None
             self._drawer = DrawerScript(self._ahead)
         for action in done[len(self._played) :]:
-            self._ask()  # so that the script remembers the same whether it was asked or not
+            self._next_action()  # keeps the script's memory independent of the calls of plan
             self._play(action)
         planned = self._played[len(done) :][:steps]
         while len(planned) < steps and not self._ahead.success:
-            planned.append(self._ask())
+            planned.append(self._next_action())
             if len(planned) < steps:
                 self._play(planned[-1])
         plan = np.zeros((steps, 7), np.float32)
@@ -97,13 +97,13 @@ class Expert:
         return plan
 
     def close(self) -> None:
-        """Frees the second simulator."""
+        """Free the second simulator."""
         if self._ahead is not None:
             self._ahead.close()
         self._ahead = None
 
-    def _ask(self) -> np.ndarray:
-        """The script's action for where the second simulator is; asked once at each place."""
+    def _next_action(self) -> np.ndarray:
+        """Return the script's action for the second simulator's state, computed once per state."""
         assert self._ahead is not None
         if self._next is None:
             self._next = self._drawer.act(self._ahead)
@@ -117,10 +117,10 @@ class Expert:
 
 
 class DrawerScript:
-    """Hooks a drawer's front panel from behind and pulls, or pushes against it; a pull that fails starts over."""
+    """A script that hooks a drawer's front panel from behind and pulls, or pushes it; a failed pull starts over."""
 
     def __init__(self, simulation: Simulation) -> None:
-        """Reads which drawer it is, and whether it stands open, from the episode's first instant."""
+        """Read the drawer and its opening from the episode's first instant."""
         env = simulation.env
         self._opens = _extent(simulation) < OPENED
         self._beside = float(np.clip(env.tcp.pose.p[1], -REACH, REACH))
@@ -129,7 +129,7 @@ class DrawerScript:
         self._attempt = self._stage = self._ticks = 0
 
     def act(self, simulation: Simulation) -> np.ndarray:
-        """The action for this instant, (7,) float32. Remembers; does not touch the simulator."""
+        """Return the action for this instant, (7,) float32. Updates its memory, not the simulator."""
         from transforms3d.quaternions import quat2mat
 
         hand = simulation.env.tcp.pose
@@ -175,12 +175,12 @@ def _waypoint(target: tuple[float, float, float], direction: tuple[float, float,
 
 
 def _extent(simulation: Simulation) -> float:
-    """How far the drawer is pulled out, m."""
+    """Return the drawer's opening, m."""
     return float(simulation.env.art_obj.get_qpos()[simulation.env.joint_idx])
 
 
 def _front(simulation: Simulation) -> Front:
-    """The front panel: the foremost of the boxes that a drawer is made of."""
+    """Return the front panel: the foremost of the drawer's boxes."""
     link = simulation.env.drawer_obj
     boxes = [(shape.get_local_pose().p, shape.geometry.half_lengths) for shape in link.get_collision_shapes()]
     center, half = max(boxes, key=lambda box: float(box[0][0]))
@@ -193,5 +193,5 @@ def _at_most(limit: float, vector: np.ndarray) -> np.ndarray:
 
 
 def _agree(played: Sequence[np.ndarray], done: Sequence[np.ndarray]) -> bool:
-    """Whether the shorter is how the longer begins."""
+    """Return True if the shorter is the beginning of the longer."""
     return all(np.array_equal(a, b) for a, b in zip(played, done, strict=False))

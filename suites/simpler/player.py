@@ -1,4 +1,4 @@
-"""SimplerEnv as evalkit plays it."""
+"""The adapter: one episode after another, each in a new environment."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from evalkit.observation import Observation, ObservationSpec
 
 from . import assets, cooking, upstream, vulkan
 from .grid import Scene, scene_of
-from .oracle import Expert, expert_for
+from .oracle import Oracle, oracle_for
 from .simulation import Simulation
 
 
 class SimplerAdapter:
-    """Plays one episode after the other, each in an environment of its own."""
+    """See ``evalkit.adapter.Adapter``; also an ``OraclePlanner`` and a ``FrameRenderer``."""
 
     def __init__(self, setup: Setup) -> None:
-        """Finds Vulkan. Raises SimulatorError where there is none."""
+        """Prepare Vulkan. Raises SimulatorError if there is none."""
         self._setup = setup
         self._space = setup.action_space
-        self._shader = setup.suite["protocol"]["cpu_shader"] if vulkan.on_cpu(vulkan.prepare()) else None
+        self._shader = setup.settings["cpu_shader"] if vulkan.on_cpu(vulkan.prepare()) else None
         self._simulation: Simulation | None = None
-        self._expert: Expert | None = None
+        self._oracle: Oracle | None = None
 
     def reset(self, episode: Episode) -> None:
-        """See :class:`evalkit.adapter.Adapter`. Builds the scene anew."""
+        """See :class:`evalkit.adapter.Adapter`. Builds a new scene."""
         self.close()
         scene = scene_of(self._setup, episode.split, episode.task, episode.scene)
         needed = assets.needed(self._setup, scene)
@@ -39,7 +39,7 @@ class SimplerAdapter:
         self._actions: list[np.ndarray] = []
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
-        """See :class:`evalkit.adapter.Adapter`. Images are taken in ``look``, so ``observe`` changes nothing."""
+        """See :class:`evalkit.adapter.Adapter`. ``observe`` has no effect: images are taken later."""
         self._space.check(action)
         self._actions.append(np.array(action))
         solved = self._current.advance(action)
@@ -54,12 +54,12 @@ class SimplerAdapter:
         state = {"eef_pose": simulation.eef_pose, "gripper_openness": simulation.gripper_openness}
         return Observation(
             instruction=simulation.instruction(),
-            images={camera: simulation.picture() for camera in observation_spec.cameras},
+            images={camera: simulation.render() for camera in observation_spec.cameras},
             state={name: state[name]() for name in observation_spec.state},
         )
 
     def outcome(self) -> Outcome:
-        """The benchmark's own check after the last step."""
+        """Return the result of the benchmark's own check after the last step."""
         return Outcome(success=self._current.success)
 
     def state(self) -> np.ndarray:
@@ -67,23 +67,23 @@ class SimplerAdapter:
         return self._current.state()
 
     def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
-        """See :class:`evalkit.adapter.Demonstrates`. The expert plays ahead in a second simulator of this episode."""
-        if self._expert is None:
-            self._expert = expert_for(self._setup, self._episode, lambda: self._build(self._scene))
-        certain = np.zeros((0, self._space.size), np.float32) if committed is None else committed[:steps]
-        planned = self._expert.plan([*self._actions, *certain], steps - len(certain))
-        return np.concatenate([certain, planned])
+        """See :class:`evalkit.adapter.OraclePlanner`. The oracle plays ahead in a second simulator of this episode."""
+        if self._oracle is None:
+            self._oracle = oracle_for(self._setup, self._episode, lambda: self._build(self._scene))
+        fixed = np.zeros((0, self._space.size), np.float32) if committed is None else committed[:steps]
+        planned = self._oracle.plan([*self._actions, *fixed], steps - len(fixed))
+        return np.concatenate([fixed, planned])
 
     def render_frame(self, camera: str) -> np.ndarray:
-        """See :class:`evalkit.adapter.Films`. Whatever the name, the picture is that of the robot's own camera."""
-        return self._current.picture()
+        """See :class:`evalkit.adapter.FrameRenderer`. Every name stands for the robot's own camera."""
+        return self._current.render()
 
     def close(self) -> None:
-        """Frees the simulators of the last episode."""
-        for held in (self._expert, self._simulation):
-            if held is not None:
-                held.close()
-        self._simulation, self._expert = None, None
+        """Free the simulators of the last episode."""
+        for part in (self._oracle, self._simulation):
+            if part is not None:
+                part.close()
+        self._simulation, self._oracle = None, None
 
     @property
     def _current(self) -> Simulation:

@@ -1,4 +1,4 @@
-"""What is there, what is missing, and what results made here depend on."""
+"""The checks of ``probe``: numpy, Vulkan, upstream's code, and every file of every scene."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from evalkit.adapter import Probe, Setup, SimulatorError
 
 from . import assets, cooking, upstream, vulkan
-from .grid import scenes_of
+from .grid import robot_of, scenes_of
 
 RAY_TRACED = "rt"
 
 
 def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
-    """Looks at numpy, Vulkan, sources, and at every file that every scene of ``tasks`` needs; plays nothing."""
+    """Check numpy, Vulkan, sources and every file that a scene of ``tasks`` needs, without playing anything."""
     metadata: dict[str, Any] = {}
     problems: list[str] = []
     incomparable: list[str] = []
@@ -41,20 +41,20 @@ def run(setup: Setup, tasks: Sequence[tuple[str, str]]) -> Probe:
     if setup.renders and devices and vulkan.on_cpu(devices):
         incomparable.append("images were rendered on the CPU (lavapipe), not by an NVIDIA driver")
         if _any_ray_traced(setup, tasks):
-            shader = metadata["gl"]["shader"] = setup.suite["protocol"]["cpu_shader"]
+            shader = metadata["gl"]["shader"] = setup.settings["cpu_shader"]
             incomparable.append(f"drawer tasks were rendered with shader {shader} instead of {RAY_TRACED}")
     return Probe(metadata, problems, incomparable)
 
 
 def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
-    """What a policy asks for that a task's robot or the expert does not have."""
+    """Return the requests of the policy that a task's robot or the oracle cannot meet."""
     problems = []
     for split in dict.fromkeys(split for split, _ in tasks):
-        own = setup.suite["robots"][setup.split(split)["robot"]]["camera"]
+        own = robot_of(setup, split)["camera"]
         lacking = [camera for camera in setup.observation_spec.cameras if camera != own]
         if lacking:
             problems.append(
-                f"{split} has the camera {own} alone, and the policy looks through {', '.join(lacking)}: "
+                f"{split} has the camera {own} alone, and the policy uses {', '.join(lacking)}: "
                 f"choose a split of the policy's own robot with --split"
             )
     if setup.observation_spec.oracle_steps:
@@ -65,22 +65,22 @@ def _unsuited(setup: Setup, tasks: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _assets(setup: Setup, tasks: Sequence[tuple[str, str]], vulkan_works: bool) -> tuple[str | None, list[str]]:
-    """The digest of all files that ``tasks`` need (None where one is missing), and a line per task that lacks any.
+    """Return the digest of all files that ``tasks`` need (None if one is missing), and a line per task that lacks any.
 
-    Cooks the stages, so that no two workers do.
+    Also cooks the stages, so that workers need not.
     """
     root = upstream.sources(setup)[1]
     files: set[Path] = set()
     stages: set[Path] = set()
     problems = []
     for split, task in tasks:
-        observation_spec = [assets.needed(setup, scene) for scene in scenes_of(setup, split, task)]
-        own = set().union(*(needed.files for needed in observation_spec))
+        needs = [assets.needed(setup, scene) for scene in scenes_of(setup, split, task)]
+        own = set().union(*(needed.files for needed in needs))
         absent = assets.missing(root, own)
         if absent:
             problems.append(f"{split}/{task} cannot be played: {assets.describe(absent)}")
         files |= own
-        stages |= set().union(*(needed.stages for needed in observation_spec))
+        stages |= set().union(*(needed.stages for needed in needs))
     if problems or not vulkan_works:
         return None, problems
     try:

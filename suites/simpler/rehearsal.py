@@ -1,7 +1,7 @@
-"""Which files upstream's code loads for a scene, without SAPIEN loading any.
+"""The files that upstream's code loads for a scene, found without loading them.
 
-Upstream's own methods run, on a class derived from the scene's: only the base class's part, which would start the
-engine and step it, is left out, and the SAPIEN scene is one that notes file names.
+Upstream's own methods run on a class derived from the scene's. Only the base class's part, which would start and step
+the engine, is left out, and the SAPIEN scene is replaced by a recorder of file names.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .upstream import environment_class
 
 @dataclass
 class Files:
-    """What is loaded for a scene.
+    """The files loaded for a scene.
 
     Attributes:
-        visuals: meshes that are drawn; they come with textures.
-        collisions: meshes of objects, to collide with.
-        stages: meshes of rooms and tables, to collide with.
-        robots: URDF files, of the robot and of the furniture.
+        visuals: visual meshes; they have textures.
+        collisions: collision meshes of objects.
+        stages: collision meshes of rooms and tables.
+        robots: URDF files of the robot and the furniture.
         images: photographs.
     """
 
@@ -35,27 +35,27 @@ class Files:
     images: list[Path] = field(default_factory=list)
 
 
-class _Noted(Exception):
-    """Everything of interest has been asked for."""
+class _Recorded(Exception):
+    """Every file name of interest has been recorded."""
 
 
-class _Thing:
-    """Stands for whatever is built: takes any attribute and any call."""
+class _StandIn:
+    """A stand-in for any built object: it accepts every attribute and call."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: _Thing()
+        return lambda *args, **kwargs: _StandIn()
 
 
-class _Notes(_Thing):
-    """Stands for the SAPIEN scene and its builders."""
+class _Recorder(_StandIn):
+    """A stand-in for the SAPIEN scene and its builders."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    def create_actor_builder(self) -> _Notes:
+    def create_actor_builder(self) -> _Recorder:
         return self
 
-    def create_urdf_loader(self) -> _Notes:
+    def create_urdf_loader(self) -> _Recorder:
         return self
 
     def add_visual_from_file(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -69,18 +69,18 @@ class _Notes(_Thing):
 
     def load(self, filename: str, *args: Any, **kwargs: Any) -> None:
         self._files.robots.append(Path(filename))
-        raise _Noted
+        raise _Recorded
 
 
 def files_of(scene: Scene, options: Mapping[str, Any]) -> Files:
-    """The files that upstream loads for a scene, absolute.
+    """Return the files that upstream loads for a scene, as absolute paths.
 
     Args:
         scene: the grid's cell.
-        options: what its environment is built with, from :func:`upstream.options`.
+        options: its environment's arguments, from :func:`upstream.options`.
 
     Raises:
-        FileNotFoundError: upstream's constructor itself looked for a file or folder and did not find it.
+        FileNotFoundError: upstream's constructor did not find a file or folder.
     """
     from mani_skill2_real2sim import format_path
     from mani_skill2_real2sim.envs.sapien_env import BaseEnv
@@ -88,10 +88,10 @@ def files_of(scene: Scene, options: Mapping[str, Any]) -> Files:
     files = Files()
 
     class Rehearsal(BaseEnv):  # type: ignore[misc]
-        """Takes the place of the base class's constructor and reset in the scene's class."""
+        """A replacement of the base class's constructor and reset in the scene's class."""
 
         def __init__(self, **kwargs: Any) -> None:
-            self._scene, self._renderer = _Notes(files), _Thing()
+            self._scene, self._renderer = _Recorder(files), _StandIn()
             self._main_seed = None
             self.set_main_rng(2022)
             self._configure_agent()
@@ -100,11 +100,11 @@ def files_of(scene: Scene, options: Mapping[str, Any]) -> Files:
         def reset(self, seed: int | None = None, options: dict | None = None) -> None:
             self._load_actors()
             self._load_articulations()
-            raise _Noted
+            raise _Recorded
 
     built = type("Rehearsal", (environment_class(scene.environment), Rehearsal), {})(**options)
     if scene.overlay is not None:
         files.images.append(Path(options["rgb_overlay_path"]))
-    with contextlib.suppress(_Noted):
+    with contextlib.suppress(_Recorded):
         built.reset(options={name: dict(value) for name, value in scene.placement.items()})
     return files

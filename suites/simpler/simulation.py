@@ -1,4 +1,4 @@
-"""One episode's simulator: built for one scene, stepped, looked at, thrown away."""
+"""One episode's simulator, built for one scene and discarded after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evalkit.adapter import Setup
 from . import upstream
 from .grid import Scene
 
-# what upstream's tasks remember between steps, beside their episode statistics
+# the memory of upstream's tasks between steps, beside their episode statistics
 MEMORY = ("_elapsed_steps", "cur_subtask_id", "consecutive_grasp", "lifted_obj")
 
 
@@ -22,7 +22,7 @@ class Simulation:
     """Upstream's environment for one scene, at its first control step."""
 
     def __init__(self, setup: Setup, scene: Scene, shader: str | None) -> None:
-        """Builds the environment and resets it, as upstream's evaluation does (0.3 to 1.5 s).
+        """Build the environment and reset it, like upstream's evaluation (0.3 to 1.5 s).
 
         Args:
             setup: the suite and its sources.
@@ -32,16 +32,16 @@ class Simulation:
         from simpler_env.utils.env.env_builder import build_maniskill2_env
 
         wanted = upstream.options(setup, scene, shader)
-        # without the wrappers and the time limit, which the player stands in for; and nothing is rendered until it is
-        # asked for: the images of building and resetting are made by nobody's wish
+        # without the wrappers and the time limit, which the player replaces, and without images: upstream would also
+        # render while it builds and resets
         wrapped = build_maniskill2_env(scene.environment, obs_mode="none", max_episode_steps=scene.limit, **wanted)
         self.env: Any = wrapped.unwrapped
         self._camera = str(scene.robot["upstream_camera"])
-        self.env.reset(options=copy.deepcopy(dict(scene.placement)))  # some tasks write into what they are given
+        self.env.reset(options=copy.deepcopy(dict(scene.placement)))  # some tasks write into their options
         self.success = False
 
     def advance(self, action: np.ndarray) -> bool:
-        """Runs one control step, renders nothing; returns whether the benchmark's own check holds now.
+        """Run one control step without rendering. Returns True if the benchmark's own check holds now.
 
         Args:
             action: (7,) float32 within the action space.
@@ -51,11 +51,11 @@ class Simulation:
         return self.success
 
     def instruction(self) -> str:
-        """What the policy is told at this instant."""
+        """Return the instruction of this instant."""
         return str(self.env.get_language_instruction())
 
-    def picture(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of this instant, the photograph behind it where there is one. Changes no physics.
+    def render(self) -> np.ndarray:
+        """Return an (H, W, 3) uint8 RGB image of this instant, any photograph included. Changes no physics.
 
         Only this robot's own camera is rendered; upstream also renders a small one that nothing reads.
         """
@@ -71,9 +71,9 @@ class Simulation:
         return rgb
 
     def eef_pose(self) -> np.ndarray:
-        """(7,) float64: the tool centre's x, y, z (m) and quaternion w, x, y, z in the frame of the base link.
+        """Return the tool centre's x, y, z (m) and quaternion w, x, y, z in the frame of the base link, (7,) float64.
 
-        Computed in the precision and order of the fork that has it as ``obs["agent"]["eef_pos"]``, for equal bits.
+        Computed in the precision and order of the fork's ``obs["agent"]["eef_pos"]``, for equal bits.
         """
         from transforms3d.quaternions import mat2quat
 
@@ -82,13 +82,13 @@ class Simulation:
         return np.concatenate([hand[:3, 3], mat2quat(hand[:3, :3])]).astype(np.float64)
 
     def gripper_openness(self) -> np.ndarray:
-        """(1,) float64: 0 closed to 1 open."""
+        """Return the gripper's opening, (1,) float64: 0 closed to 1 open."""
         return np.array([1 - self.env.agent.get_gripper_closedness()], np.float64)
 
     def state(self) -> np.ndarray:
-        """Positions and velocities of all bodies and joints, the controllers' targets and the task's memory, float64.
+        """Return poses and velocities of all bodies and joints, controller targets and the task's memory, (N,) float64.
 
-        All that SAPIEN shows of it: PhysX also keeps contacts from step to step, which cannot be read.
+        That is all that SAPIEN exposes: PhysX also keeps contacts from step to step, which cannot be read.
         """
         env = self.env
         memory = [float(getattr(env, name, 0.0)) for name in MEMORY]
@@ -96,7 +96,7 @@ class Simulation:
         return np.concatenate([env.get_state(), *self._targets(), memory, statistics]).astype(np.float64)
 
     def close(self) -> None:
-        """Frees the scene."""
+        """Free the scene."""
         self.env.close()
         self.env = None
         gc.collect()

@@ -1,4 +1,4 @@
-"""SimplerEnv and ManiSkill2_real2sim: imported from their checkouts, without installing them."""
+"""SimplerEnv and ManiSkill2_real2sim, imported from their checkouts without being installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOW_TO_GET = "evalkit setup simpler (fetches them), or --source DIR, or EVALKIT_
 
 
 def sources(setup: Setup) -> tuple[Path, Path]:
-    """The two checkouts, SimplerEnv first. Raises SimulatorError where one is not there."""
+    """Return the two checkouts, SimplerEnv first. Raises SimulatorError if one is missing."""
     folders = []
     for name in (SIMPLER, MANISKILL):
         folder = setup.sources.get(name)
@@ -30,14 +30,14 @@ def sources(setup: Setup) -> tuple[Path, Path]:
 
 
 def numpy_problem() -> str | None:
-    """Why the numpy of this environment cannot be used, or None. SAPIEN 2.2.2 was built against numpy 1."""
+    """Return the reason why this environment's numpy does not work, or None. SAPIEN 2.2.2 was built against numpy 1."""
     if int(np.__version__.split(".")[0]) >= 2:
         return f"numpy {np.__version__} ends SAPIEN 2.2.2 at the first action; evalkit setup simpler installs numpy 1"
     return None
 
 
 def prepare(setup: Setup) -> None:
-    """Makes upstream's packages importable in this process. Raises SimulatorError where they cannot be."""
+    """Make upstream's packages importable in this process. Raises SimulatorError if they cannot be imported."""
     problem = numpy_problem()
     if problem:
         raise SimulatorError(problem)
@@ -54,12 +54,12 @@ def prepare(setup: Setup) -> None:
 
 
 def options(setup: Setup, scene: Scene, shader: str | None) -> dict[str, Any]:
-    """What upstream's evaluation passes to ``build_maniskill2_env`` for a scene, but for how it is looked at.
+    """Return upstream's arguments of ``build_maniskill2_env`` for a scene, except the observation mode.
 
     Args:
-        setup: where the photographs are found.
+        setup: the suite and its sources, which contain the photographs.
         scene: the grid's cell.
-        shader: used in place of the scene's own where it asks for ray tracing; None keeps it.
+        shader: replaces ray tracing in scenes that use it; None keeps ray tracing.
     """
     wanted = dict(scene.options)
     if shader is not None and wanted.get("shader_dir") == "rt":
@@ -75,7 +75,7 @@ def options(setup: Setup, scene: Scene, shader: str | None) -> dict[str, Any]:
 
 
 def environment_class(name: str) -> type:
-    """Upstream's class for a registered environment."""
+    """Return upstream's class of a registered environment."""
     from mani_skill2_real2sim.utils.registration import REGISTERED_ENVS
 
     if name not in REGISTERED_ENVS:

@@ -1,7 +1,7 @@
-"""Vulkan: whether SAPIEN can use it here, on which device, and what to install where it cannot.
+"""Vulkan: its devices, their fitness for SAPIEN, and the packages to install.
 
-SAPIEN needs a Vulkan device even for episodes that no policy looks at: without one it ends the process while it builds
-or frees a scene. Hence the look at the devices beforehand, through the same loader that SAPIEN uses.
+SAPIEN needs a Vulkan device even for episodes without images: without one it ends the process while it builds or frees
+a scene. So the devices are checked first, through the loader that SAPIEN uses.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ON_CPU = (
 )
 ADVICE = f"install {ON_NVIDIA}; {ON_CPU}"
 
-DEMANDED = b"VK_KHR_external_semaphore_fd"  # by SAPIEN 2.2.2 of every device, for sharing images with CUDA
-OFFERED = b"VK_KHR_external_semaphore"  # by every Vulkan 1.1 device
+REQUIRED = b"VK_KHR_external_semaphore_fd"  # by SAPIEN 2.2.2, for sharing images with CUDA
+AVAILABLE = b"VK_KHR_external_semaphore"  # on every Vulkan 1.1 device
 _CPU, _SUCCESS = 4, 0  # VkPhysicalDeviceType, VkResult
 _PROPERTIES_2, _DRIVER_PROPERTIES, _INSTANCE = 1000059001, 1000196000, 1  # VkStructureType
 _VULKAN_1_2 = (1 << 22) | (2 << 12)
@@ -35,10 +35,10 @@ class Device:
     """One Vulkan device.
 
     Attributes:
-        name: as its driver calls it.
+        name: the driver's name of it.
         driver: the driver's name and version.
-        cpu: True where it is the processor.
-        extensions: the names of the extensions it offers.
+        cpu: True for the processor.
+        extensions: names of its extensions.
     """
 
     name: str
@@ -90,7 +90,7 @@ class _Properties(ctypes.Structure):
         ("versions_and_ids", ctypes.c_uint32 * 4),
         ("kind", ctypes.c_int),
         ("name", ctypes.c_char * 256),
-        ("idle_action", ctypes.c_uint8 * 2048),  # limits and more, which nothing here reads
+        ("rest", ctypes.c_uint8 * 2048),  # limits and more, which nothing here reads
     ]
 
 
@@ -99,9 +99,9 @@ class _Extension(ctypes.Structure):
 
 
 def devices() -> list[Device]:
-    """The devices that SAPIEN could render with. Raises SimulatorError where there are none."""
+    """Return the devices that SAPIEN could render with. Raises SimulatorError if there are none."""
     try:
-        import sapien.core  # noqa: F401  it also settles VK_ICD_FILENAMES: which drivers the loader looks at
+        import sapien.core  # noqa: F401  it also sets VK_ICD_FILENAMES, the list of drivers
 
         vulkan = ctypes.CDLL("libvulkan.so.1")
     except (ImportError, OSError) as error:
@@ -121,21 +121,21 @@ def devices() -> list[Device]:
 
 
 def prepare() -> list[Device]:
-    """Makes this process fit for SAPIEN's renderer; its devices.
+    """Prepare this process for SAPIEN's renderer and return the devices.
 
-    Where the processor is the only device and its driver lacks the one extension that SAPIEN demands and uses for CUDA
-    alone, the name of that extension is replaced in this process's copy of the library. Nothing on disk is touched.
+    SAPIEN requires one extension that it uses for CUDA alone. If the processor is the only device and its driver lacks
+    that extension, the extension's name is replaced in this process's copy of the library. Nothing on disk changes.
 
     Raises:
         SimulatorError: SAPIEN cannot render here; the message says what to install.
     """
     found = devices()
-    if on_cpu(found) and not any(DEMANDED in device.extensions for device in found):
-        _stop_demanding()
+    if on_cpu(found) and not any(REQUIRED in device.extensions for device in found):
+        _drop_requirement()
     import sapien.core as sapien
 
     try:
-        sapien.SapienRenderer()  # one for all: later ones share its context
+        sapien.SapienRenderer()  # later renderers share its context
     except RuntimeError as error:
         names = ", ".join(device.name for device in found)
         raise SimulatorError(f"SAPIEN cannot render on {names} ({error}): {ADVICE}") from error
@@ -143,7 +143,7 @@ def prepare() -> list[Device]:
 
 
 def on_cpu(found: list[Device]) -> bool:
-    """True where the processor is all there is to render on."""
+    """Return True if the processor is the only device."""
     return all(device.cpu for device in found)
 
 
@@ -171,11 +171,11 @@ def _describe(vulkan: ctypes.CDLL, device: ctypes.c_void_p) -> Device:
     )
 
 
-def _stop_demanding() -> None:
-    """Writes the extension that is offered over the one that is demanded, in the mapped library."""
+def _drop_requirement() -> None:
+    """Replace the required extension's name by an available one in the mapped library."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    old, new = DEMANDED + b"\0", OFFERED.ljust(len(DEMANDED), b"\0") + b"\0"
+    old, new = REQUIRED + b"\0", AVAILABLE.ljust(len(REQUIRED), b"\0") + b"\0"
     for start, end in _mappings("libsapien.so"):
         place = ctypes.string_at(start, end - start).find(old)
         if place < 0:
@@ -190,7 +190,7 @@ def _stop_demanding() -> None:
 
 
 def _mappings(library: str) -> Iterator[tuple[int, int]]:
-    """Where this process has the read-only data of a library: first address, and the one after the last."""
+    """Yield the address ranges of a library's read-only data in this process: (first, one after the last)."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split()
         if len(fields) == 6 and fields[5].endswith(f"/{library}") and fields[1].startswith("r--"):

@@ -1,18 +1,21 @@
-"""Comparing finished runs: the command and what it rests on, with real runs of the tests' suites."""
+"""The comparison of finished runs and its command, with real runs of the tests' suites."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy import stats
 from support.commands import invoke
+from support.made_up import made_up, write
 from support.paths import RELAY
 from support.runs import altered, kept, run
 
 from evalkit.analysis.compare import compare
+from evalkit.analysis.pairs import pair_episodes, read_side
 from evalkit.analysis.summary import summarize
 from evalkit.errors import NotComparable, UsageError
 from evalkit.records.journal import read_journal
@@ -40,7 +43,7 @@ def test_runs_are_compared_episode_by_episode(runs: Path) -> None:
     assert head.p == pytest.approx(stats.binomtest(len(won), len(won) + len(lost)).pvalue)
     assert [head.a, head.b] == pytest.approx([summarize(runs / name).headline.value for name in ("good", "bad")])
     assert found.verdict == "REGRESSION" and "is lower" in found.reason
-    near = [x for x in found.lines if x.split == "near"]
+    near = [x for x in found.rows if x.split == "near"]
     assert [x.task for x in near] == ["left", "right", None] and all(x.contrast.p_adjusted is not None for x in near)
     video = Path(found.flips[0].videos[0])
     assert video.exists() and video.is_relative_to(runs / "bad")
@@ -73,21 +76,53 @@ def test_runs_without_a_common_episode_are_compared_unpaired(runs: Path, tmp_pat
 def test_chains_are_compared_by_their_lengths(tmp_path: Path) -> None:
     both = ["here", "there"]
     a = run(tmp_path / "a", RELAY, checkpoint="oracle", episodes=6, splits=both)
-    b = run(tmp_path / "b", RELAY, checkpoint="hold", episodes=6, splits=both)
+    b = run(tmp_path / "b", RELAY, checkpoint="zero", episodes=6, splits=both)
     found = compare(a, b)
     assert found.headline.metric == "average length" and found.headline.to_dict()["a"] == 3
     assert found.headline.to_dict()["difference"] == -3 and found.verdict == "REGRESSION"
-    assert [x.metric for x in found.lines if x.split == "here"] == [
+    assert [x.metric for x in found.rows if x.split == "here"] == [
         "1 in a row", "2 in a row", "3 in a row", "average length",
     ]  # fmt: skip
-    assert found.lines[0].to_dict()["difference"] == -1.0
+    assert found.rows[0].to_dict()["difference"] == -1.0
 
 
 def test_repeats_that_could_not_differ_count_once(tmp_path: Path) -> None:
     a = run(tmp_path / "a", checkpoint="oracle", episodes=3, repeats=2)
-    b = run(tmp_path / "b", checkpoint="hold", episodes=3, repeats=2)
+    b = run(tmp_path / "b", checkpoint="zero", episodes=3, repeats=2)
     head = compare(a, b).headline.contrast
     assert (head.n, head.n_effective, head.only_a) == (24, 12, 12)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_repeats_with_equal_digests_count_once_in_paired_tests(tmp_path: Path, alike: bool) -> None:
+    for name, solved in (("a", lambda e: True), ("b", lambda e: e.scene % 2 == 0)):
+        known = {"fingerprint": {"suite": "metaworld", "versions": {}}}
+        made_up(tmp_path / name, "metaworld", solved, manifest=known, splits=["hard"], episodes=4, repeats=3)
+    for name in ("a", "b"):  # repeats differ by digest, unless both runs are given one digest a scene
+        records = read_journal(tmp_path / name).values()
+        digests = [f"{r.episode.task} {r.episode.scene}" if alike else r.episode.id for r in records]
+        write(tmp_path / name, [replace(r, digest=d) for r, d in zip(records, digests, strict=True)])
+    found = compare(tmp_path / "a", tmp_path / "b")
+    tasks = [row for row in found.rows if row.task]
+    scenes = 4 if alike else 12
+    assert {(row.contrast.n, row.contrast.n_effective) for row in tasks} == {(12, scenes)}
+    assert {(row.contrast.only_a, row.contrast.only_b) for row in tasks} == {(scenes // 2, 0)}
+    p = stats.binomtest(0, scenes // 2).pvalue
+    assert [row.contrast.p for row in tasks] == pytest.approx([p] * len(tasks))
+    head = found.headline.contrast
+    assert (head.n, head.n_effective) == (12 * len(tasks), scenes * len(tasks))
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_one_repeat_that_differs_on_either_side_is_an_observation_of_its_own(tmp_path: Path, side: str) -> None:
+    for name in ("a", "b"):
+        made_up(tmp_path / name, "metaworld", lambda e: True, splits=["hard"], tasks=["push-v3"], episodes=2, repeats=3)
+    for name in ("a", "b"):
+        differs = 2 if name == side else None
+        records = read_journal(tmp_path / name).values()
+        write(tmp_path / name, [replace(r, digest="other" if r.episode.repeat == differs else "same") for r in records])
+    pairs = pair_episodes(read_side(tmp_path / "a"), read_side(tmp_path / "b"))
+    assert pairs.sort_values(["scene", "repeat"])["distinct"].tolist() == [True, False, True] * 2
 
 
 @pytest.mark.parametrize(

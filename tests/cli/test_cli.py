@@ -66,9 +66,9 @@ def test_json_is_one_document_and_nothing_else(pointmass: str, tmp_path: Path) -
 
 
 def play_own(pointmass: str, folder: Path, methods: str) -> subprocess.CompletedProcess:
-    """Runs a user's own policy, which is Hold but for ``methods``, to a JSON document."""
+    """Runs a user's own policy, which is Zero but for ``methods``, to a JSON document."""
     (folder / "own.py").write_text(
-        f"import os\nfrom evalkit.policies.scripted import Hold, Look\nclass Own(Hold):\n{methods}"
+        f"import os\nfrom evalkit.policies.scripted import ScriptedParameters, Zero\nclass Own(Zero):\n{methods}"
     )
     (folder / "own.yaml").write_text("checkpoints: {own: {summary: s, policy: 'own:Own'}}")
     named = ["--checkpoint-file", str(folder / "own.yaml"), "--checkpoint", "own", "--episodes", "1", "--workers", "1"]
@@ -80,7 +80,7 @@ def test_json_stays_pure_whatever_a_policy_prints(pointmass: str, tmp_path: Path
     result = play_own(
         pointmass,
         tmp_path,
-        "    def __init__(self, suite, parameters: Look):\n        print('LOUD')\n"
+        "    def __init__(self, suite, parameters: ScriptedParameters):\n        print('LOUD')\n"
         "        super().__init__(suite, parameters)\n"
         "    def act(self, requests):\n        os.system('echo LOUD')\n        return super().act(requests)\n",
     )
@@ -91,7 +91,7 @@ def test_json_hides_no_error(pointmass: str, tmp_path: Path) -> None:
     result = play_own(
         pointmass,
         tmp_path,
-        "    def __init__(self, suite, parameters: Look):\n        super().__init__(suite, parameters)\n"
+        "    def __init__(self, suite, parameters: ScriptedParameters):\n        super().__init__(suite, parameters)\n"
         "    def close(self):\n        raise OSError('no space left')\n",
     )
     assert result.returncode == 2 and result.stdout == "" and "evalkit: no space left" in result.stderr
@@ -112,15 +112,15 @@ def test_table_formats_agree(finished: Path) -> None:
 
 
 def test_table_takes_several_runs(finished: Path, pointmass: str, tmp_path: Path) -> None:
-    evalkit("run", pointmass, "--checkpoint", "hold", "--workers", "1", "--out", str(tmp_path / "hold"))
-    shown = evalkit("table", str(finished), str(tmp_path / "hold")).stdout
-    assert "Point mass · oracle" in shown and "Point mass · hold" in shown
+    evalkit("run", pointmass, "--checkpoint", "zero", "--workers", "1", "--out", str(tmp_path / "zero"))
+    shown = evalkit("table", str(finished), str(tmp_path / "zero")).stdout
+    assert "Point mass · oracle" in shown and "Point mass · zero" in shown
 
 
 def test_list_shows_suites_checkpoints_and_runs(finished: Path) -> None:
     content = json.loads(evalkit("list", "--json", "--runs", str(finished.parent)).stdout)
     assert {"metaworld", "libero"} <= {row["suite"] for row in content["suites"]}
-    assert {"oracle", "oracle-noisy", "random", "hold"} <= {row["checkpoint"] for row in content["checkpoints"]}
+    assert {"oracle", "oracle-noisy", "random", "zero"} <= {row["checkpoint"] for row in content["checkpoints"]}
     assert [row["episodes"] for row in content["runs"]] == [16]
     shown = evalkit("list", "--runs", str(finished.parent))
     assert shown.returncode == 0 and "metaworld" in shown.stdout and "oracle-noisy" in shown.stdout
@@ -149,7 +149,7 @@ def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
         (["run", "SUITE", "--checkpoint", "oracle:noise=-1"], "noise: Input should be greater than or equal to 0"),
         (["run", "SUITE", "--episodes", "0"], "--episodes 0: pointmass has 1 to 20 scenes a task"),
         (["run", "SUITE", "--horizon", "0"], "--horizon 0"),
-        (["run", "SUITE", "--delay", "2"], "the world waits for the policy, so there is none"),
+        (["run", "SUITE", "--delay", "2"], "the simulator waits for the policy: remove --delay"),
         (["run", "SUITE", "--resume"], "--resume needs --out DIR"),
         (["run", "SUITE", "--resume", "--out", "nowhere"], "holds no run"),
         (["run", "SUITE", "--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
@@ -249,7 +249,7 @@ def test_a_full_disk_is_said_in_one_line(pointmass: str, tmp_path: Path, monkeyp
 
 
 def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp_path: Path) -> None:
-    result = evalkit("run", pointmass, "--checkpoint", "hold", "--task", "raises", "--out", str(tmp_path / "run"))
+    result = evalkit("run", pointmass, "--checkpoint", "zero", "--task", "raises", "--out", str(tmp_path / "run"))
     assert result.returncode == 2
     assert "1 episodes ended in errors; they count neither as success nor as failure" in result.stdout
     assert "this scene is cursed" in result.stderr

@@ -1,4 +1,4 @@
-"""The executions: what drives every control step, whatever the chunk length, horizon, delay and instruction changes."""
+"""The executions: the source of every step's action, for any chunk length, horizon, delay and change of sub-task."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ HZ = 10.0
 
 @dataclass
 class Played:
-    """What an executor did: chunks are (ask, index) pairs, so that every action says where it comes from."""
+    """The course of an executor; the actions of chunks are (source step, index), so every action names its source."""
 
     moves: list[Move] = field(default_factory=list)
-    asks: list[int] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
     arrivals: dict[int, int] = field(default_factory=dict)
     prefixes: dict[int, Prefix | None] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
 
     @property
     def sources(self) -> list[tuple[int, int] | None]:
-        """(step of the ask, index in its chunk) of every step's action."""
+        """The (step of the observation, index in its chunk) of every step's action."""
         return [None if m.action is None else (int(m.action[0]), int(m.action[1])) for m in self.moves]
 
 
 def play(execution: Execution, length: int, turns: Sequence[int] = (), chunk: int = 10, key: str = "e") -> Played:
-    """The worker's loop over ``length`` steps; sub-tasks begin at ``turns``."""
+    """Run the worker's loop over ``length`` steps; sub-tasks begin at ``turns``."""
     executor, seen, pending = build_executor(execution, key, HZ), Played(), -1
     for step in range(length):
         if step in turns:
@@ -50,9 +50,9 @@ def play(execution: Execution, length: int, turns: Sequence[int] = (), chunk: in
                 executor.receive(np.stack([np.full(chunk, pending), np.arange(chunk)], axis=1).astype(np.float32))
                 seen.arrivals[pending], pending = step, -1
             if executor.wants_inference(step) and step not in seen.prefixes:
-                assert expected, "it was not said ahead of time that the policy would be asked"
+                assert expected, "wants_inference did not announce this inference"
                 seen.prefixes[step] = executor.start_inference(step)
-                seen.asks.append(step)
+                seen.requests.append(step)
                 pending = step
         seen.moves.append(executor.act(step))
     return seen
@@ -60,7 +60,7 @@ def play(execution: Execution, length: int, turns: Sequence[int] = (), chunk: in
 
 @st.composite
 def cases(draw: st.DrawFn, names: Sequence[str] = tuple(EXECUTORS)) -> tuple[Execution, int, list[int], int]:
-    """Every execution that is allowed, with an episode's length and the steps at which sub-tasks begin."""
+    """Draw any valid execution, with an episode's length and the steps at which sub-tasks begin."""
     name = draw(st.sampled_from(names))
     chunk = draw(st.integers(1, 16))
     if name == "sync":
@@ -82,11 +82,11 @@ def cases(draw: st.DrawFn, names: Sequence[str] = tuple(EXECUTORS)) -> tuple[Exe
 def test_every_step_is_driven_by_a_chunk_that_had_arrived_and_is_not_too_old(case) -> None:
     execution, length, turns, chunk = case
     played = play(execution, length, turns, chunk)
-    d, s = execution.delay.typical(HZ), execution.horizon
+    d, s = execution.delay.nominal(HZ), execution.horizon
     for step, (source, move) in enumerate(zip(played.sources, played.moves, strict=True)):
         began = max([0, *(t for t in turns if t <= step)])
         if source is None:
-            waiting = execution.name == "hold" and any(a <= step < a + d for a in played.asks if a >= began)
+            waiting = execution.name == "hold" and any(a <= step < a + d for a in played.requests if a >= began)
             assert waiting or (began > 0 and step < began + d), "it held still although it had a chunk"
             continue
         asked, index = source
@@ -100,17 +100,17 @@ def test_every_step_is_driven_by_a_chunk_that_had_arrived_and_is_not_too_old(cas
 
 @settings(max_examples=200, deadline=None)
 @given(cases())
-def test_asks_are_a_horizon_apart_and_never_two_at_a_time(case) -> None:
+def test_inferences_are_a_horizon_apart_and_never_two_at_a_time(case) -> None:
     execution, length, turns, chunk = case
     played = play(execution, length, turns, chunk)
-    d = execution.delay.typical(HZ)
-    assert played.asks[0] == 0 and played.arrivals[0] == 0
-    for asked in played.asks[1:]:
+    d = execution.delay.nominal(HZ)
+    assert played.requests[0] == 0 and played.arrivals[0] == 0
+    for asked in played.requests[1:]:
         if asked in played.arrivals:
             assert played.arrivals[asked] == asked + d
         else:
             assert asked in played.dropped or asked + d >= length
-    for before, after in zip(played.asks, played.asks[1:], strict=False):
+    for before, after in zip(played.requests, played.requests[1:], strict=False):
         if any(before < t <= after for t in turns):
             assert after in turns
         elif execution.name == "hold":
@@ -140,7 +140,7 @@ def test_a_prefix_is_what_is_executed_next(case) -> None:
 def test_real_time_chunking_is_given_all_that_is_left_and_how_much_is_frozen(case) -> None:
     execution, length, turns, chunk = case
     played = play(execution, length, turns, chunk)
-    d = execution.delay.typical(HZ)
+    d = execution.delay.nominal(HZ)
     for asked, prefix in played.prefixes.items():
         if prefix is None:
             assert asked == 0 or asked in turns or execution.horizon == chunk
@@ -160,7 +160,7 @@ def test_without_delay_what_should_equal_synchronous_execution_does(chunk: int, 
     sync = play(resolve_execution("sync", chunk, HZ, s), 40, turns, chunk)
     for name in ("hold", "naive", "prefix", "rtc"):
         other = play(resolve_execution(name, chunk, HZ, s, Delay(0)), 40, turns, chunk)
-        assert other.sources == sync.sources and other.asks == sync.asks, name
+        assert other.sources == sync.sources and other.requests == sync.requests, name
     if s == chunk:  # nothing overlaps
         for name in ("ensemble", "queue"):
             assert play(resolve_execution(name, chunk, HZ, s, Delay(0)), 40, turns, chunk).sources == sync.sources, name
@@ -175,7 +175,7 @@ def test_delays_that_are_drawn_leave_every_step_with_one_action_from_a_chunk_tha
     drawn = Execution(
         execution.name,
         execution.horizon,
-        Delay(None, spread=(mean, spread)),
+        Delay(None, normal_ms=(mean, spread)),
         execution.prefix,
         execution.parameters,
     )
@@ -187,7 +187,7 @@ def test_delays_that_are_drawn_leave_every_step_with_one_action_from_a_chunk_tha
         if move.source_step is not None:
             assert played.arrivals[move.source_step] <= step
             assert move.source_step >= max([0, *(t for t in turns if t <= step)])
-    for before, after in zip(played.asks, played.asks[1:], strict=False):
+    for before, after in zip(played.requests, played.requests[1:], strict=False):
         assert after in turns or played.arrivals[before] <= after, "two inferences at a time"
 
 
@@ -226,7 +226,7 @@ def test_a_late_reply_is_an_underrun_and_the_robot_holds() -> None:
     late = Execution("naive", 5, Delay(None, (100.0, 100.0, 100.0, 700.0)))
     played = play(late, 200)
     held = [step for step, move in enumerate(played.moves) if move.action is None]
-    pairs = zip(played.asks, played.asks[1:], strict=False)
+    pairs = zip(played.requests, played.requests[1:], strict=False)
     late_ones = [range(before + 10, played.arrivals.get(after, 200)) for before, after in pairs]
     assert held and held == [step for steps in late_ones for step in steps]
 
@@ -234,7 +234,7 @@ def test_a_late_reply_is_an_underrun_and_the_robot_holds() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sync", {"delay": Delay(1)}, "with --execution sync the world waits"),
+        ("sync", {"delay": Delay(1)}, "with --execution sync the simulator waits"),
         ("sync", {"horizon": 11}, "1 <= s <= H"),
         ("naive", {"horizon": 3, "delay": Delay(4)}, r"d <= s, .* \(H = 10, s = 3, d = 4\)"),
         ("naive", {"horizon": 7, "delay": Delay(4)}, r"s <= H - d, .* \(H = 10, s = 7, d = 4\)"),

@@ -12,8 +12,9 @@ from support.runs import kept, run
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.errors import RunExists, UsageError
 from evalkit.experiments.baselines import accept, accepted_baselines, find_baseline
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.report.formats import render
+from evalkit.testing import canonical
 
 
 def page(summary: Summary) -> str:

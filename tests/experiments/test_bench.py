@@ -13,7 +13,7 @@ from evalkit.cli import app
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
 from evalkit.execution.delay import Delay
-from evalkit.experiments.bench import Timed, _throughput
+from evalkit.experiments.bench import TimedPolicy, _throughput
 from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.records.journal import Record
 from evalkit.suite import load_suite
@@ -56,4 +56,4 @@ def test_first_episodes_alone_say_nothing() -> None:
     parts = {"wall_s": 1.0, "reset_s": 0.5, "observe_s": 0.1, "policy_s": 0.1}
     records = [Record(Episode("s", "a", "t", n, 0), True, host={"worker": n, **parts}) for n in (0, 1)]
     with pytest.raises(UsageError, match="at least two for each worker"):
-        _throughput(records, Timed(find_checkpoint("hold").build(load_suite(POINTMASS))), 2)
+        _throughput(records, TimedPolicy(find_checkpoint("zero").build(load_suite(POINTMASS))), 2)

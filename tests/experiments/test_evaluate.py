@@ -91,13 +91,13 @@ def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_
         ({"episodes": 1.5}, "episodes: must be a whole number"),
         ({"workers": -1}, "workers: must be a whole number"),
         ({"workers": 0}, "workers: must be a whole number"),
-        ({"metadata": {"a": np.float32(1)}}, "facts: must be JSON values"),
-        ({"metadata": {"a": float("nan")}}, "facts: must be JSON values"),
-        ({"metadata": {"a": {1}}}, "facts: must be JSON values"),
+        ({"metadata": {"a": np.float32(1)}}, "metadata: must be JSON values"),
+        ({"metadata": {"a": float("nan")}}, "metadata: must be JSON values"),
+        ({"metadata": {"a": {1}}}, "metadata: must be JSON values"),
         ({"video": "yes"}, "video: 'yes' is none of none, failures, all"),
         ({"name": "../x"}, "must have no slash"),
         ({"splits": "neer"}, "unknown split 'neer'"),
-        ({"resume": True}, "pass facts that identify the function"),
+        ({"resume": True}, "pass metadata that identify the function"),
     ],
 )
 def test_bad_arguments_are_explained(pointmass: str, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -50,7 +50,7 @@ def test_a_healthy_checkpoint_passes_before_the_cap(baseline: Path, tmp_path: Pa
 
 
 def test_a_worse_one_is_a_regression_and_found_early(baseline: Path, tmp_path: Path) -> None:
-    code, found = gate(*LIVE, "hold", "--baseline", baseline, "--out", tmp_path / "run")
+    code, found = gate(*LIVE, "zero", "--baseline", baseline, "--out", tmp_path / "run")
     assert code == 1 and found["verdict"] == "REGRESSION" and found["episodes"] < 40
     assert found["tests"][0]["difference"] == -1 and found["tests"][0]["against_not_worse"] >= 200
 
@@ -106,7 +106,7 @@ def test_a_gate_that_was_killed_goes_on_to_the_same_verdict(baseline: Path, tmp_
 def test_chains_are_gated_by_their_lengths(tmp_path: Path) -> None:
     both = ["here", "there"]
     base = run(tmp_path / "base", RELAY, checkpoint="oracle", episodes=6, splits=both)
-    code, found = gate(RELAY, "--checkpoint", "hold", "--baseline", base, "--alpha", "0.1", "--out", tmp_path / "run")
+    code, found = gate(RELAY, "--checkpoint", "zero", "--baseline", base, "--alpha", "0.1", "--out", tmp_path / "run")
     assert code == 1 and {t["split"] for t in found["tests"]} == {"here", "there"} and "here: -3.00" in found["reason"]
     same = gate(base, "--baseline", base, "--margin", "0.7")[1]
     assert same["verdict"] == "PASS" and "not worse by 2.10" in same["reason"]
@@ -132,7 +132,7 @@ def test_before_it_starts_it_says_what_it_can_detect(baseline: Path) -> None:
 
 
 def test_reports_for_continuous_integration(baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = run(tmp_path / "noisy", checkpoint="hold")
+    noisy = run(tmp_path / "noisy", checkpoint="zero")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     (tmp_path / "summary.md").write_text("before\n")
     assert invoke("gate", noisy, "--baseline", baseline, "--junit", tmp_path / "out" / "gate.xml").exit_code == 1
@@ -140,7 +140,7 @@ def test_reports_for_continuous_integration(baseline: Path, tmp_path: Path, monk
     assert root.get("failures") == "1" and [c.get("name") for c in root.iter("testcase")] == ["near", "far"]
     assert "worse than the baseline" in next(root.iter("failure")).get("message", "")
     text = (tmp_path / "summary.md").read_text()
-    assert text.startswith("before\n## ❌ REGRESSION: hold on pointmass") and "| near | -100.0 |" in text
+    assert text.startswith("before\n## ❌ REGRESSION: zero on pointmass") and "| near | -100.0 |" in text
     invoke("gate", noisy, "--baseline", tmp_path / "nothing", "--junit", tmp_path / "gate.xml")
     root = ElementTree.parse(tmp_path / "gate.xml").getroot()
     assert root.get("errors") == "1" and "nothing" in next(root.iter("error")).get("message", "")
@@ -176,15 +176,15 @@ def test_a_baseline_of_another_suite_is_refused(baseline: Path, tmp_path: Path) 
 
 def test_workers_that_all_crash_are_no_verdict(baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_FATAL", "1")
-    code, found = gate(*LIVE, "hold", "--baseline", baseline, "--out", tmp_path / "run")
+    code, found = gate(*LIVE, "zero", "--baseline", baseline, "--out", tmp_path / "run")
     assert code == 2 and found["verdict"] == "ERROR" and "errors" in found["reason"]
 
 
 def test_errors_above_their_limit_are_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "mark"))
-    base = run(tmp_path / "base", checkpoint="hold", tasks=["dies-once"], episodes=8)
+    base = run(tmp_path / "base", checkpoint="zero", tasks=["dies-once"], episodes=8)
     monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "no" / "mark"))
-    live = [*LIVE, "hold", "--baseline", base, "--margin", "0.7", "--beta", "0.01"]
+    live = [*LIVE, "zero", "--baseline", base, "--margin", "0.7", "--beta", "0.01"]
     code, found = gate(*live, "--out", tmp_path / "run")
     assert code == 2 and "1 of 8 episodes ended in errors, more than 2 %: no verdict" in found["reason"]
     code, found = gate(tmp_path / "run", "--baseline", base, "--max-error-rate", "0.2", "--margin", "0.7")

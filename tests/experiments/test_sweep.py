@@ -54,7 +54,7 @@ def test_a_sweep_is_drawn(swept: tuple[Path, dict[str, Any]]) -> None:
     picture = np.asarray(Image.open(swept[0] / "sweep.png").convert("RGB"))
     assert picture.shape[1] > 800 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     text = "".join(ElementTree.parse(swept[0] / "sweep.svg").getroot().itertext())
-    for word in ("inference delay (control steps)", "success rate (%)", "hold", "prefix", "sync (the world waits)"):
+    for word in ("inference delay (control steps)", "success rate (%)", "hold", "prefix", "sync (simulation waits)"):
         assert word in text
 
 
@@ -74,7 +74,7 @@ def test_a_sweep_goes_on_where_it_was_cut_off(swept: tuple[Path, dict[str, Any]]
     ("arguments", "message"),
     [
         (["--delay", "0,7"], "must have d <= s"),
-        (["--delay", "fast"], "--delay: 'fast' is no delay"),
+        (["--delay", "fast"], "--delay: 'fast' is not a delay"),
         (["--delay", ","], "name one delay at least"),
         (["--delay", "1,1"], "name each once"),
         (["--execution", "sync"], "a sweep compares hold, naive"),
@@ -99,7 +99,7 @@ def test_a_timeline_says_what_drove_each_step(swept: tuple[Path, dict[str, Any]]
     assert f"{record.steps} steps, {record.inferences} inferences" in shown.stdout
     assert (tmp_path / "line.png").stat().st_size > 5000 and (tmp_path / "line.svg").exists()
     sync = evalkit("timeline", str(swept[0] / "sync"))
-    assert sync.returncode == 0 and "held for 0 steps" in sync.stdout
+    assert sync.returncode == 0 and "idle for 0 steps" in sync.stdout
 
 
 def test_a_timeline_that_cannot_be_had_is_explained(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_a_timeline_that_cannot_be_had_is_explained(swept: tuple[Path, dict[str,
     assert "not a run" in evalkit("timeline", str(tmp_path)).stderr
     evalkit("run", RELAY, "--checkpoint", "oracle", "--episodes", "1", "--out", str(tmp_path / "relay"))
     result = evalkit("timeline", str(tmp_path / "relay"))
-    assert result.returncode == 2 and "does not record when it asked" in result.stderr
+    assert result.returncode == 2 and "does not record its inference requests" in result.stderr
 
 
 def test_the_table_of_an_asynchronous_run_says_what_its_execution_did(swept: tuple[Path, dict[str, Any]]) -> None:
     for form in ([], ["--format", "md"], ["--format", "latex"]):
         shown = " ".join(evalkit("table", str(swept[0] / "hold-3"), *form).stdout.split())
-        assert "hold, horizon 5, delay 3 steps" in shown and "held still for" in shown and "s to success" in shown
+        assert "hold, horizon 5, delay 3 steps" in shown and "idle for" in shown and "s to success" in shown

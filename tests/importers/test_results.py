@@ -87,7 +87,7 @@ def test_vla_evals_chains_and_simpler_tasks(tmp_path: Path) -> None:
         "stack_green_cube_on_yellow_cube": (0.5, 24),
         "put_carrot_on_plate": (0.25, 24),
     }
-    assert "2 of 4 tasks, 48 episodes where the protocol has 576" in summary.covered
+    assert "2 of 4 tasks, 48 episodes where the protocol has 576" in summary.coverage_note
 
 
 def test_tasks_of_libero_90_that_share_an_instruction_need_their_number(tmp_path: Path) -> None:
@@ -116,33 +116,33 @@ def test_bad_results_of_vla_eval_are_refused_by_name(tmp_path: Path) -> None:
     path = goal(tmp_path / "in")
     whole = path.read_text()
     path.write_text(whole[:-30])
-    attempt("goal_aggregate.json: is no JSON")
+    attempt("goal_aggregate.json: is not JSON")
     goal(tmp_path / "in", config={"episodes_per_task": 3})
     attempt("goal/open_the_middle_drawer_of_the_cabinet: episodes 2 of 3 are missing")
     path.write_text(whole.replace('"success": false', '"success": "no"', 1))
     attempt("tasks.0.episodes.1.metrics.success")
     path.write_text(whole.replace('"success": false', '"success": true', 1))
-    attempt("mean_success is 0.5, its episodes make 1")
+    attempt("mean_success is 0.5, but its episodes give 1")
     path.write_text(whole.replace('"num_episodes": 2', '"num_episodes": 3', 1))
-    attempt("num_episodes is 3, and there are 2")
+    attempt("num_episodes is 3, but there are 2")
     path.write_text(whole)
     (tmp_path / "in" / "other.json").write_text(whole.replace('"steps": 11', '"steps": 12'))
     attempt("episode 1: failure here and failure in")
     path.write_text(whole)
     import_logs.vla_eval(tmp_path / "in" / "z.json", "CALVINBenchmark", {}, {"seq_0000": [episode(0, True)]})
-    attempt("is of calvin, and others of libero")
+    attempt("is of calvin, others of libero")
     import_logs.vla_eval(tmp_path / "in" / "z.json", "RoboCasaBenchmark", {}, {"t": [episode(0, True)]})
     attempt("config.benchmark: evalkit has a suite for LIBEROBenchmark, CALVINBenchmark")
     variant = {"task_name": "google_robot_pick_coke_can", "env_name": "X-v0"}
     import_logs.vla_eval(tmp_path / "in" / "z.json", "SimplerEnvBenchmark", variant, {"t": [episode(0, True)]})
     attempt("config.params.env_name")
-    attempt("there is no result of vla-eval in it")
+    attempt("contains no result of vla-eval")
 
 
 def test_lerobots_results_become_a_run_that_says_what_it_lacks(tmp_path: Path) -> None:
     wins = {("libero_goal", n): [True, n % 2 == 0] for n in range(10)}
     import_logs.lerobot(tmp_path / "eval" / "eval_info.json", wins)
-    with pytest.raises(UsageError, match="does not say which policy was evaluated: name it with"):
+    with pytest.raises(UsageError, match="does not name the evaluated policy: name it with"):
         imported("lerobot", tmp_path / "eval", tmp_path)
     summary = imported("lerobot", tmp_path / "eval", tmp_path, checkpoint="smolvla")
     assert (summary.headline.value, summary.headline.n) == (0.75, 20)
@@ -161,7 +161,7 @@ def test_episodes_beyond_the_scenes_are_repeats_and_count_once(tmp_path: Path) -
     summary = imported("lerobot", tmp_path / "eval_info.json", tmp_path, checkpoint="x")
     assert (summary.rows[0].n, summary.rows[0].n_effective, summary.rows[0].value) == (100, 50, 0.75)
     import_logs.lerobot(tmp_path / "eval_info.json", {("libero_goal", 0): [True] * 60})
-    with pytest.raises(UsageError, match="60 episodes are no whole number of rounds of its 50 scenes"):
+    with pytest.raises(UsageError, match="60 episodes are not a multiple of its 50 scenes"):
         import_run("lerobot", tmp_path / "eval_info.json", tmp_path / "other", ImportOptions("x"))
 
 
@@ -169,14 +169,14 @@ def test_episodes_beyond_the_scenes_are_repeats_and_count_once(tmp_path: Path) -
     ("old", "new", "words"),
     [
         ('"pc_success": 75.0', '"pc_success": 80.0', "per_group.libero_goal: 80 % of 4 there"),
-        ('"n_episodes": 4', '"n_episodes": 5', "75 % of 5 there, and per_task makes 75 % of 4"),
+        ('"n_episodes": 4', '"n_episodes": 5', "75 % of 5 there, but 75 % of 4 in per_task"),
         ('"task_id": 1', '"task_id": 10', "libero_goal has tasks 0 to 9, not 10"),
         ('"task_id": 1', '"task_id": 0', "libero_goal 0, episode 1: failure here and success before"),
         ("libero_goal", "aloha", "group 'aloha' is none of libero, metaworld"),
         ('"per_task"', '"tasks"', "per_task: is missing"),
-        ('"per_task"', '"per_episode"', "an older lerobot wrote it"),
+        ('"per_task"', '"per_episode"', "an older lerobot wrote the file"),
         ('"successes"', '"wins"', "per_task.0.metrics.successes: is missing"),
-        ('"eval_ep_s": 0.5\n', "", "is no JSON"),
+        ('"eval_ep_s": 0.5\n', "", "is not JSON"),
     ],
 )
 def test_bad_results_of_lerobot_are_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -127,7 +127,7 @@ def test_a_manifest_says_where_a_run_comes_from_and_what_it_lacks(tmp_path: Path
     assert manifest.execution["name"] == "sync" and manifest.execution["horizon"] == 10
     (about, whole) = notes(summary)[:2]
     assert "Xiaomi-Robotics-0" in about and "simulator versions" in about and "digests" in about
-    assert whole == "not the protocol's whole: 2 of 40 tasks, 6 episodes where the protocol has 2000"
+    assert whole == "covers only part of the protocol: 2 of 40 tasks, 6 episodes where the protocol has 2000"
     assert "inferences" not in summary.execution_stats and "seconds" not in summary.execution_stats
     assert all(r.steps is r.inferences is r.digest is None for r in read_journal(tmp_path / "run").values())
     again = summarize(import_run("xiaomi-logs", logs, tmp_path / "again", ImportOptions(checkpoint="mine")))
@@ -206,7 +206,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_log_cut_anywhere_is_refused_or_says_what_the_whole_says(
     kept: dict[str, Path], tmp_path: Path, kind: str, chance: st.DataObject
 ) -> None:
-    """And with --allow-partial it has the same outcomes, less the missing ones. So it is where a line is lost."""
+    """With --allow-partial, a truncated log or one with a lost line gives the same outcomes, less the missing ones."""
     everything = outcomes(kept[kind], allow_partial=False)
     damaged = tmp_path / "damaged"
     shutil.rmtree(damaged, ignore_errors=True)
@@ -239,7 +239,7 @@ def edit(name: str, old: str, new: str, count: int = 1) -> Callable[[Path], None
 
 
 def repeated(name: str, line: str, instead: str) -> Callable[[Path], None]:
-    """The line again at the end of its log, changed."""
+    """Append the line to its log again, changed."""
 
     def change(folder: Path) -> None:
         found = next(x for x in (folder / name).read_text().splitlines() if line in x)
@@ -286,11 +286,15 @@ BAD = {
         edit("1_eval.log", "success: True", "success: False"),
         "all_results.csv: bridge/stack",
     ),
-    "simpler: no log": ("bridge", removed("0_eval.log"), "entries 0, 2, 4, 6 and 284 more spans of 576 are missing"),
+    "simpler: no log": ("bridge", removed("0_eval.log"), "entries 0, 2, 4, 6 and 284 more ranges of 576 are missing"),
     "simpler: another list": ("bridge", edit("0_eval.log", "/576", "/577", 999), "577: the list has 576"),
     "simpler: another worker": ("bridge", edit("0_eval.log", "Worker ID: 0", "Worker ID: 1"), "does not play it"),
     "simpler: unknown list": ("bridge", edit("0_eval.log", "dataset: bridge", "dataset: bridges"), "of bridge among"),
-    "not a log": ("bridge", edit("0_eval.log", "Running dataset", "nothing"), "is no log of libero, calvin, simpler"),
+    "not a log": (
+        "bridge",
+        edit("0_eval.log", "Running dataset", "nothing"),
+        "is not a log of libero, calvin, simpler",
+    ),
 }
 
 
@@ -324,7 +328,7 @@ def test_mixed_suites_are_refused(kept: dict[str, Path], tmp_path: Path, others:
 
 def test_what_is_no_folder_of_logs_is_refused(kept: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty: there is no \*\.log in it"):
+    with pytest.raises(UsageError, match=r"empty: contains no \*\.log"):
         read(tmp_path / "empty", ImportOptions())
     with pytest.raises(UsageError, match="must be the folder"):
         read(kept["bridge"] / "0_eval.log", ImportOptions())

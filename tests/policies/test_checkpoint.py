@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_bad_names_and_parameters_are_refused(pointmass: str, text: str, message
         Entry(summary="", policy="no.such.module:Policy"),
         Entry(summary="", policy="evalkit.policies.scripted:Nobody"),
         Entry(summary="", policy="builtins:len"),
-        Entry(summary="", policy="evalkit.policies.scripted:Hold", suites=["libero"]),
+        Entry(summary="", policy="evalkit.policies.scripted:Zero", suites=["libero"]),
     ],
 )
 def test_a_checkpoint_that_cannot_be_built_is_explained(pointmass: str, entry: Entry) -> None:
@@ -65,8 +66,10 @@ def test_a_checkpoint_that_cannot_be_built_is_explained(pointmass: str, entry: E
 def test_code_that_ends_the_process_is_a_problem_of_the_policy(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    code = "import sys\n" + ("sys.exit(0)" if where == "module" else "from evalkit.policies.scripted import Look\n")
-    code += "def Mine(suite, parameters: Look):\n    sys.exit(0)\n" if where == "factory" else ""
+    code = "import sys\n" + (
+        "sys.exit(0)" if where == "module" else "from evalkit.policies.scripted import ScriptedParameters\n"
+    )
+    code += "def Mine(suite, parameters: ScriptedParameters):\n    sys.exit(0)\n" if where == "factory" else ""
     (tmp_path / f"ends_{where}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PolicyProblem, match="SystemExit"):
@@ -76,11 +79,11 @@ def test_code_that_ends_the_process_is_a_problem_of_the_policy(
 def test_a_users_parameter_called_name_is_the_users(pointmass: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("sized")
     code = """
-from evalkit.policies.scripted import Hold, Look
-class Parameters(Look):
+from evalkit.policies.scripted import ScriptedParameters, Zero
+class Parameters(ScriptedParameters):
     name: str = "small"
 def Mine(suite, parameters: Parameters):
-    policy = Hold(suite, parameters)
+    policy = Zero(suite, parameters)
     policy.name = parameters.name
     return policy
 """
@@ -94,7 +97,7 @@ def Mine(suite, parameters: Parameters):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("checkpoints: {a: {summary: s, policy: 'm:f'}, a: {summary: t, policy: 'm:f'}}", "'a' stands there twice"),
+        ("checkpoints: {a: {summary: s, policy: 'm:f'}, a: {summary: t, policy: 'm:f'}}", "'a' appears twice"),
         ("checkpoints: {'a:b': {summary: s, policy: 'm:f'}}", "checkpoints.a:b"),
         ("checkpoints: {a: 3}", "checkpoints.a: must be a mapping of names to values"),
     ],
@@ -106,7 +109,7 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, messa
 
 
 def test_splits_that_do_not_exist_are_named(pointmass: str) -> None:
-    entry = Entry(summary="", policy="evalkit.policies.scripted:Hold", splits={"pointmass": ["near", "nowhere"]})
+    entry = Entry(summary="", policy="evalkit.policies.scripted:Zero", splits={"pointmass": ["near", "nowhere"]})
     with pytest.raises(UsageError, match=r"splits\.pointmass: no split 'nowhere'; there are: near, far"):
         Checkpoint("mine", entry).build(load_suite(pointmass))
 
@@ -135,7 +138,7 @@ def test_the_oracle_returns_the_plan_and_hold_holds(pointmass: str) -> None:
     suite = load_suite(pointmass)
     plan = np.linspace(-1, 1, 20, dtype=np.float32).reshape(10, 2)
     assert (find_checkpoint("oracle").build(suite).act([request_at(0, plan=plan)])[0] == plan).all()
-    assert not find_checkpoint("hold").build(suite).act([request_at(0)])[0].any()
+    assert not find_checkpoint("zero").build(suite).act([request_at(0)])[0].any()
 
 
 def test_only_a_policy_that_looks_asks_for_cameras(pointmass: str) -> None:
@@ -167,7 +170,12 @@ def test_a_users_file_adds_checkpoints(tmp_path: Path, pointmass: str) -> None:
         ({"chunk": 0}, "checkpoints.mine.chunk: Input should be greater"),
         ({"policy": "scripted"}, "checkpoints.mine.policy: 'scripted' must be module:name, such as"),
         ({"summary": None}, "checkpoints.mine.summary: is missing"),
-        ({"colour": "red"}, "checkpoints.mine.colour: there is no such field"),
+        ({"robot-type": "x"}, r"own.yaml: checkpoints.mine.robot-type: unknown key; did you mean 'robot_type'\?"),
+        ({"colour": "red"}, "checkpoints.mine.colour: unknown key; known here: summary, policy, source, revision,"),
+        (
+            {"published": {"metric": "success rate", "source": "x", "score": {"libero": 1.0}}},
+            r"mine.published.score: unknown key; did you mean 'scores'\?",
+        ),
         ({"published": {"metric": "success rate", "source": "x", "scores": {}}}, "mine.published.scores"),
     ],
 )
@@ -212,3 +220,127 @@ def test_a_path_that_is_no_checkpoint_is_explained(tmp_path: Path) -> None:
         find_checkpoint(str(tmp_path))
     with pytest.raises(UsageError, match="no such directory"):
         find_checkpoint(str(tmp_path / "nowhere"))
+
+
+# Policies beside the file that names them
+
+POLICY = """
+from pydantic import BaseModel
+from evalkit.policies.checkpoint import NamedParameters
+from evalkit.policies.scripted import Hold, Look
+from tuning import SHARE
+
+class Parameters(Look):
+    share: float = SHARE
+
+class Plain(BaseModel):
+    chunk: int = 2
+
+class Named(NamedParameters):
+    chunk: int = 2
+
+def Mine(suite, parameters: Parameters):
+    policy = Hold(suite, parameters)
+    policy.share = parameters.share
+    return policy
+
+def Bare(suite, parameters):
+    return Hold(suite, Look())
+
+class Blank:
+    def __init__(self, suite, parameters):
+        pass
+
+def Lost(suite, parameters: "Nowhere"):
+    return Hold(suite, Look())
+
+def Loose(suite, parameters: Plain):
+    return Hold(suite, Look(chunk=parameters.chunk))
+
+def Titled(suite, parameters: Named):
+    policy = Hold(suite, Look(chunk=parameters.chunk))
+    policy.title = parameters.display_name
+    return policy
+"""
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    """A checkpoint file in a folder with the module that it names, and one that this module imports."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "own_policy.py").write_text(POLICY)
+    (folder / "tuning.py").write_text("SHARE = 0.25\n")
+    names = ("Mine", "Bare", "Blank", "Lost", "Loose", "Titled")
+    entries = {name.lower(): {"summary": "mine", "policy": f"own_policy:{name}"} for name in names}
+    (folder / "own.yaml").write_text(yaml.safe_dump({"checkpoints": entries}))
+    return folder / "own.yaml"
+
+
+def test_a_module_beside_the_file_is_imported_and_the_import_path_stays(pointmass: str, beside: Path) -> None:
+    path = list(sys.path)
+    checkpoint = find_checkpoint("mine", beside).having({"share": 0.5})
+    assert checkpoint.build(load_suite(pointmass)).share == 0.5  # type: ignore[attr-defined]
+    assert find_checkpoint("mine", beside).identity() == {
+        "id": "mine",
+        "policy": "own_policy:Mine",
+        "parameters": {"chunk": 10, "cameras": "none", "share": 0.25},
+    }
+    assert sys.path == path and not {"own_policy", "tuning"} & set(sys.modules)
+
+
+def test_a_module_of_that_name_elsewhere_does_not_win(
+    pointmass: str, beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("own_policy", "tuning"):
+        (other / f"{name}.py").write_text(POLICY if name == "own_policy" else "SHARE = 0.75\n")
+    monkeypatch.syspath_prepend(str(other))
+    theirs = importlib.import_module("own_policy")
+    try:
+        assert find_checkpoint("mine", beside).build(load_suite(pointmass)).share == 0.25  # type: ignore[attr-defined]
+        assert sys.modules["own_policy"] is theirs and sys.modules["tuning"].SHARE == 0.75
+        entry = Entry(summary="", policy="own_policy:Mine")
+        assert Checkpoint("theirs", entry).build(load_suite(pointmass)).share == 0.75  # type: ignore[attr-defined]
+    finally:
+        del sys.modules["own_policy"], sys.modules["tuning"]
+
+
+def test_evalkits_own_modules_stay_evalkits(beside: Path, pointmass: str) -> None:
+    (beside.parent / "evalkit").mkdir()
+    (beside.parent / "evalkit" / "__init__.py").write_text("1 / 0")
+    assert find_checkpoint("mine", beside).build(load_suite(pointmass))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "bare",
+            r"checkpoint 'bare': own_policy:Bare must annotate its second parameter with a pydantic model, .*: "
+            r"write def Bare\(suite: Suite, parameters: Parameters\), with class Parameters\(evalkit\.documents\.Sec",
+        ),
+        ("blank", r"checkpoint 'blank': .* write def __init__\(self, suite: Suite, parameters: Parameters\)"),
+        ("lost", "checkpoint 'lost': own_policy:Lost: the annotations of its parameters cannot be read .*Nowhere"),
+    ],
+)
+def test_a_factory_without_annotations_is_told_what_to_write(
+    pointmass: str, beside: Path, name: str, message: str
+) -> None:
+    with pytest.raises(PolicyProblem, match=message):
+        find_checkpoint(name, beside).build(load_suite(pointmass))
+    with pytest.raises(PolicyProblem, match=message):
+        find_checkpoint(name, beside).having({"chunk": 3})
+
+
+def test_an_unknown_parameter_is_refused_whatever_model_the_policy_has(pointmass: str, beside: Path) -> None:
+    assert find_checkpoint("loose:chunk=3", beside).build(load_suite(pointmass)).spec.chunk_size == 3
+    with pytest.raises(UsageError, match=r"checkpoint 'loose': chunks: unknown key; did you mean 'chunk'\?"):
+        find_checkpoint("loose:chunks=3", beside).build(load_suite(pointmass))
+
+
+def test_a_policy_can_learn_the_name_of_its_checkpoint(pointmass: str, beside: Path) -> None:
+    checkpoint = find_checkpoint("titled:chunk=3", beside)
+    assert checkpoint.build(load_suite(pointmass)).title == "titled"  # type: ignore[attr-defined]
+    assert checkpoint.identity()["parameters"] == {"chunk": 3}

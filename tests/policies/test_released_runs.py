@@ -23,23 +23,24 @@ from typer.testing import CliRunner
 from evalkit.analysis.summary import summarize
 from evalkit.cli import app
 from evalkit.errors import PolicyProblem
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
+from evalkit.testing import canonical
 
 pytestmark = pytest.mark.sim
 
 
 def played(out: Path, suite: str, **options: Any) -> list[dict[str, Any]]:
-    """Episodes of a hundred steps: these tests are about requests and replies."""
+    """Shorten episodes to a hundred steps: these tests are about requests and replies."""
     play(RunOptions(shortened(suite, 100), out=out, **options), Silent())
     return canonical(read_journal(out).values())
 
 
 @contextmanager
 def serving(checkpoint: Path, suite: str) -> Iterator[str]:
-    """`evalkit serve` in a process of its own; yields its URL."""
+    """Run `evalkit serve` in a process of its own; yield its URL."""
     command = [sys.executable, "-m", "evalkit", "serve", "--checkpoint", str(checkpoint), "--suite", suite]
     process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -103,7 +104,7 @@ def test_metaworld_through_a_server_is_the_same_run(tiny: Path, tmp_path: Path) 
         there = played(tmp_path / "there", "metaworld", checkpoint=f"remote:url={url}", **options)
     assert here == there
     metadata = read_manifest(tmp_path / "there").checkpoint["metadata"]
-    assert metadata["lost"] == []
+    assert metadata["unsupported"] == []
     here = read_manifest(tmp_path / "here").checkpoint["metadata"]
     assert metadata["server"]["metadata"] == {name: fact for name, fact in here.items() if name != "where"}
 

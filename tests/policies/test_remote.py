@@ -1,4 +1,4 @@
-"""The client of other people's policies: openpi servers without the extension, and servers that misbehave."""
+"""The client of policy servers: openpi servers without the extension, and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.checkpoint import Checkpoint, Entry, load_checkpoints
-from evalkit.policies.remote import Remote, RemoteParameters, resized
+from evalkit.policies.remote import Remote, RemoteParameters, resize_with_pad
 from evalkit.policies.rotations import axis_angle
-from evalkit.policies.scripted import Look, Random
+from evalkit.policies.scripted import Random, ScriptedParameters
 from evalkit.policy import Request, Spec
 from evalkit.records.journal import read_journal
 from evalkit.runner.options import Candidate, RunOptions
@@ -50,7 +50,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Upstream:
-    """A policy server as openpi's: metadata, then one reply for each message; the reply is one callable's to make."""
+    """A policy server like openpi's: metadata, then one reply for each message, made by one callable."""
 
     def __init__(self, answer: Callable[[Any], Any], metadata: Any, port: int = 0) -> None:
         self.seen: list[Any] = []
@@ -88,7 +88,7 @@ class Upstream:
 
 @contextmanager
 def upstream(answer: Any = None, metadata: Any = None) -> Iterator[Upstream]:
-    """``answer``: what every reply is, or what makes it of a message."""
+    """Run an upstream server; ``answer`` is every reply, or a function from a message to its reply."""
     reply = {"actions": CHUNK} if answer is None else answer
     server = Upstream(reply if callable(reply) else lambda message: reply, {} if metadata is None else metadata)
     try:
@@ -107,7 +107,7 @@ def remote(suite: Suite, url: str, **parameters: Any) -> Iterator[Remote]:
 
 
 def request(suite: Suite, scene: int = 0) -> Request:
-    """Everything that a suite shows, filled with numbers."""
+    """Return a request with all of a suite's cameras and state vectors, filled with random numbers."""
     random = np.random.default_rng(scene)
     images = {n: random.integers(0, 256, (c.height, c.width, 3), np.uint8) for n, c in suite.cameras.items()}
     state = {name: random.normal(size=vector.size) for name, vector in suite.state.items()}
@@ -136,7 +136,7 @@ def test_a_plain_server_gets_what_the_parameters_say(suite: Suite) -> None:
             assert policy.spec.metadata == {
                 "where": server.url,
                 "extension": False,
-                "lost": ["seed", "reset", "prefix"],
+                "unsupported": ["seed", "reset", "prefix"],
                 "layout": {
                     "images": {"observation/image": "above"},
                     "state": {"observation/state": ["position"]},
@@ -151,7 +151,7 @@ def test_a_plain_server_gets_what_the_parameters_say(suite: Suite) -> None:
     assert set(message) == {"observation/image", "observation/state", "task"} and message["task"] == "go left"
     assert message["observation/state"].dtype == np.float64
     assert (message["observation/state"] == asked.observation.state["position"]).all()
-    assert (message["observation/image"] == resized(asked.observation.images["above"][::-1, ::-1], 16)).all()
+    assert (message["observation/image"] == resize_with_pad(asked.observation.images["above"][::-1, ::-1], 16)).all()
 
 
 def test_libero_is_sent_as_openpis_own_client_sends_it() -> None:
@@ -170,7 +170,7 @@ def test_libero_is_sent_as_openpis_own_client_sends_it() -> None:
     seen = asked.observation
     assert set(message) == {"observation/image", "observation/wrist_image", "observation/state", "prompt"}
     assert message["observation/wrist_image"].shape == (224, 224, 3)
-    assert (message["observation/image"] == resized(seen.images["agentview"][::-1, ::-1], 224)).all()
+    assert (message["observation/image"] == resize_with_pad(seen.images["agentview"][::-1, ::-1], 224)).all()
     state = [seen.state["eef_pos"], axis_angle(seen.state["eef_quat"]), seen.state["gripper_qpos"]]
     assert (message["observation/state"] == np.concatenate(state)).all()
 
@@ -185,9 +185,9 @@ def test_a_run_on_a_plain_server_is_a_run(suite: Suite, pointmass: str, tmp_path
 
 def test_images_are_padded_as_openpi_pads_them() -> None:
     image = np.full((24, 32, 3), 200, np.uint8)
-    small = resized(image, 16)
+    small = resize_with_pad(image, 16)
     assert small.shape == (16, 16, 3) and (small[2:14] == 200).all() and not small[:2].any() and not small[14:].any()
-    assert resized(small, 16) is small
+    assert resize_with_pad(small, 16) is small
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_an_api_key_is_sent_and_stands_nowhere(suite: Suite, monkeypatch: pytest
         ),
         (
             {"images": {}, "state": {}},
-            r"how long its action chunks are: .* --checkpoint remote:url=ws://127.*,chunk=10",
+            r"its metadata lacks the length of its action chunks: .* --checkpoint remote:url=ws://127.*,chunk=10",
         ),
         ({**MAPPED, "columns": 3}, "columns=3: an action of pointmass has 2"),
         (
             {**MAPPED, "state": {"s": ["axis_angle(position)"]}},
-            r"axis_angle\(position\) needs a quaternion x, y, z, w, and that has 2",
+            r"axis_angle\(position\) needs a quaternion x, y, z, w, and position has 2",
         ),
     ],
 )
@@ -247,14 +247,14 @@ def test_what_a_plain_server_needs_to_be_told_is_asked_for(
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"images": {"observation/image": "above"}}, "says itself what it takes: leave out images"),
-        ({"chunk": 5}, "its chunks are 10 steps: leave out chunk=5, and say --horizon"),
+        ({"images": {"observation/image": "above"}}, "describes its observations itself: remove images"),
+        ({"chunk": 5}, "its chunks are 10 steps: remove chunk=5, and use --horizon"),
     ],
 )
 def test_what_an_evalkit_server_says_itself_is_not_to_be_said(
     suite: Suite, parameters: dict[str, Any], message: str
 ) -> None:
-    server = Server(Random(suite, Look()), identity=IDENTITY)
+    server = Server(Random(suite, ScriptedParameters()), identity=IDENTITY)
     url = server.start()
     with pytest.raises(UsageError, match=message), remote(suite, url, **parameters):
         pass
@@ -264,7 +264,7 @@ def test_what_an_evalkit_server_says_itself_is_not_to_be_said(
 
 
 def test_a_server_for_another_suite_is_refused(suite: Suite) -> None:
-    server = Server(Random(suite, Look()), identity={"suite": "libero", "action_size": 7})
+    server = Server(Random(suite, ScriptedParameters()), identity={"suite": "libero", "action_size": 7})
     url = server.start()
     with (
         pytest.raises(UsageError, match=r"serves a policy for libero \(actions of 7\).* of pointmass \(actions of 2\)"),
@@ -308,7 +308,7 @@ def test_a_server_that_is_not_there_is_waited_for(suite: Suite) -> None:
     ):
         pass
     assert time.monotonic() - started < 3
-    late = Server(Random(suite, Look()), identity=IDENTITY, port=port)
+    late = Server(Random(suite, ScriptedParameters()), identity=IDENTITY, port=port)
     threading.Timer(0.4, late.start).start()
     with remote(suite, f"127.0.0.1:{port}") as policy:
         assert policy.spec.chunk_size == 10
@@ -322,8 +322,8 @@ def refusing(status: int) -> Callable[[ServerConnection, HttpRequest], Response]
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (404, EnvironmentProblem, r"what answers there is no policy server \(HTTP 404\); see to the address"),
-        (200, EnvironmentProblem, r"no policy server \(HTTP 200\)"),
+        (404, EnvironmentProblem, r"the server at this address is not a policy server \(HTTP 404\); check the address"),
+        (200, EnvironmentProblem, r"not a policy server \(HTTP 200\)"),
         (401, UsageError, r"it refuses the key \(HTTP 401\): set EVALKIT_REMOTE_API_KEY"),
         (503, EnvironmentProblem, "no policy server answers within 0.5 s .*HTTP 503"),
     ],
@@ -338,7 +338,7 @@ def test_a_web_server_is_no_policy_server(suite: Suite, status: int, error: type
 
 @pytest.mark.parametrize(
     ("greeting", "message"),
-    [(b"SSH-2.0-OpenSSH_9.6\r\n", "does not speak WebSocket"), (b"", r"no policy server answers within 0.5 s")],
+    [(b"SSH-2.0-OpenSSH_9.6\r\n", "does not use WebSocket"), (b"", r"no policy server answers within 0.5 s")],
 )
 def test_something_else_at_the_port_is_no_policy_server(suite: Suite, greeting: bytes, message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -386,7 +386,7 @@ def test_a_host_that_does_not_exist_is_not_waited_for(suite: Suite) -> None:
     [
         (b"\xc1", "its reply is not openpi's msgpack"),
         (pack([1]), "its reply has no 'actions', only: list"),
-        ({"action": CHUNK, "x": 1}, "its reply has no 'actions', only: action, x; name it by actions=KEY"),
+        ({"action": CHUNK, "x": 1}, "its reply has no 'actions', only: action, x; set its key with actions=KEY"),
         ({}, "only: nothing"),
         ({"actions": [[0.0, 0.0]]}, "its 'actions' are list, not a chunk of 10 actions of 2 numbers"),
         ({"actions": CHUNK[None]}, r"its 'actions' are float32 \(1, 10, 2\)"),
@@ -398,8 +398,8 @@ def test_a_host_that_does_not_exist_is_not_waited_for(suite: Suite) -> None:
             "Traceback (most recent call last):\n  File \"x.py\", line 1\nKeyError: 'observation/exterior'\n",
             "the policy failed there: KeyError: 'observation/exterior'$",
         ),
-        ("", "the policy failed there: it does not say why"),
-        (None, r"the connection was lost 3 times over one request \(.*\); see its log"),
+        ("", "the policy failed there: it gives no reason"),
+        (None, r"the connection was lost 3 times over one request \(.*\); see the server's log"),
     ],
 )
 def test_a_reply_that_is_no_chunk_is_one_line(suite: Suite, answer: Any, message: str) -> None:
@@ -461,10 +461,10 @@ def test_several_requests_go_over_several_connections_and_come_back_in_order(sui
 
 
 class Stub:
-    """Random with facts of its own."""
+    """A random policy with metadata of its own."""
 
     def __init__(self, suite: Suite, weights: str) -> None:
-        self._random = Random(suite, Look(cameras="all"))
+        self._random = Random(suite, ScriptedParameters(cameras="all"))
         self.spec = Spec(self._random.spec.observation_spec, 10, {"weights": weights})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
@@ -492,7 +492,7 @@ def test_a_server_that_comes_back_is_asked_again(suite: Suite) -> None:
         warnings = policy.warnings()
     second.stop()
     assert np.array_equal(before, after)
-    assert len(warnings) == 3 and all("the connection was lost" in r and "made again" in r for r in warnings)
+    assert len(warnings) == 3 and all("the connection was lost" in r and "reopened" in r for r in warnings)
 
 
 def test_another_policy_at_the_same_address_is_not_taken_for_the_first(suite: Suite) -> None:
@@ -502,7 +502,7 @@ def test_another_policy_at_the_same_address_is_not_taken_for_the_first(suite: Su
     with remote(suite, url) as policy:
         policy.act([request(suite)])
         restarted(first, second)
-        with pytest.raises(PolicyProblem, match=r"another policy: evalkit\.facts\.weights was 'a' and is 'b'"):
+        with pytest.raises(PolicyProblem, match=r"another policy: evalkit\.metadata\.weights was 'a' and is 'b'"):
             policy.act([request(suite)])
     second.stop()
 
@@ -534,6 +534,6 @@ def test_nothing_is_left_behind(suite: Suite) -> None:
 
 
 def open_files() -> int:
-    """How many this process has open, where that can be said."""
+    """Return the number of open files of this process, or 0 if the platform does not tell."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.exists() else 0

@@ -1,4 +1,4 @@
-"""The tiny VLA has the released checkpoints' interface, and its actions depend on what a trained model's depend on."""
+"""The tiny VLA has the released checkpoints' interface, and its actions depend on the inputs of a trained model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(path, **options):
 
 
 def load_processor(path):
-    """As AutoProcessor does, but without the video processor, which needs torchvision."""
+    """Load the processor as AutoProcessor does, but without the video processor, which needs torchvision."""
     released = get_class_from_dynamic_module("processing_mibot.MiBotProcessor", str(path))
     lean = type("LeanProcessor", (released,), {"attributes": ["image_processor", "tokenizer"]})
     return lean.from_pretrained(path, use_fast=False)
@@ -46,7 +46,7 @@ def load_processor(path):
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """For so small a model, handing work to threads takes longer than the work."""
+    """Use one thread: for so small a model, the overhead of threads exceeds the work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -69,7 +69,7 @@ def processor(path):
 
 
 def image(x, side=256):
-    """A gradient with a red block at ``x``."""
+    """Return a gradient with a red block at ``x``."""
     row = np.linspace(0, 255, side).astype(np.uint8)
     pixels = np.stack([np.tile(row, (side, 1)), np.tile(row[:, None], (1, side)), np.full((side, side), 90)], -1)
     pixels = pixels.astype(np.uint8)
@@ -78,7 +78,7 @@ def image(x, side=256):
 
 
 def inputs(processor, texts=(CUP,), images=None, states=None, robot_type="libero_all", dtype=torch.float32):
-    """The keyword arguments of one forward call, as the released scripts make them."""
+    """Return the keyword arguments of one forward call, as the released scripts make them."""
     images = [image(40), image(90)] * len(texts) if images is None else images
     states = [[-0.05, 0.03, 0.2, 3.1, 0.1, -0.1, 0.04, -0.04]] * len(texts) if states is None else states
     padded = torch.tensor([[s + [0.0] * (32 - len(s))] for s in states])
@@ -95,7 +95,7 @@ def act(model, processor, seed=1, dtype=torch.float32, **options):
 
 
 class HandedNoise(TorchFunctionMode):
-    """Hands ``noise`` to whoever calls torch.randn_like."""
+    """A context in which torch.randn_like returns ``noise``."""
 
     def __init__(self, noise):
         super().__init__()
@@ -109,7 +109,7 @@ class HandedNoise(TorchFunctionMode):
 
 
 def flow_calls(model, monkeypatch, request):
-    """The arguments of every dit_forward call of one forward, by wrapping the instance's method."""
+    """Return the arguments of every dit_forward call of one forward, by wrapping the instance's method."""
     calls, flow = [], model.dit_forward
     with monkeypatch.context() as patch:
         patch.setattr(model, "dit_forward", lambda **kwargs: calls.append(kwargs) or flow(**kwargs))

@@ -1,4 +1,4 @@
-"""Chunks that continue the running one: prefixes, real-time chunking, and what a suite's actions are to the model."""
+"""Chunks that continue the running one: prefixes, real-time chunking, and conversions between action spaces."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, soft_mask
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
-from evalkit.policies.xiaomi_robotics_0.loading import Loaded, load
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
+from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint, load
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 from evalkit.policy import Request
 from evalkit.suite import load_suite
 
-SETTINGS = settings()
+PRESETS = presets()
 STD = 0.25  # of every action dimension that the tiny checkpoint uses
 H, S = 10, 5
 
 
-def loaded_from(folder: Path) -> Loaded:
+def loaded_from(folder: Path) -> LoadedCheckpoint:
     return load(locate(str(folder), None, True, "tiny"), "auto", "auto", "auto")
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny: Path) -> Loaded:
+def loaded(tiny: Path) -> LoadedCheckpoint:
     return loaded_from(tiny)
 
 
 @pytest.fixture(scope="module")
-def even(tiny: Path) -> Loaded:
-    """The tiny checkpoint with half of the velocity, so that five steps follow its flow well."""
+def even(tiny: Path) -> LoadedCheckpoint:
+    """Return the tiny checkpoint with half of the velocity, so that five steps follow its flow well."""
     model = loaded_from(tiny)
     with torch.no_grad():
         model.model.action_output.weight.mul_(0.5)
@@ -60,12 +60,12 @@ def even(tiny: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def asked() -> list[ModelRequest]:
-    return [SETTINGS["libero"].request(o, "libero_all") for o in observations("libero", 6)]
+    return [PRESETS["libero"].build_request(o, "libero_all") for o in observations("libero", 6)]
 
 
 @pytest.fixture(scope="module")
-def chunks(loaded: Loaded, asked: list[ModelRequest]) -> list[np.ndarray]:
-    """What the requests are replied without a prefix."""
+def chunks(loaded: LoadedCheckpoint, asked: list[ModelRequest]) -> list[np.ndarray]:
+    """Return the replies to the requests without a prefix."""
     return Inference(loaded, "libero_all").chunks(asked)
 
 
@@ -86,8 +86,8 @@ def test_the_mask_is_the_papers() -> None:
     assert np.isclose(soft_mask(0, 3, 5)[0], first * math.expm1(first) / math.expm1(1))
 
 
-def overlap_errors(model: Loaded, asked: list[ModelRequest], committed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances to the running chunk at the frozen steps, in standard deviations: naive and guided, (requests, d)."""
+def overlap_errors(model: LoadedCheckpoint, asked: list[ModelRequest], committed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return naive and guided distances (requests, d) to the running chunk's frozen steps, in standard deviations."""
     inference = Inference(model, "libero_all")
     left = [chunk[S:] for chunk in inference.chunks(asked)[:-1]]
     naive = inference.chunks(asked[1:])
@@ -105,9 +105,9 @@ def overlap_errors(model: Loaded, asked: list[ModelRequest], committed: int) -> 
 def test_frozen_steps_come_to_the_running_chunk(
     tiny: Path, asked: list[ModelRequest], gain: float, times: float, committed: int
 ) -> None:
-    """How near depends on how even the flow is: five steps follow random weights' flow roughly.
+    """Test guidance on flows that five Euler steps follow with different accuracy.
 
-    ``gain`` scales the model's velocities: the better five steps follow the flow, the nearer guidance comes.
+    ``gain`` scales the model's velocities: the more accurate the steps are, the nearer guidance comes.
     Measured: 15 to 19 times nearer for the checkpoint as it is built, more than 50 times with half of its velocity.
     """
     model = loaded_from(tiny)
@@ -127,16 +127,20 @@ def test_every_attention_and_dtype_is_guided(tiny: Path, asked: list[ModelReques
     assert guided.mean() * 20 < naive.mean()
 
 
-def test_a_smaller_weight_guides_less(loaded: Loaded, asked: list[ModelRequest], chunks: list[np.ndarray]) -> None:
+def test_a_smaller_weight_guides_less(
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray]
+) -> None:
     request = continuing(asked[1], chunks[0][S:], 2)
     apart = [
-        np.abs(Inference(loaded, "libero_all", max_guidance=most).chunks([request])[0][:2] - chunks[0][S : S + 2]).max()
-        for most in (0.1, 1.0, 5.0)
+        np.abs(
+            Inference(loaded, "libero_all", max_guidance=weight).chunks([request])[0][:2] - chunks[0][S : S + 2]
+        ).max()
+        for weight in (0.1, 1.0, 5.0)
     ]
     assert apart[0] > apart[1] > apart[2]
 
 
-def test_steps_beyond_the_running_chunk_stay_free(loaded: Loaded, asked: list[ModelRequest]) -> None:
+def test_steps_beyond_the_running_chunk_stay_free(loaded: LoadedCheckpoint, asked: list[ModelRequest]) -> None:
     inference = Inference(loaded, "libero_all")
     left = inference.chunks(asked[:1])[0][S:]
     drawn = [replace(request, seed=seed) for request in asked[1:4] for seed in (1, 2)]
@@ -147,9 +151,9 @@ def test_steps_beyond_the_running_chunk_stay_free(loaded: Loaded, asked: list[Mo
 
 
 def test_one_flow_step_is_the_papers_formula(
-    loaded: Loaded, asked: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the whole Jacobian, from central differences."""
+    """Compare with the whole Jacobian, from central differences."""
     left = chunks[0][S:]
     plain, stages = loaded.model.dit_forward, []
 
@@ -186,7 +190,7 @@ def test_one_flow_step_is_the_papers_formula(
 
 @pytest.fixture(scope="module")
 def mixed(asked: list[ModelRequest], chunks: list[np.ndarray]) -> list[ModelRequest]:
-    """Requests with prefixes of every kind and length, and without."""
+    """Return requests with prefixes of every kind and length, and without."""
     return [
         asked[0],
         continuing(asked[1], chunks[0][5:], 2),
@@ -198,8 +202,10 @@ def mixed(asked: list[ModelRequest], chunks: list[np.ndarray]) -> list[ModelRequ
     ]
 
 
-def test_a_batch_of_mixed_prefixes_answers_as_single_requests_do(even: Loaded, mixed: list[ModelRequest]) -> None:
-    """With the whole velocity the last bit of a prefix moves a chunk by up to 3e-4, and so does the rounding here."""
+def test_a_batch_of_mixed_prefixes_answers_as_single_requests_do(
+    even: LoadedCheckpoint, mixed: list[ModelRequest]
+) -> None:
+    """Use half of the velocity: with all of it, rounding the last bit of a prefix moves a chunk by up to 3e-4."""
     single = Inference(even, "libero_all").chunks(mixed)
     for size in (3, 8):
         batched = Inference(even, "libero_all", max_batch=size).chunks(mixed)
@@ -210,7 +216,7 @@ def test_a_batch_of_mixed_prefixes_answers_as_single_requests_do(even: Loaded, m
     assert apart[1] > 1e-2 and max(apart[:1] + apart[2:]) < 1e-4, "a row's prefix reached another row"
 
 
-def test_an_invariant_batch_does_not_depend_on_its_company(loaded: Loaded, mixed: list[ModelRequest]) -> None:
+def test_an_invariant_batch_does_not_depend_on_its_company(loaded: LoadedCheckpoint, mixed: list[ModelRequest]) -> None:
     inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True)
     inference.check_invariance(mixed[:2])
     alone = [inference.chunks([request])[0] for request in mixed]
@@ -222,7 +228,7 @@ def test_an_invariant_batch_does_not_depend_on_its_company(loaded: Loaded, mixed
 
 
 def test_no_prefix_is_the_plain_pass_bit_for_bit(
-    loaded: Loaded, asked: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = np.zeros((0, 32), np.float32)
     seen: list[dict[str, Any]] = []
@@ -235,9 +241,9 @@ def test_no_prefix_is_the_plain_pass_bit_for_bit(
 
 
 def test_with_nothing_committed_the_overlap_still_pulls(
-    loaded: Loaded, asked: list[ModelRequest], chunks: list[np.ndarray]
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray]
 ) -> None:
-    """Delay 0 is guided in the authors' evaluation too; a prefix of kind ``prefix`` with nothing committed is none."""
+    """Guide at delay 0 as the authors' evaluation does; ignore a ``prefix`` without committed actions."""
     left = chunks[0][S:]
     inference = Inference(loaded, "libero_all")
     naive = np.abs(chunks[1][0] - left[0])[:7].mean()
@@ -249,7 +255,7 @@ def test_with_nothing_committed_the_overlap_still_pulls(
 
 
 def test_the_model_is_as_it_was(
-    loaded: Loaded, mixed: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, mixed: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parameters = list(loaded.model.parameters())
     parameters[0].requires_grad_(False)
@@ -281,7 +287,7 @@ def test_the_model_is_as_it_was(
 
 
 def test_out_of_memory_in_a_guided_pass_halves_the_batch(
-    loaded: Loaded, mixed: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, mixed: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = mixed[:4]
     single = Inference(loaded, "libero_all").chunks(asked)
@@ -295,14 +301,14 @@ def test_out_of_memory_in_a_guided_pass_halves_the_batch(
     monkeypatch.setattr(type(loaded.model), "dit_forward", limited)
     inference = Inference(loaded, "libero_all", max_batch=4)
     assert np.abs(np.array(inference.chunks(asked)) - np.array(single)).max() < 1e-4
-    assert inference.warnings == ["out of memory with 4 requests in a pass: went on with 2"]
+    assert inference.warnings == ["out of memory with 4 requests in a pass: continued with 2"]
 
 
 # Models that cannot
 
 
 def calls_otherwise(change: Callable[[Any, dict[str, Any]], Any]) -> Callable[[Any], Any]:
-    """A forward whose five calls of ``dit_forward`` are made by ``change``."""
+    """Return a forward whose five calls of ``dit_forward`` are made by ``change``."""
 
     def forward_of(model: Any) -> Any:
         forward = type(model).forward
@@ -329,7 +335,7 @@ def calls_otherwise(change: Callable[[Any, dict[str, Any]], Any]) -> Callable[[A
     ],
 )
 def test_a_flow_of_another_kind_is_refused(
-    loaded: Loaded, mixed: list[ModelRequest], monkeypatch: pytest.MonkeyPatch, change: Any, message: str
+    loaded: LoadedCheckpoint, mixed: list[ModelRequest], monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
     monkeypatch.setattr(loaded.model, "forward", calls_otherwise(change)(loaded.model))
     with pytest.raises(PolicyProblem, match=message):
@@ -338,14 +344,14 @@ def test_a_flow_of_another_kind_is_refused(
 
 
 def test_a_flow_without_gradient_is_refused(
-    loaded: Loaded, mixed: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, mixed: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(loaded.model), "dit_forward", torch.no_grad()(type(loaded.model).dit_forward))
     with pytest.raises(PolicyProblem, match="dit_forward gives no gradient"):
         Inference(loaded, "libero_all").chunks(mixed[1:2])
 
 
-def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: Loaded) -> None:
+def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: LoadedCheckpoint) -> None:
     assert find_checkpoint(str(tiny)).build(load_suite("libero")).spec.supported_prefixes == ("prefix", "rtc")
     released = Path(shutil.copytree(tiny, tmp_path / "released"))
     config = json.loads((released / "config.json").read_text())
@@ -354,20 +360,20 @@ def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: Load
     assert policy.spec.supported_prefixes == ("rtc",)
     prefix = Prefix(np.zeros((2, 7), np.float32), 2, "prefix")
     request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0], prefix)
-    with pytest.raises(PolicyProblem, match=r"cannot continue a prefix of kind prefix \(it can: rtc\)"):
+    with pytest.raises(PolicyProblem, match=r"cannot continue a prefix of kind prefix \(supported: rtc\)"):
         policy.act([request])
     mask = loaded.processor.get_action_mask("libero_all")
     other = Continuation(SimpleNamespace(config=None), loaded.processor, "libero_all", mask, 5.0)
     assert other.kinds == ()
-    with pytest.raises(PolicyProblem, match=r"cannot continue a prefix of kind rtc \(it can: none\)"):
-        other.wanted(Prefix(np.zeros((2, 32), np.float32), 2, "rtc"))
+    with pytest.raises(PolicyProblem, match=r"cannot continue a prefix of kind rtc \(supported: none\)"):
+        other.normalize(Prefix(np.zeros((2, 32), np.float32), 2, "rtc"))
 
 
 # Prefixes
 
 
 @pytest.mark.parametrize(
-    ("setting", "robot_type"),
+    ("preset_name", "robot_type"),
     [
         ("libero", "libero_all"),
         ("calvin", "calvin_abcd_orig"),
@@ -376,12 +382,12 @@ def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: Load
         ("metaworld", "metaworld"),
     ],
 )
-def test_a_reply_begins_with_the_committed_actions(loaded: Loaded, setting: str, robot_type: str) -> None:
-    rules, inference = SETTINGS[setting], Inference(loaded, robot_type)
-    first, then = (rules.request(o, robot_type) for o in observations(setting, 2))
-    held = rules.actions(inference.chunks([first])[0])[1:3]
-    reply = inference.chunks([continuing(then, rules.decoded(held), 2, "prefix")])[0]
-    assert np.allclose(rules.actions(reply)[:2], held, atol=1e-5)
+def test_a_reply_begins_with_the_committed_actions(loaded: LoadedCheckpoint, preset_name: str, robot_type: str) -> None:
+    preset, inference = PRESETS[preset_name], Inference(loaded, robot_type)
+    first, then = (preset.build_request(o, robot_type) for o in observations(preset_name, 2))
+    held = preset.to_suite_actions(inference.chunks([first])[0])[1:3]
+    reply = inference.chunks([continuing(then, preset.to_model_actions(held), 2, "prefix")])[0]
+    assert np.allclose(preset.to_suite_actions(reply)[:2], held, atol=1e-5)
     assert not np.allclose(reply[2:], inference.chunks([then])[0][2:], atol=1e-3)
 
 
@@ -399,7 +405,7 @@ def test_the_policy_takes_a_prefix_in_the_suites_actions(tiny: Path) -> None:
 
 
 class Statistics:
-    """A processor that decodes by its own statistics, other ones at every time index."""
+    """A processor with its own statistics, which differ between time indices."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -418,13 +424,13 @@ def test_actions_are_normalised_by_the_statistics_of_their_place_in_the_new_chun
     continuation = Continuation(model, processor, "any", processor.mask, 5.0)
     rng = np.random.default_rng(1)
     actions = rng.normal(size=(6, 32)).astype(np.float32)
-    wanted = continuation.wanted(Prefix(actions[:3], 2, "prefix"))
+    wanted = continuation.normalize(Prefix(actions[:3], 2, "prefix"))
     assert wanted is not None and (wanted.committed, wanted.length) == (2, 3)
     expected = np.zeros((4, 32))
     mean, std = processor.mean[0].double().numpy(), processor.std[0].double().numpy()
     expected[:3, :7] = (actions[:3, :7] - mean[:3, :7]) / std[:3, :7]
     assert np.allclose(wanted.actions[0], expected, rtol=1e-5, atol=1e-6)
-    longer = continuation.wanted(Prefix(actions, 5, "prefix"))
+    longer = continuation.normalize(Prefix(actions, 5, "prefix"))
     assert longer is not None and (longer.committed, longer.length) == (4, 4)
 
 
@@ -432,56 +438,56 @@ def test_actions_are_normalised_by_the_statistics_of_their_place_in_the_new_chun
 
 
 def vectors(largest: float) -> st.SearchStrategy[list[float]]:
-    """Rotation vectors up to an angle, about."""
+    """Return rotation vectors up to about the angle ``largest``."""
     part = st.integers(-1000, 1000).map(lambda n: n / 1000 * largest / math.sqrt(3)) | st.just(1e-9)
     return st.lists(part, min_size=3, max_size=3)
 
 
-def actions_of(setting: str, largest: float) -> st.SearchStrategy[np.ndarray]:
-    """(K, A) float32 in the suite's action space."""
+def actions_of(preset_name: str, largest: float) -> st.SearchStrategy[np.ndarray]:
+    """Return (K, A) float32 in the suite's action space."""
     any_value = st.floats(-1, 1, width=32)
-    if setting == "metaworld":
+    if preset_name == "metaworld":
         row = st.lists(any_value, min_size=4, max_size=4)
     else:
-        gripper = any_value if setting in ("libero", "google_robot") else st.sampled_from([-1.0, 1.0])
+        gripper = any_value if preset_name in ("libero", "google_robot") else st.sampled_from([-1.0, 1.0])
         place = st.lists(any_value, min_size=3, max_size=3)
         row = st.tuples(place, vectors(largest), gripper).map(lambda parts: [*parts[0], *parts[1], parts[2]])
     return st.lists(row, min_size=0, max_size=6).map(
-        lambda rows: np.array(rows, np.float32).reshape(len(rows), 4 if setting == "metaworld" else 7)
+        lambda rows: np.array(rows, np.float32).reshape(len(rows), 4 if preset_name == "metaworld" else 7)
     )
 
 
-@pytest.mark.parametrize("setting", sorted(SETTINGS))
+@pytest.mark.parametrize("preset_name", sorted(PRESETS))
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_actions_survive_the_way_to_the_model_and_back(setting: str, data: st.DataObject) -> None:
-    rules = SETTINGS[setting]
-    actions = data.draw(actions_of(setting, largest=1.5))
-    decoded = rules.decoded(actions)
+def test_actions_survive_the_way_to_the_model_and_back(preset_name: str, data: st.DataObject) -> None:
+    preset = PRESETS[preset_name]
+    actions = data.draw(actions_of(preset_name, largest=1.5))
+    decoded = preset.to_model_actions(actions)
     assert decoded.shape == (len(actions), 32) and decoded.dtype == np.float32
     assert not decoded[:, actions.shape[1] :].any()
     if len(actions):
-        assert np.allclose(rules.actions(decoded), actions, atol=1e-5)
+        assert np.allclose(preset.to_suite_actions(decoded), actions, atol=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["widowx", "google_robot"])
+@pytest.mark.parametrize("preset_name", ["widowx", "google_robot"])
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_large_turns_come_back_as_the_same_rotation(setting: str, data: st.DataObject) -> None:
+def test_large_turns_come_back_as_the_same_rotation(preset_name: str, data: st.DataObject) -> None:
     vector = np.array(data.draw(vectors(largest=6.0)), np.float32)
     action = np.concatenate([np.zeros(3), vector, [1.0]]).astype(np.float32)[None]
-    decoded = SETTINGS[setting].decoded(action)
-    back = SETTINGS[setting].actions(decoded)[0, 3:6]
+    decoded = PRESETS[preset_name].to_model_actions(action)
+    back = PRESETS[preset_name].to_suite_actions(decoded)[0, 3:6]
     turned = Rotation.from_euler("xyz", decoded[0, 3:6].astype(float)).as_matrix()
     assert np.allclose(turned, Rotation.from_rotvec(vector.astype(float)).as_matrix(), atol=1e-5)
     assert np.allclose(Rotation.from_rotvec(back.astype(float)).as_matrix(), turned, atol=1e-5)
 
 
 def test_grippers_are_inverted_by_their_rules() -> None:
-    def gripper(setting: str, values: list[float]) -> list[float]:
+    def gripper(preset_name: str, values: list[float]) -> list[float]:
         actions = np.zeros((len(values), 7), np.float32)
         actions[:, 6] = values
-        return SETTINGS[setting].decoded(actions)[:, 6].tolist()
+        return PRESETS[preset_name].to_model_actions(actions)[:, 6].tolist()
 
     assert gripper("calvin", [1.0, -1.0]) == [1.0, -1.0]
     assert gripper("widowx", [1.0, -1.0]) == [1.0, 0.0]

@@ -1,4 +1,4 @@
-"""Loading a checkpoint of the released shape, and asking it alone and in batches."""
+"""A checkpoint of the released shape: loading, single requests and batches."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0 import loading as loading_room
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
-from evalkit.policies.xiaomi_robotics_0.loading import Loaded, load
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
+from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint, load
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 from evalkit.policy import Request
 from evalkit.suite import Suite, load_suite
 
-libero = settings()["libero"]
+libero = presets()["libero"]
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +36,24 @@ def suite() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny: Path) -> Loaded:
+def loaded(tiny: Path) -> LoadedCheckpoint:
     return load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
 
 
 @pytest.fixture(scope="module")
 def asked() -> list[ModelRequest]:
-    """Requests whose prompts differ in length."""
-    return [libero.request(o, "libero_all") for o in observations("libero", 6)]
+    """Return requests whose prompts differ in length."""
+    return [libero.build_request(o, "libero_all") for o in observations("libero", 6)]
 
 
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
-    """A checkpoint to damage."""
+    """Return a copy of the checkpoint, to damage."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
-def built(name: Path | str, suite: Suite, **settings: Any) -> XiaomiRobotics0:
-    policy = find_checkpoint(str(name)).having(settings).build(suite)
+def built(name: Path | str, suite: Suite, **parameters: Any) -> XiaomiRobotics0:
+    policy = find_checkpoint(str(name)).having(parameters).build(suite)
     assert isinstance(policy, XiaomiRobotics0)
     return policy
 
@@ -115,7 +115,7 @@ def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.Monke
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
     metadata = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").metadata
-    assert metadata["attention"] == "sdpa" and list(metadata["attention_passed_over"]) == ["flash_attention_2"]
+    assert metadata["attention"] == "sdpa" and list(metadata["attention_rejected"]) == ["flash_attention_2"]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -127,25 +127,29 @@ def test_attention_and_dtype_can_be_chosen(tiny: Path, suite: Suite, attention: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "message"),
+    ("parameters", "kind", "message"),
     [
-        ({"attention": "flash_attention_2"}, EnvironmentProblem, "no attention implementation works here.*[Ff]lash"),
-        ({"device": "cuda:0"}, EnvironmentProblem, "device 'cuda:0' cannot be used here"),
-        ({"device": "abacus"}, EnvironmentProblem, "device 'abacus' cannot be used here"),
+        (
+            {"attention": "flash_attention_2"},
+            EnvironmentProblem,
+            "no attention implementation works on this machine.*[Ff]lash",
+        ),
+        ({"device": "cuda:0"}, EnvironmentProblem, "device 'cuda:0' cannot be used on this machine"),
+        ({"device": "abacus"}, EnvironmentProblem, "device 'abacus' cannot be used on this machine"),
         ({"robot_type": "libero_goal"}, UsageError, "'libero_goal': this checkpoint knows libero_all, calvin"),
         ({"robot_type": "bridge_delta"}, UsageError, "'bridge_delta' is for simpler, not for libero"),
-        ({"setting": "liberooo"}, UsageError, "unknown setting 'liberooo': did you mean libero"),
-        ({"setting": "calvin"}, UsageError, "set robot_type=NAME"),
+        ({"preset": "liberooo"}, UsageError, "unknown preset 'liberooo': did you mean libero"),
+        ({"preset": "calvin"}, UsageError, "set robot_type=NAME"),
         ({"chunk": 4}, PolicyProblem, "chunks of 10, not of 4"),
         ({"max_batch": 0}, UsageError, "max_batch: Input should be greater"),
         ({"dtype": "int8"}, UsageError, "dtype: Input should be 'auto', 'bfloat16'"),
     ],
 )
 def test_what_cannot_be_is_one_line(
-    tiny: Path, suite: Suite, settings: dict[str, Any], kind: type[EvalkitError], message: str
+    tiny: Path, suite: Suite, parameters: dict[str, Any], kind: type[EvalkitError], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as error:
-        built(tiny, suite, **settings)
+        built(tiny, suite, **parameters)
     assert str(error.value).startswith("checkpoint 'tiny'") and "\n" not in str(error.value)
 
 
@@ -196,7 +200,9 @@ def _forget(path: Path, robot_type: str) -> None:
 def test_missing_libraries_and_weights_are_said_together(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = loading_room.importlib.util.find_spec
     monkeypatch.setattr(loading_room.importlib.util, "find_spec", lambda name: None if name == "torch" else seen(name))
-    with pytest.raises(EnvironmentProblem, match=r"torch is not installed: pip install.*; its weights are not here"):
+    with pytest.raises(
+        EnvironmentProblem, match=r"torch is not installed: pip install.*; its weights are not on this machine"
+    ):
         find_checkpoint("xiaomi-robotics-0-libero").build(suite)
 
 
@@ -210,7 +216,7 @@ def test_another_transformers_is_named(tiny: Path, suite: Suite, monkeypatch: py
 
 
 def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
-    """What the released server does with a request, step by step."""
+    """Compute a request's chunk step by step as the released server does."""
     from transformers import AutoModel
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -227,7 +233,9 @@ def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
     return np.asarray(processor.decode_action(output.actions, robot_type="libero_all")[0])
 
 
-def test_one_request_is_asked_exactly_as_released(tiny: Path, loaded: Loaded, asked: list[ModelRequest]) -> None:
+def test_one_request_is_asked_exactly_as_released(
+    tiny: Path, loaded: LoadedCheckpoint, asked: list[ModelRequest]
+) -> None:
     chunks = Inference(loaded, "libero_all").chunks(asked[:2])
     for request, chunk in zip(asked, chunks, strict=False):
         assert chunk.shape == (10, 32) and chunk.dtype == np.float32
@@ -235,8 +243,8 @@ def test_one_request_is_asked_exactly_as_released(tiny: Path, loaded: Loaded, as
 
 
 @pytest.fixture
-def drawn(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The noise that each pass starts from."""
+def drawn(loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Record the noise that each pass starts from."""
     noises: list[Any] = []
     step = loaded.model.dit_forward
 
@@ -250,7 +258,7 @@ def drawn(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]
 
 
 def test_every_row_of_a_batch_starts_from_the_noise_of_its_own_request(
-    loaded: Loaded, asked: list[ModelRequest], drawn: list[Any]
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], drawn: list[Any]
 ) -> None:
     before = torch.get_rng_state()
     Inference(loaded, "libero_all").chunks(asked)
@@ -262,7 +270,9 @@ def test_every_row_of_a_batch_starts_from_the_noise_of_its_own_request(
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_batch_of_mixed_prompts_answers_as_single_requests_do(loaded: Loaded, asked: list[ModelRequest]) -> None:
+def test_a_batch_of_mixed_prompts_answers_as_single_requests_do(
+    loaded: LoadedCheckpoint, asked: list[ModelRequest]
+) -> None:
     assert len({len(request.prompt) for request in asked}) > 2
     single = Inference(loaded, "libero_all").chunks(asked)
     batched = Inference(loaded, "libero_all", max_batch=4).chunks(asked)
@@ -271,7 +281,7 @@ def test_a_batch_of_mixed_prompts_answers_as_single_requests_do(loaded: Loaded, 
     assert min(apart) > 1e-2, "the requests are too alike for this test to see a mix-up"
 
 
-def test_an_invariant_batch_does_not_depend_on_its_company(loaded: Loaded, asked: list[ModelRequest]) -> None:
+def test_an_invariant_batch_does_not_depend_on_its_company(loaded: LoadedCheckpoint, asked: list[ModelRequest]) -> None:
     inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True)
     inference.check_invariance(asked[:2])
     alone = [inference.chunks([request])[0] for request in asked]
@@ -283,7 +293,7 @@ def test_an_invariant_batch_does_not_depend_on_its_company(loaded: Loaded, asked
 
 
 def test_invariance_that_cannot_be_kept_is_refused(
-    loaded: Loaded, asked: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True)
     decode = loaded.processor.decode_action
@@ -296,7 +306,7 @@ def test_invariance_that_cannot_be_kept_is_refused(
         inference.check_invariance(asked[:2])
 
 
-def test_nan_cannot_hide_behind_a_rule(loaded: Loaded, asked: list[ModelRequest]) -> None:
+def test_nan_cannot_hide_behind_a_rule(loaded: LoadedCheckpoint, asked: list[ModelRequest]) -> None:
     forward = loaded.model.forward
 
     def broken(**arguments: Any) -> Any:
@@ -307,12 +317,12 @@ def test_nan_cannot_hide_behind_a_rule(loaded: Loaded, asked: list[ModelRequest]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaded.model, "forward", broken)
         chunk = Inference(loaded, "libero_all").chunks(asked[:1])[0]
-    for setting in settings().values():
-        assert np.isnan(setting.actions(chunk)[:, :3]).all(), f"{setting.name} hides it"
+    for preset in presets().values():
+        assert np.isnan(preset.to_suite_actions(chunk)[:, :3]).all(), f"{preset.name} hides it"
 
 
 def test_a_model_that_draws_otherwise_is_not_batched(
-    loaded: Loaded, asked: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = loaded.model.forward
 
@@ -321,13 +331,13 @@ def test_a_model_that_draws_otherwise_is_not_batched(
         return forward(**arguments)
 
     monkeypatch.setattr(loaded.model, "forward", twice)
-    with pytest.raises(PolicyProblem, match="draws its noise 2 times where once was expected: use max_batch=1"):
+    with pytest.raises(PolicyProblem, match="draws its noise 2 times instead of once: use max_batch=1"):
         Inference(loaded, "libero_all", max_batch=2).chunks(asked[:2])
 
 
 @pytest.fixture
-def small_memory(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A device that holds two requests at a time; returns the sizes that were tried."""
+def small_memory(loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Limit the memory to two requests at a time; return the batch sizes that were tried."""
     sizes: list[int] = []
     forward = loaded.model.forward
 
@@ -341,13 +351,13 @@ def small_memory(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_out_of_memory_halves_the_batch_and_is_remarked(
-    loaded: Loaded, asked: list[ModelRequest], small_memory: list[int]
+def test_out_of_memory_halves_the_batch_and_is_warned_about(
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], small_memory: list[int]
 ) -> None:
     inference = Inference(loaded, "libero_all", max_batch=6)
     chunks = inference.chunks(asked)
     assert small_memory == [6, 3, 1, 1, 1, 3, 1, 1, 1]
-    assert inference.warnings[0] == "out of memory with 6 requests in a pass: went on with 3"
+    assert inference.warnings[0] == "out of memory with 6 requests in a pass: continued with 3"
     small_memory.clear()
     again = inference.chunks(asked)
     assert small_memory == [1] * 6, "the batch stays small"
@@ -355,17 +365,17 @@ def test_out_of_memory_halves_the_batch_and_is_remarked(
 
 
 def test_out_of_memory_in_an_invariant_batch_ends_the_run(
-    loaded: Loaded, asked: list[ModelRequest], small_memory: list[int]
+    loaded: LoadedCheckpoint, asked: list[ModelRequest], small_memory: list[int]
 ) -> None:
-    with pytest.raises(PolicyProblem, match="memory does not hold 4 requests at a time: use a smaller max_batch"):
+    with pytest.raises(PolicyProblem, match="memory cannot hold 4 requests at a time: use a smaller max_batch"):
         Inference(loaded, "libero_all", max_batch=4, batch_invariant=True).chunks(asked)
 
 
 def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
     loose = built(tiny, suite, max_batch=4).spec
     fixed = built(f"{tiny}:batch_invariant=true", suite).spec
-    assert not loose.batch_invariant and loose.metadata["batch"] == {"most": 4, "fixed_shapes": False}
-    assert fixed.batch_invariant and fixed.metadata["batch"] == {"most": 8, "fixed_shapes": True}
+    assert not loose.batch_invariant and loose.metadata["batch"] == {"max_batch": 4, "fixed_shapes": False}
+    assert fixed.batch_invariant and fixed.metadata["batch"] == {"max_batch": 8, "fixed_shapes": True}
 
 
 # Trust
@@ -380,10 +390,10 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
         ),
         ("someone/some-vla", r"not pinned.*--checkpoint someone/some-vla:revision=COMMIT"),
         ("someone/some-vla:revision=main", "revision 'main' is not a full commit"),
-        (f"someone/some-vla:revision={'a' * 40}", "runs code of its own; read it, .*trust_remote_code=true"),
+        (f"someone/some-vla:revision={'a' * 40}", "contains Python code: read it, .*trust_remote_code=true"),
         (
             f"xiaomi-robotics-0-libero:revision={'a' * 40}",
-            "its weights are not .*here, and Xiaomi.* cannot be down",
+            "its weights are not .*on this machine, and Xiaomi.* cannot be down",
         ),
         ("xiaomi-robotics-0-libero:source=/no/such/dir", "/no/such/dir: no such directory, and not a hub id"),
     ],
@@ -398,7 +408,7 @@ def test_a_directory_in_a_file_must_say_that_its_code_may_run(tiny: Path, tmp_pa
     policy = "evalkit.policies.xiaomi_robotics_0:XiaomiRobotics0"
     entry = {"summary": "mine", "policy": policy, "source": str(tiny), "chunk": 10}
     own.write_text(json.dumps({"checkpoints": {"mine": entry, "trusted": {**entry, "trust_remote_code": True}}}))
-    with pytest.raises(UsageError, match="has code of its own: set trust_remote_code=true"):
+    with pytest.raises(UsageError, match="contains Python code: set trust_remote_code=true"):
         find_checkpoint("mine", own).build(suite)
     assert find_checkpoint("trusted", own).build(suite).spec.chunk_size == 10
 

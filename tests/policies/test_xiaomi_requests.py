@@ -1,4 +1,4 @@
-"""What the released checkpoints are asked, and what their answers become, against independent computations.
+"""Model requests and converted actions of the released checkpoints, compared with independent computations.
 
 The golden figures were made by the released scripts' own functions from the same observations.
 """
@@ -28,7 +28,7 @@ from transforms3d.euler import euler2axangle
 
 from evalkit.observation import Observation
 from evalkit.policies.rotations import axis_angle
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, settings
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 
 GOLDEN = {
     "libero": ([3366178934, 1712272288, 83648206], "fb2743b7d8026e84eebb91847f05ae776fbdd9763def91e67a3074c7de057f11"),
@@ -41,8 +41,8 @@ GOLDEN = {
 }
 
 
-def requests(setting: str) -> list[ModelRequest]:
-    return [settings()[setting].request(o, ROBOT[setting]) for o in observations(setting)]
+def requests(preset_name: str) -> list[ModelRequest]:
+    return [presets()[preset_name].build_request(o, ROBOT[preset_name]) for o in observations(preset_name)]
 
 
 def digest(request: ModelRequest) -> str:
@@ -55,7 +55,7 @@ def digest(request: ModelRequest) -> str:
 
 @pytest.fixture(scope="module")
 def on_the_golden_processor() -> dict[str, Any]:
-    """Seeds and digest by setting, computed with the BLAS kernels that the golden figures were made with.
+    """Seeds and digest by preset, computed with the BLAS kernels that the golden figures were made with.
 
     Quaternions pass through norms and an eigenvalue solver, whose last bits depend on the processor's kernels, in the
     released scripts as here.
@@ -68,28 +68,28 @@ def on_the_golden_processor() -> dict[str, Any]:
     return found
 
 
-def golden(setting: str) -> tuple[list[int], str]:
-    made = requests(setting)
+def golden(preset_name: str) -> tuple[list[int], str]:
+    made = requests(preset_name)
     whole = hashlib.sha256("".join(digest(request) for request in made).encode()).hexdigest()
     return [request.seed for request in made[:3]], whole
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the golden figures are of x86-64 kernels")
-@pytest.mark.parametrize("setting", sorted(GOLDEN))
-def test_requests_are_those_of_the_released_scripts(setting: str, on_the_golden_processor: dict[str, Any]) -> None:
-    seeds, whole = on_the_golden_processor[setting]
-    assert (seeds, whole) == GOLDEN[setting]
+@pytest.mark.parametrize("preset_name", sorted(GOLDEN))
+def test_requests_are_those_of_the_released_scripts(preset_name: str, on_the_golden_processor: dict[str, Any]) -> None:
+    seeds, whole = on_the_golden_processor[preset_name]
+    assert (seeds, whole) == GOLDEN[preset_name]
 
 
 # The same once more, computed here in another way, so that a golden figure that differs says which part does.
 
 
-@pytest.mark.parametrize("setting", sorted(ROBOT))
-def test_prompt_images_state_and_seed_equal_an_independent_computation(setting: str) -> None:
-    seen = observations(setting)
+@pytest.mark.parametrize("preset_name", sorted(ROBOT))
+def test_prompt_images_state_and_seed_equal_an_independent_computation(preset_name: str) -> None:
+    seen = observations(preset_name)
     assert len(seen) >= 20
-    for observation, request in zip(seen, requests(setting), strict=True):
-        prompt, images, state, seed = expected(setting, observation)
+    for observation, request in zip(seen, requests(preset_name), strict=True):
+        prompt, images, state, seed = expected(preset_name, observation)
         assert request.prompt == prompt
         assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
         assert [i.size for i in request.images] == [i.size for i in images]
@@ -107,7 +107,7 @@ def test_the_seed_depends_on_every_part_of_the_request() -> None:
         Observation(first.instruction, images, first.state),
         Observation(first.instruction, first.images, nudged),
     ]
-    make = settings()["libero"].request
+    make = presets()["libero"].build_request
     seeds = {make(o, "libero_all").seed for o in [first, *others]} | {make(first, "libero_goal").seed}
     assert len(seeds) == 5
 
@@ -125,36 +125,36 @@ def test_axis_angle_is_the_rotation_and_keeps_the_sign_of_w() -> None:
 
 def test_libero_and_metaworld_actions_are_the_first_columns() -> None:
     decoded = np.arange(64, dtype=np.float32).reshape(2, 32)
-    assert settings()["libero"].actions(decoded).tolist() == decoded[:, :7].tolist()
-    assert settings()["metaworld"].actions(decoded).tolist() == decoded[:, :4].tolist()
+    assert presets()["libero"].to_suite_actions(decoded).tolist() == decoded[:, :7].tolist()
+    assert presets()["metaworld"].to_suite_actions(decoded).tolist() == decoded[:, :4].tolist()
 
 
 def test_calvins_gripper_is_a_sign_that_closes_at_zero() -> None:
     decoded = np.zeros((3, 32), np.float32)
     decoded[:, 6] = [0.2, 0.0, -0.7]
     decoded[:, 0] = 0.25
-    actions = settings()["calvin"].actions(decoded)
+    actions = presets()["calvin"].to_suite_actions(decoded)
     assert actions[:, 6].tolist() == [1.0, -1.0, -1.0] and actions[:, 0].tolist() == [0.25] * 3
     assert decoded[2, 6] == np.float32(-0.7), "the model's own array was changed"
 
 
 @pytest.mark.parametrize(
-    ("setting", "values", "gripper"),
+    ("preset_name", "values", "gripper"),
     [
         ("widowx", [0.5, 0.51, 0.0, 1.2], [-1.0, 1.0, -1.0, 1.0]),
         ("google_robot", [0.5, 1.0, 0.0, 1.2], [0.0, -1.0, 1.0, -1.0]),
     ],
 )
 def test_simplers_rotation_becomes_a_vector_and_its_gripper_follows_its_rule(
-    setting: str, values: list[float], gripper: list[float]
+    preset_name: str, values: list[float], gripper: list[float]
 ) -> None:
     decoded = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     decoded[:, 6] = values
-    actions = settings()[setting].actions(decoded)
+    actions = presets()[preset_name].to_suite_actions(decoded)
     assert actions.dtype == np.float32 and actions.shape == (4, 7)
     assert actions[:, 6].tolist() == gripper and (actions[:, :3] == decoded[:, :3]).all()
     for row, action in zip(decoded, actions, strict=True):
         axis, angle = euler2axangle(*(float(x) for x in row[3:6]), axes="sxyz")
         assert action[3:6].tolist() == (axis * angle).astype(np.float32).tolist()
-        turned = Rotation.from_euler("xyz", row[3:6].astype(float)).as_matrix()
-        assert np.allclose(Rotation.from_rotvec(action[3:6]).as_matrix(), turned, atol=1e-5)
+        rotation = Rotation.from_euler("xyz", row[3:6].astype(float)).as_matrix()
+        assert np.allclose(Rotation.from_rotvec(action[3:6]).as_matrix(), rotation, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The two ways from a journal to a frame, and what is refused on them."""
+"""The two ways from a journal to a frame, and the journals that both refuse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.made_up import made_up, record, write
 from support.paths import RELAY
 
 import evalkit
-from evalkit.analysis.rows import rows_of
+from evalkit.analysis.rows import compute_rows
 from evalkit.analysis.summary import summarize
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
@@ -25,7 +25,7 @@ from evalkit.records.manifest import read_manifest
 
 
 def mixed(folder: Path, suite: str, seed: int) -> Path:
-    """A run with errors, some of them tried again, repeats that cannot differ, and a journal in no order."""
+    """A run with errors, some of them retried, repeats with equal digests, and a journal in random order."""
     chance = random.Random(seed)
     made_up(folder, suite, lambda e: True, repeats=3, episodes=4)
     manifest = read_manifest(folder)
@@ -48,11 +48,11 @@ def mixed(folder: Path, suite: str, seed: int) -> Path:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_quick_way_gives_the_same_frame_and_rows(tmp_path: Path, suite: str, seed: int) -> None:
     run = mixed(tmp_path / "run", suite, seed)
-    quick, slow = frames._read_quickly(run / "journal.jsonl", True), episodes_frame(read_journal(run).values())
+    quick, slow = frames._read_with_duckdb(run / "journal.jsonl", True), episodes_frame(read_journal(run).values())
     assert quick is not None
     assert_frame_equal(quick, slow)
     manifest = read_manifest(run)
-    assert rows_of(manifest, quick) == rows_of(manifest, slow)
+    assert compute_rows(manifest, quick) == compute_rows(manifest, slow)
     assert_frame_equal(read_frame(run, extras=False), slow[[c for c in slow if "." not in c]])
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from evalkit.episode import Episode
 from evalkit.errors import UsageError
-from evalkit.records.journal import Journal, Record, canonical, read_journal
+from evalkit.records.journal import Journal, Record, read_journal
+from evalkit.testing import canonical
 
 
 def record(scene: int, success: bool | None = True, **host: object) -> Record:

@@ -15,11 +15,12 @@ from support.processes import kill_and_resume
 import evalkit
 from evalkit.errors import UsageError
 from evalkit.execution.strategies import EXECUTORS
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
+from evalkit.testing import canonical
 
 LATE = [name for name in EXECUTORS if name not in ("sync", "rtc")]  # the oracle is guided by nothing
 

@@ -23,13 +23,14 @@ from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, RunE
 from evalkit.observation import ObservationSpec
 from evalkit.policies.checkpoint import Checkpoint, Entry
 from evalkit.policy import Request, Spec
-from evalkit.records.journal import Record, canonical, read_journal
+from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.report.tables import notes
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
 from evalkit.suite import Suite, load_suite
+from evalkit.testing import canonical
 
 
 def play(suite: str | Suite, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -73,7 +74,7 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_journal(pointmass: s
 
 
 def test_a_worker_that_dies_is_replaced_and_its_episode_is_an_error(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path, checkpoint="hold", tasks=["dies"], episodes=3)
+    play(pointmass, tmp_path, checkpoint="zero", tasks=["dies"], episodes=3)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
     assert records[1].success is None and records[1].error is not None
     assert records[1].error["message"] == "the worker ended (killed by SIGABRT)" and records[1].host["attempts"] == 2
@@ -93,10 +94,10 @@ def test_a_crash_that_does_not_repeat_leaves_no_trace(
 
 
 def test_a_worker_that_hangs_is_replaced(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path, checkpoint="hold", tasks=["hangs"], episodes=3, worker_timeout_s=1.5, workers=2)
+    play(pointmass, tmp_path, checkpoint="zero", tasks=["hangs"], episodes=3, worker_timeout_s=1.5, workers=2)
     records = {r.episode.scene: r for r in read_journal(tmp_path).values()}
     assert records[1].error is not None and records[1].error["kind"] == "hang"
-    assert "said nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
+    assert "sent nothing for 1.5 s" in records[1].error["message"] and records[0].success is False
 
 
 def test_a_simulator_that_always_dies_ends_the_run(
@@ -111,7 +112,7 @@ def test_a_simulator_that_always_dies_ends_the_run(
 
 
 def test_a_simulators_own_error_is_an_error_with_its_message(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path, checkpoint="hold", tasks=["raises"], episodes=2)
+    play(pointmass, tmp_path, checkpoint="zero", tasks=["raises"], episodes=2)
     assert read_journal(tmp_path)[list(read_journal(tmp_path))[-1]].error == {
         "kind": "simulator",
         "message": "this scene is cursed",
@@ -124,12 +125,12 @@ def test_resuming_tries_errors_again_and_keeps_the_rest(
     mark = tmp_path / "no" / "such" / "folder" / "mark"
     monkeypatch.setenv("POINTMASS_MARK", str(mark))
     out = tmp_path / "run"
-    play(pointmass, out, checkpoint="hold", tasks=["dies-once"], episodes=3)
+    play(pointmass, out, checkpoint="zero", tasks=["dies-once"], episodes=3)
     before = read_journal(out)
     assert sum(r.error is not None for r in before.values()) == 1
     mark.parent.mkdir(parents=True)
     mark.touch()
-    play(pointmass, out, checkpoint="hold", tasks=["dies-once"], episodes=3, resume=True)
+    play(pointmass, out, checkpoint="zero", tasks=["dies-once"], episodes=3, resume=True)
     after = read_journal(out)
     assert all(r.error is None for r in after.values())
     assert all(after[e] == r for e, r in before.items() if r.error is None)
@@ -339,14 +340,14 @@ def test_requests_of_several_workers_share_a_batch(
 
 def test_a_metric_of_the_suite_cannot_change_the_verdict(pointmass: str, tmp_path: Path) -> None:
     suite = changed(pointmass, tmp_path, '{"distance": distance}', '{"success": 1.0, "error": 1.0, "task": 2.0}')
-    play(suite, tmp_path / "run", checkpoint="hold")
+    play(suite, tmp_path / "run", checkpoint="zero")
     headline = summarize(tmp_path / "run").headline
     assert (headline.value, headline.n, headline.errors) == (0.0, 16, 0)
 
 
 def test_a_metric_that_is_no_number_is_an_error(pointmass: str, tmp_path: Path) -> None:
     suite = changed(pointmass, tmp_path, '{"distance": distance}', '{"distance": float("nan")}')
-    play(suite, tmp_path / "run", checkpoint="hold", episodes=1, tasks=["left"])
+    play(suite, tmp_path / "run", checkpoint="zero", episodes=1, tasks=["left"])
     (record,) = read_journal(tmp_path / "run").values()
     assert record.error is not None and "not a finite number" in record.error["message"]
 
@@ -363,7 +364,7 @@ def changed(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
 
 def test_one_broken_task_does_not_keep_the_others_from_being_played(pointmass: str, tmp_path: Path) -> None:
     suite = changed(pointmass, tmp_path, "self._episode.scene == 1 and self._steps == 3", "self._steps == 3")
-    play(suite, tmp_path / "run", checkpoint="hold", tasks=["raises", "left"], episodes=12)
+    play(suite, tmp_path / "run", checkpoint="zero", tasks=["raises", "left"], episodes=12)
     records = read_journal(tmp_path / "run").values()
     assert sum(r.error is not None for r in records) == 12 and sum(r.success is False for r in records) == 12
     assert {r.error["message"] for r in records if r.error} == {"this scene is cursed"}
@@ -390,7 +391,7 @@ mark.touch()
 
 
 def test_workers_leave_when_the_host_is_killed_even_from_the_middle_of_a_call(pointmass: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "hold", "--task", "hangs"]
+    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "zero", "--task", "hangs"]
     host = subprocess.Popen([*command, "--workers", "1", "--out", str(tmp_path / "run")], stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{host.pid}/task/{host.pid}/children")
     if not children.exists():
@@ -465,12 +466,12 @@ def test_a_part_of_the_protocol_is_not_called_by_the_headlines_name(pointmass: s
     assert (whole.headline.metric, whole.complete) == ("mean of two", True)
     assert (split.headline.metric, split.complete) == ("success rate of near", False)
     assert (fewer.headline.metric, fewer.complete) == ("mean of two", False)
-    assert whole.covered == "" and fewer.covered == "4 of 4 tasks, 4 episodes where the protocol has 16"
-    assert any("not the protocol's whole" in note for note in notes(fewer))
+    assert whole.coverage_note == "" and fewer.coverage_note == "4 of 4 tasks, 4 episodes where the protocol has 16"
+    assert any("covers only part of the protocol" in note for note in notes(fewer))
 
 
 def test_repeats_of_a_deterministic_policy_are_not_replicates(pointmass: str, tmp_path: Path) -> None:
-    play(pointmass, tmp_path / "same", checkpoint="hold", splits=["near"], repeats=3)
+    play(pointmass, tmp_path / "same", checkpoint="zero", splits=["near"], repeats=3)
     play(pointmass, tmp_path / "sampled", checkpoint="random", splits=["near"], repeats=3)
     same, sampled = summarize(tmp_path / "same").headline, summarize(tmp_path / "sampled").headline
     assert (same.n, same.n_effective) == (24, 8) and (sampled.n, sampled.n_effective) == (24, 24)

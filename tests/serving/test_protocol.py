@@ -18,7 +18,15 @@ from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Request
-from evalkit.serving.protocol import ServerMetadata, jsonable, keys_of, message_of, pack, request_of, unpack
+from evalkit.serving.protocol import (
+    ServerMetadata,
+    decode_request,
+    encode_request,
+    jsonable,
+    observation_keys,
+    pack,
+    unpack,
+)
 
 DTYPES = ["?", "u1", "i1", "<u2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8", "S3", "<U2"]
 plain = st.recursive(
@@ -56,7 +64,7 @@ def test_numpy_scalars_survive(dtype: str) -> None:
 
 
 def test_the_bytes_are_openpis() -> None:
-    """As ``openpi_client.msgpack_numpy`` writes them: bytes as keys, the dtype as text, the shape as a list."""
+    """Compare with ``openpi_client.msgpack_numpy``: bytes as keys, the dtype as text, the shape as a list."""
     array, scalar = np.arange(6, dtype="<f4").reshape(2, 3), np.float32(1.5)
     theirs = {
         "a": {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": "<f4", b"shape": (2, 3)},
@@ -148,7 +156,7 @@ REQUEST = Request(
 
 
 def test_a_request_survives_whole() -> None:
-    back = request_of(unpack(pack(message_of(REQUEST))), NEEDS)
+    back = decode_request(unpack(pack(encode_request(REQUEST))), NEEDS)
     assert (back.episode, back.step, back.seed) == (REQUEST.episode, REQUEST.step, REQUEST.seed)
     assert back.prefix is not None and (back.prefix.actions == 0).all() and back.prefix.actions.shape == (4, 2)
     assert (back.prefix.committed, back.prefix.kind) == (3, "rtc") and back.prefix.actions.dtype == np.float32
@@ -158,10 +166,10 @@ def test_a_request_survives_whole() -> None:
     assert equal(seen.state["position"], sent.state["position"])
 
 
-def test_the_first_request_of_an_episode_says_so() -> None:
+def test_the_first_decode_request_an_episode_says_so() -> None:
     first = Request(REQUEST.episode, 0, OBSERVATION)
-    assert message_of(first)["evalkit"]["reset"] is True and message_of(first)["evalkit"]["prefix"] is None
-    assert message_of(REQUEST)["evalkit"]["reset"] is False
+    assert encode_request(first)["evalkit"]["reset"] is True and encode_request(first)["evalkit"]["prefix"] is None
+    assert encode_request(REQUEST)["evalkit"]["reset"] is False
 
 
 @pytest.mark.parametrize(
@@ -185,29 +193,29 @@ def test_the_first_request_of_an_episode_says_so() -> None:
 )
 def test_a_message_that_is_no_request_is_refused_with_what_is_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        request_of({**message_of(REQUEST), **change}, NEEDS)
+        decode_request({**encode_request(REQUEST), **change}, NEEDS)
 
 
-@pytest.mark.parametrize("key", list(keys_of(NEEDS)))
+@pytest.mark.parametrize("key", list(observation_keys(NEEDS)))
 def test_a_missing_key_is_named_with_all_that_are_expected(key: str) -> None:
-    fields = {k: v for k, v in message_of(REQUEST).items() if k != key}
+    fields = {k: v for k, v in encode_request(REQUEST).items() if k != key}
     with pytest.raises(
         ValueError, match=rf"has no '{key}'; this policy takes .*prompt: .*image/above: uint8 .*oracle_plan: "
     ):
-        request_of(fields, NEEDS)
+        decode_request(fields, NEEDS)
 
 
-def test_a_broken_offer_is_not_taken_for_a_server_without_the_extension() -> None:
+def test_broken_metadata_are_not_taken_for_a_server_without_the_extension() -> None:
     good = {"suite": "s", "action_size": 2, "observation_spec": NEEDS.to_dict(), "chunk_size": 10}
-    offer = ServerMetadata.found_in({"evalkit": good}, "ws://h:1")
-    assert offer is not None and offer.observation_spec == NEEDS
-    assert ServerMetadata.found_in({"evalkit_": good}, "ws://h:1") is None
+    found = ServerMetadata.from_metadata({"evalkit": good}, "ws://h:1")
+    assert found is not None and found.observation_spec == NEEDS
+    assert ServerMetadata.from_metadata({"evalkit_": good}, "ws://h:1") is None
     with pytest.raises(PolicyProblem, match=r"ws://h:1: metadata: evalkit: chunk_size: is missing"):
-        ServerMetadata.found_in({"evalkit": {k: v for k, v in good.items() if k != "chunk_size"}}, "ws://h:1")
-    with pytest.raises(PolicyProblem, match=r"ws://h:1: it speaks version 2 .* use the same evalkit on both sides"):
-        ServerMetadata.found_in({"evalkit": {**good, "version": 2}}, "ws://h:1")
+        ServerMetadata.from_metadata({"evalkit": {k: v for k, v in good.items() if k != "chunk_size"}}, "ws://h:1")
+    with pytest.raises(PolicyProblem, match=r"ws://h:1: it has version 2 .* use the same evalkit on both sides"):
+        ServerMetadata.from_metadata({"evalkit": {**good, "version": 2}}, "ws://h:1")
     with pytest.raises(PolicyProblem, match="metadata: evalkit"):
-        ServerMetadata.found_in({"evalkit": "yes"}, "ws://h:1")
+        ServerMetadata.from_metadata({"evalkit": "yes"}, "ws://h:1")
 
 
 def test_metadata_is_written_as_json() -> None:

@@ -1,4 +1,4 @@
-"""Serving a policy, to evalkit itself and to any client that speaks openpi's protocol."""
+"""The policy server, with evalkit's client and with any client of openpi's protocol."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from evalkit.errors import PolicyProblem, UsageError
 from evalkit.execution import Prefix
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.remote import Remote, RemoteParameters
-from evalkit.policies.scripted import Look, Oracle, OracleParameters, Random
+from evalkit.policies.scripted import Oracle, OracleParameters, Random, ScriptedParameters
 from evalkit.policy import Policy, Request, Spec
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.options import Candidate, RunOptions
 from evalkit.serving.protocol import pack, unpack
 from evalkit.serving.server import Server
 from evalkit.suite import Suite, load_suite
+from evalkit.testing import canonical
 
 IMAGE, STATE = np.zeros((24, 32, 3), np.uint8), np.zeros(2)
 
 
 class Stub:
-    """Returns actions that say which request they answer, or raises; remembers every batch."""
+    """A policy whose actions identify their request, or that raises; it records every batch."""
 
     def __init__(
         self, observation_spec: ObservationSpec = ObservationSpec(("above",), ("position",)), delay: float = 0
@@ -71,12 +72,12 @@ def served(policy: Policy, **identity: Any) -> Iterator[str]:
 
 @contextmanager
 def plain_client(url: str) -> Iterator[tuple[ClientConnection, Any]]:
-    """As openpi's own client connects."""
+    """Connect as openpi's own client does."""
     with connect(url, compression=None, max_size=None, proxy=None) as connection:
         yield connection, unpack(connection.recv())  # type: ignore[arg-type]
 
 
-def ask(connection: ClientConnection, **fields: Any) -> Any:
+def query(connection: ClientConnection, **fields: Any) -> Any:
     message = {"image/above": IMAGE, "state/position": STATE, "prompt": "go"}
     connection.send(pack({**message, **{k.replace("__", "/"): v for k, v in fields.items()}}))
     reply = connection.recv(timeout=10)
@@ -93,7 +94,7 @@ def play(suite: str, policy: Policy, out: Path, workers: int) -> list[dict[str, 
 
 
 def random_policy(suite: Suite) -> Policy:
-    return Random(suite, Look(chunk=7, cameras="all"))
+    return Random(suite, ScriptedParameters(chunk=7, cameras="all"))
 
 
 def noisy_oracle(suite: Suite) -> Policy:
@@ -112,7 +113,7 @@ def test_a_served_policy_plays_the_same_run_bit_for_bit(pointmass: str, tmp_path
             assert there == here and len(here) == 16
     metadata = read_manifest(tmp_path / "3").checkpoint["metadata"]
     server = {"suite": "pointmass", "metadata": make(suite).spec.metadata, "checkpoint": {"id": "it"}}
-    assert metadata == {"where": url, "extension": True, "lost": [], "server": server}
+    assert metadata == {"where": url, "extension": True, "unsupported": [], "server": server}
 
 
 def test_a_remote_has_the_spec_of_what_is_served(pointmass: str) -> None:
@@ -164,11 +165,11 @@ def test_a_plain_client_is_told_what_to_send_and_is_answered() -> None:
     policy = Stub()
     with served(policy) as url, plain_client(url) as (connection, metadata):
         assert metadata["evalkit"]["keys"] == {
-            "prompt": "the task in words",
-            "image/above": "uint8 (H, W, 3) RGB, as the suite's simulator gives it",
-            "state/position": "(N,) float, as the suite gives it",
+            "prompt": "the instruction",
+            "image/above": "uint8 (H, W, 3) RGB, as the suite's simulator renders it",
+            "state/position": "(N,) float, as the suite defines it",
         }
-        reply = ask(connection, state__position=np.array([0.5, 1], np.float32), prompt="go left")
+        reply = query(connection, state__position=np.array([0.5, 1], np.float32), prompt="go left")
         assert (reply["actions"] == np.full((3, 2), 0.5, np.float32)).all() and reply["actions"].dtype == np.float32
         assert reply["server_timing"]["infer_ms"] > 0
     seen = policy.seen[0][0].observation
@@ -181,7 +182,7 @@ def test_a_plain_clients_episodes_begin_with_its_connection_and_where_it_says_so
         for _ in range(2):
             with plain_client(url) as (connection, _):
                 for fields in ({"reset": True}, {}, {"reset": True}):
-                    ask(connection, **fields)
+                    query(connection, **fields)
     asked = [(r.episode.id, r.step) for batch in policy.seen for r in batch]
     first = [("pointmass/remote/remote/0/s0/r0", 0), ("pointmass/remote/remote/0/s0/r0", 1)]
     assert asked[:3] == [*first, ("pointmass/remote/remote/1/s0/r0", 0)]
@@ -197,7 +198,7 @@ def test_a_plain_clients_episodes_begin_with_its_connection_and_where_it_says_so
         (pack([1]), "it must be a map"),
         (
             pack({"prompt": "go"}),
-            "has no 'image/above'; this policy takes prompt: the task in words; image/above: uint8",
+            "has no 'image/above'; this policy takes prompt: the instruction; image/above: uint8",
         ),
         (pack({"evalkit": 1}), "must be a map"),
         (
@@ -215,10 +216,10 @@ def test_what_goes_wrong_is_said_in_a_text_frame_and_hurts_no_other_client(data:
             with pytest.raises(ConnectionClosed) as closed:
                 connection.recv(timeout=10)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
-        assert ask(other)["actions"].shape == (3, 2)
+        assert query(other)["actions"].shape == (3, 2)
 
 
-@pytest.mark.parametrize("how", ["exit", "ragged", "remark"])
+@pytest.mark.parametrize("how", ["exit", "ragged", "warning"])
 def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
     class Bad(Stub):
         def act(self, requests: Sequence[Request]) -> list[Any]:
@@ -229,9 +230,9 @@ def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
             return [[[1.0], [1.0, 2.0]]] if bad else chunks
 
         def warnings(self) -> list[str]:
-            if how == "remark" and not hasattr(self, "spoke"):
+            if how == "warning" and not hasattr(self, "spoke"):
                 self.spoke = True
-                raise ValueError("lost for words")
+                raise ValueError("no warnings today")
             return []
 
     with served(Bad()) as url:
@@ -239,7 +240,7 @@ def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
             connection.send(pack({"prompt": "bad", "image/above": IMAGE, "state/position": STATE}))
             assert isinstance(connection.recv(timeout=10), str)
         with plain_client(url) as (connection, _):
-            assert ask(connection)["actions"].shape == (3, 2)
+            assert query(connection)["actions"].shape == (3, 2)
 
 
 def test_what_waits_is_asked_about_together_and_one_that_fails_takes_no_other_with_it() -> None:
@@ -251,7 +252,7 @@ def test_what_waits_is_asked_about_together_and_one_that_fails_takes_no_other_wi
             with plain_client(url) as (connection, _):
                 time.sleep(0.05 if number else 0)
                 prompt = "break" if number == 2 else "go"
-                replies[number] = ask(connection, state__position=np.array([number, 0.0]), prompt=prompt)
+                replies[number] = query(connection, state__position=np.array([number, 0.0]), prompt=prompt)
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(5)]
         for thread in threads:
@@ -270,9 +271,9 @@ def test_a_health_check_is_answered_and_clients_are_logged() -> None:
     with urllib.request.urlopen(url.replace("ws:", "http:") + "/healthz", timeout=10) as reply:
         assert (reply.status, reply.read()) == (200, b"OK\n")
     with plain_client(url) as (connection, _):
-        ask(connection)
+        query(connection)
     server.stop()
-    assert [line.partition(": ")[2] for line in lines] == ["connected", "gone after 1 requests"]
+    assert [line.partition(": ")[2] for line in lines] == ["connected", "disconnected after 1 requests"]
 
 
 # Coming and going.
@@ -313,11 +314,11 @@ def test_stopping_waits_for_the_policy_and_leaves_no_client_waiting() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_serving_cleanly(pointmass: str, number: signal.Signals) -> None:
     program = f"""
-from evalkit.policies.scripted import Look, Random
+from evalkit.policies.scripted import Random, ScriptedParameters
 from evalkit.serving.server import serve
 from evalkit.suite import load_suite
 suite = load_suite({pointmass!r})
-policy = Random(suite, Look(chunk=10, cameras="all"))
+policy = Random(suite, ScriptedParameters(chunk=10, cameras="all"))
 serve(policy, port=0, identity={{"suite": suite.name, "action_size": 2}}, ready=lambda url: print(url, flush=True))
 print("over")
 """
@@ -327,7 +328,7 @@ print("over")
     assert process.stdout is not None
     url = process.stdout.readline().strip()
     with plain_client(url) as (connection, _):
-        ask(connection)
+        query(connection)
         process.send_signal(number)
         assert process.wait(timeout=10) == 0
     output, errors = process.communicate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from evalkit.setup.assets import assets_folder, set_assets
 from evalkit.setup.environment import Environment
 from evalkit.suite import load_suite
 
+WORKER = "".join(f"{package}=={version(package)}\n" for package in ("numpy", "msgpack"))
+
 
 @pytest.fixture
 def small(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -24,7 +26,7 @@ def small(pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     folder.mkdir()
     for path in Path(pointmass).glob("*.*"):
         (folder / path.name).write_text(path.read_text())
-    (folder / "requirements.txt").write_text("six==1.17.0\n")
+    (folder / "requirements.txt").write_text(f"six==1.17.0\n{WORKER}")
     monkeypatch.setenv("EVALKIT_HOME", str(tmp_path / "home"))
     return folder
 
@@ -38,7 +40,7 @@ def test_an_environment_is_built_once_and_holds_the_closure_and_nothing_else(sma
     assert environment.build(said.append) and environment.ready and said
     assert not environment.build(said.append)
     listed = subprocess.check_output([environment.python, "-m", "pip", "list", "--format=freeze"], text=True)
-    assert {line.split("==")[0] for line in listed.split()} <= {"six", "pip", "setuptools"}
+    assert {line.split("==")[0] for line in listed.split()} <= {"six", "numpy", "msgpack", "pip", "setuptools"}
 
 
 @pytest.mark.sim
@@ -53,11 +55,39 @@ def test_a_build_that_was_cut_off_is_begun_again(small: Path) -> None:
 
 @pytest.mark.sim
 def test_a_package_that_does_not_exist_is_named(small: Path) -> None:
-    (small / "requirements.txt").write_text("six==99.99\n")
+    (small / "requirements.txt").write_text(f"six==99.99\n{WORKER}")
     environment = Environment.of(load_suite(str(small)))
     with pytest.raises(EnvironmentProblem, match=r"No matching distribution found for six==99\.99"):
         environment.build(lambda text: None)
     assert not environment.ready
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("six==1.17.0\n", r"requirements.txt: lacks numpy and msgpack, .*: add numpy==\d\S*, msgpack==\d"),
+        (
+            "# numpy==2.2.6\nMsgpack==1.1.1\n",
+            r"requirements.txt: lacks numpy, which evalkit's worker imports: add numpy==\d",
+        ),
+        ("numpy==2.2.6\nmsgpack-numpy==0.4.8\n", r"requirements.txt: lacks msgpack, which"),
+    ],
+)
+def test_requirements_without_the_workers_packages_are_refused_before_building(
+    small: Path, text: str, message: str
+) -> None:
+    (small / "requirements.txt").write_text(text)
+    environment = Environment.of(load_suite(str(small)))
+    assert environment.folder is not None
+    with pytest.raises(EnvironmentProblem, match=message):
+        environment.build(lambda text: None)
+    assert not environment.folder.parent.exists()
+
+
+def test_a_suite_without_requirements_runs_in_evalkits_own_environment(small: Path) -> None:
+    (small / "requirements.txt").unlink()
+    environment = Environment.of(load_suite(str(small)))
+    assert environment.ready and environment.python == Path(sys.executable)
 
 
 def test_changed_requirements_are_another_environment(small: Path) -> None:

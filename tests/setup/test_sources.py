@@ -126,7 +126,7 @@ def test_changes_and_copies_without_git_are_not_comparable(suite: Suite, upstrea
 
 def test_a_runs_manifest_has_the_commits(suite: Suite, upstream: Path, tmp_path: Path) -> None:
     use_source(suite, upstream)
-    play(RunOptions(str(tmp_path / "relay"), checkpoint="hold", out=tmp_path / "run", workers=1), Silent())
+    play(RunOptions(str(tmp_path / "relay"), checkpoint="zero", out=tmp_path / "run", workers=1), Silent())
     manifest = read_manifest(tmp_path / "run")
     assert manifest.fingerprint["sources"] == {"engine": git(upstream, "rev-parse", "HEAD")}
     assert manifest.incomparable == []

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,18 +9,16 @@ import pytest
 from scipy.stats import binom
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
-LIKELY = 1e-4  # a rate that keeps its promise is above these bounds once in so many
+UNLIKELY = 1e-4  # the probability that a test with the stated error rates exceeds these limits
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     if not SCRIPT.is_file():
         pytest.skip("benchmarks are not here")
-    spec = importlib.util.spec_from_file_location("calibration", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        return importlib.import_module("calibration")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +30,8 @@ def quick(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def most(runs: int, level: float) -> float:
-    return float(binom.isf(LIKELY, runs, level)) / runs
+def limit(runs: int, level: float) -> float:
+    return float(binom.isf(UNLIKELY, runs, level)) / runs
 
 
 def test_simulated_verdicts_keep_their_levels(quick: Path) -> None:
@@ -41,8 +39,8 @@ def test_simulated_verdicts_keep_their_levels(quick: Path) -> None:
 
     for name in ("calibration.csv", "lengths.csv"):
         table = pd.read_csv(quick / name)
-        assert (table["false_fail"] <= table["runs"].map(lambda runs: most(runs, 0.01))).all()
-        assert (table["false_pass"] <= table["runs"].map(lambda runs: most(runs, 0.05))).all()
+        assert (table["false_fail"] <= table["runs"].map(lambda runs: limit(runs, 0.01))).all()
+        assert (table["false_pass"] <= table["runs"].map(lambda runs: limit(runs, 0.05))).all()
 
 
 def test_a_healthy_checkpoint_is_known_in_less_than_half_of_500(quick: Path) -> None:
@@ -58,11 +56,11 @@ def test_task_order_cries_wolf_and_a_shuffle_does_not(quick: Path) -> None:
 
     failed = pd.read_csv(quick / "order.csv").groupby("order")["false_fail"].max()
     assert failed["losers first"] > 0.7 and failed["task by task"] > 0.05
-    assert max(failed["shuffled"], failed["rounds"]) <= most(200, 0.01)
+    assert max(failed["shuffled"], failed["rounds"]) <= limit(200, 0.01)
 
 
 def test_what_is_written_is_the_same_each_time(script: ModuleType, quick: Path, tmp_path: Path) -> None:
-    again = script.orders(200).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    again = script.pair_orders(200).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     assert again == (quick / "order.csv").read_text()
     assert "](power.svg)" in (quick / "README.md").read_text() and (quick / "power.png").is_file()
 

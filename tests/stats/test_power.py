@@ -13,8 +13,7 @@ from evalkit.analysis.sensitivity import sensitivities
 from evalkit.cli import app
 from evalkit.errors import UsageError
 from evalkit.stats.power import (
-    Question,
-    correlation_of,
+    PowerAnalysis,
     detectable_paired,
     detectable_unpaired,
     episodes_unpaired,
@@ -22,14 +21,15 @@ from evalkit.stats.power import (
     half_width,
     mcnemar_power,
     pairs_needed,
+    parse_correlation,
     sequential_needed,
     threshold_alarms,
 )
 from evalkit.stats.sequential import ErrorRates
-from evalkit.stats.simulation import differences, discordant
+from evalkit.stats.simulation import discordant_shares, simulate_differences
 from evalkit.suite import load_suite
 
-FALL = Question(0.97, 0.03)
+FALL = PowerAnalysis(0.97, 0.03)
 
 
 def test_97_to_94_points_takes_590_episodes_an_arm() -> None:
@@ -38,7 +38,7 @@ def test_97_to_94_points_takes_590_episodes_an_arm() -> None:
 
 def test_500_pairs_have_70_to_89_percent_power_for_97_to_94() -> None:
     assert mcnemar_power(500, FALL) == pytest.approx(0.70, abs=0.01)
-    assert mcnemar_power(500, Question(0.97, 0.03, correlation=0.6)) == pytest.approx(0.89, abs=0.005)
+    assert mcnemar_power(500, PowerAnalysis(0.97, 0.03, correlation=0.6)) == pytest.approx(0.89, abs=0.005)
 
 
 def test_a_two_point_threshold_cries_wolf() -> None:
@@ -47,37 +47,41 @@ def test_a_two_point_threshold_cries_wolf() -> None:
 
 
 def test_mcnemars_power_is_that_of_the_exact_test_enumerated() -> None:
-    question, pairs = Question(0.8, 0.3, alpha=0.1), 7
-    lost, gained = discordant(0.8, 0.3, 0.0)
+    analysis, pairs = PowerAnalysis(0.8, 0.3, alpha=0.1), 7
+    lost, gained = discordant_shares(0.8, 0.3, 0.0)
     power = 0.0
     for outcome in product((-1, 0, 1), repeat=pairs):
         down, up = outcome.count(-1), outcome.count(1)
         chance = lost**down * gained**up * (1 - lost - gained) ** (pairs - down - up)
         if down + up and binomtest(down, down + up, alternative="greater").pvalue <= 0.1:
             power += chance
-    assert mcnemar_power(pairs, question) == pytest.approx(power)
+    assert mcnemar_power(pairs, analysis) == pytest.approx(power)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
 def test_simulated_scenes_disagree_as_often_as_the_formula_says(correlation: float) -> None:
     before = np.full(200_000, 0.9)
-    drawn = differences(np.random.default_rng(0), before, before - 0.1, correlation)
-    assert ((drawn < 0).mean(), (drawn > 0).mean()) == pytest.approx(discordant(0.9, 0.1, correlation), abs=0.003)
+    drawn = simulate_differences(np.random.default_rng(0), before, before - 0.1, correlation)
+    assert ((drawn < 0).mean(), (drawn > 0).mean()) == pytest.approx(
+        discordant_shares(0.9, 0.1, correlation), abs=0.003
+    )
 
 
 def test_what_is_needed_is_the_least_that_is_enough() -> None:
     needed = pairs_needed(FALL)
     assert needed and mcnemar_power(needed, FALL) >= 0.8 > mcnemar_power(needed - 1, FALL)
     drop = detectable_paired(500, 0.97, 0.05, 0.8, 0.0)
-    assert drop and mcnemar_power(500, Question(0.97, drop)) >= 0.8 > mcnemar_power(500, Question(0.97, drop - 0.001))
+    assert drop and mcnemar_power(500, PowerAnalysis(0.97, drop)) >= 0.8 > mcnemar_power(
+        500, PowerAnalysis(0.97, drop - 0.001)
+    )
     assert detectable_unpaired(590, 0.97, 0.05, 0.8) == 0.03
     assert detectable_unpaired(3, 0.05, 0.05, 0.8) is None
 
 
 def test_the_sequential_test_ends_sooner_on_average_than_it_may() -> None:
-    found = sequential_needed(Question(0.97, 0.05), runs=400)
+    found = sequential_needed(PowerAnalysis(0.97, 0.05), runs=400)
     assert found and found.cap and found.mean < found.cap and found.healthy < found.cap
-    assert sequential_needed(Question(0.5, 0.001)) is None
+    assert sequential_needed(PowerAnalysis(0.5, 0.001)) is None
 
 
 def test_a_suites_numbers_count_scenes_not_repeats() -> None:
@@ -100,7 +104,7 @@ def test_expectations_are_quick_repeatable_and_honest_about_size() -> None:
     assert few.passes == 0 and few.pairs == pytest.approx(24, abs=0.5)
     assert (big.detectable or 1) < 0.06 < (few.detectable or 1) and big.passes > 0.9
     assert "at most 1.00% of runs" in " ".join(big.sentences)
-    assert "sees no drop" in expectations(ErrorRates(), 4, 0.97).sentences[0]
+    assert "detects no drop" in expectations(ErrorRates(), 4, 0.97).sentences[0]
 
 
 def plan(*arguments: str) -> tuple[int, str, str]:
@@ -148,6 +152,10 @@ def test_plan_refuses_in_one_line(arguments: list[str], says: str) -> None:
 
 
 def test_correlations_by_name_and_number() -> None:
-    assert (correlation_of("independent"), correlation_of("correlated"), correlation_of("0.25")) == (0, 0.6, 0.25)
+    assert (parse_correlation("independent"), parse_correlation("correlated"), parse_correlation("0.25")) == (
+        0,
+        0.6,
+        0.25,
+    )
     with pytest.raises(UsageError, match=r"0 to 0\.99"):
-        correlation_of("1")
+        parse_correlation("1")

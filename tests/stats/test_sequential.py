@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.stats.rounds import rounds, unpaired
-from evalkit.stats.sequential import PASS, REGRESSION, ErrorRates, PairedTest, SplitTests, decide, interval
+from evalkit.stats.rounds import rounds
+from evalkit.stats.sequential import PASS, REGRESSION, ErrorRates, PairedTest, SplitTests, confidence_sequence, decide
 
 LOOSE = ErrorRates(alpha=0.3, beta=0.3, margin=0.25)
 differences = st.lists(st.floats(-1, 1, allow_nan=False), max_size=60)
 
 
 def wealths(values: list[float], error_rates: ErrorRates = LOOSE, every: int = 1) -> tuple[float, float]:
-    """Both e-values after all of the values, verdicts aside."""
+    """Both e-values after all of the values, without verdicts."""
     test = PairedTest(ErrorRates(1e-300, 1e-300, error_rates.margin))
     for place, value in enumerate(values, 1):
         test.update(value, place % every == 0)
@@ -25,7 +25,7 @@ def wealths(values: list[float], error_rates: ErrorRates = LOOSE, every: int = 1
 
 
 def expected(steps: list[dict[float, float]], every: int = 1) -> tuple[float, float]:
-    """The mean of both e-values over all sequences of independent steps, each a value → chance."""
+    """The mean of both e-values over all sequences of independent steps, each a value → probability."""
     total = np.zeros(2)
     for path in product(*(step.items() for step in steps)):
         total += math.prod(chance for _, chance in path) * np.array(wealths([value for value, _ in path], every=every))
@@ -140,21 +140,21 @@ def test_levels_that_mean_nothing_are_refused_by_name(fields: dict[str, float]) 
 
 
 def test_splits_share_alpha_and_all_must_pass() -> None:
-    tests = SplitTests(["a", "b"], ErrorRates())
-    assert [t.error_rates for t in tests.tests.values()] == [ErrorRates(alpha=0.005)] * 2
+    splits = SplitTests(["a", "b"], ErrorRates())
+    assert [test.error_rates for test in splits.tests.values()] == [ErrorRates(alpha=0.005)] * 2
     for _ in range(100):
-        tests.update("a", 0.0)
-    assert tests.verdict is None and tests.undecided == ["b"] and tests.tests["a"].verdict == PASS
+        splits.tests["a"].update(0.0)
+    assert splits.verdict is None and splits.undecided == ["b"] and splits.tests["a"].verdict == PASS
     for _ in range(100):
-        tests.update("b", 0.0)
-    assert tests.verdict == PASS and tests.undecided == []
+        splits.tests["b"].update(0.0)
+    assert splits.verdict == PASS and splits.undecided == []
 
 
 def test_one_split_that_is_worse_decides() -> None:
-    tests = SplitTests(["a", "b"])
-    while tests.update("b", -1.0) is None:
-        pass
-    assert tests.verdict == REGRESSION and tests.undecided == [] and tests.tests["a"].verdict is None
+    splits = SplitTests(["a", "b"])
+    while splits.tests["b"].update(-1.0) is None:
+        assert splits.verdict is None and splits.undecided == ["a", "b"]
+    assert splits.verdict == REGRESSION and splits.undecided == [] and splits.tests["a"].verdict is None
     with pytest.raises(ValueError, match="splits"):
         SplitTests([])
 
@@ -164,12 +164,12 @@ def test_the_interval_holds_the_mean_wherever_one_stops() -> None:
     kept = 0
     for _ in range(100):
         values = rng.choice([-1.0, 0.0, 1.0], p=[0.15, 0.8, 0.05], size=150)
-        low, high = interval(values.tolist())
+        low, high = confidence_sequence(values.tolist())
         kept += low <= -0.1 <= high
         assert low <= values.mean() <= high
     assert kept >= 95
-    assert interval([]) == (-1.0, 1.0)
-    short, long = interval([0.0] * 50), interval([0.0] * 500)
+    assert confidence_sequence([]) == (-1.0, 1.0)
+    short, long = confidence_sequence([0.0] * 50), confidence_sequence([0.0] * 500)
     assert short[0] < long[0] < 0 < long[1] < short[1] and short[0] == pytest.approx(-short[1])
 
 
@@ -186,14 +186,3 @@ def test_tasks_of_different_sizes_are_shuffled_plainly() -> None:
     order = rounds({"a": [1] * 30, "b": [2] * 10}, 0)
     assert {len(one) for one in order} == {1} and Counter(chain(*order)) == {1: 30, 2: 10}
     assert 0 < sum(one == [2] for one in order[:20]) < 10
-
-
-def test_unpaired_samples_are_paired_within_tasks_each_outcome_once() -> None:
-    candidate = {"a": [1.0] * 4, "b": [0.25] * 6, "new": [1.0]}
-    baseline = {"a": [0.5] * 5, "b": [0.0] * 4, "old": [0.0]}
-    found = list(unpaired(candidate, baseline, 0))
-    assert found == list(unpaired(candidate, baseline, 0))
-    assert Counter((task, value) for task, value, _ in found) == {("a", 0.5): 4, ("b", 0.25): 4}
-    assert [ends for _, _, ends in found] == [False, True] * 4
-    mixed = {"a": [1.0, 0.0, 1.0, 0.0]}
-    assert sum(value for _, value, _ in unpaired(mixed, mixed, 5)) == 0

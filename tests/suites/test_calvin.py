@@ -21,14 +21,14 @@ from support.runs import shortened
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.locations import package_folder
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import Suite, load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 from evalkit.worker.loop import load_adapter_module
 
 pytestmark = pytest.mark.sim
@@ -74,8 +74,8 @@ def chains(modules: Any) -> list[Any]:
 def test_the_sequences_are_the_official_ones(modules: Any, chains: list[Any]) -> None:
     digest = "840cb992c69ce9b6d59f6020966b6300c15233f8e0b9667b6486c1962424d308"
     assert len(chains) == 1000 and {len(tasks) for _, tasks in chains} == {5}
-    protocol = (load_suite("calvin").model_extra or {})["protocol"]
-    assert modules[0].sequences.digest_of(chains) == protocol["sequences_sha256"] == digest
+    stated = load_suite("calvin").adapter["sequences_sha256"]
+    assert modules[0].sequences.digest_of(chains) == stated == digest
 
 
 def test_sequences_are_kept_and_a_damaged_or_foreign_list_is_not_used(
@@ -151,7 +151,7 @@ def test_images_and_states_are_upstreams_bit_for_bit(modules: Any, chains: list[
     suite = load_suite("calvin")
     observation_spec: Any = {"cameras": tuple(suite.cameras), "state": tuple(suite.state)}
     for scene in (0, 5):
-        ours = TestCalvin()._play([(CHAIN, scene, 7)], **observation_spec, look_every=1)[0]["looks"]
+        ours = TestCalvin()._play([(CHAIN, scene, 7)], **observation_spec, observe_every=1)[0]["observations"]
         generator = np.random.default_rng(7)
         actions = np.stack([generator.uniform(-1, 1, 7).astype(np.float32) for _ in range(TestCalvin.steps)])
         actions[:, 6] = np.where(actions[:, 6] > 0, 1, -1)
@@ -232,11 +232,11 @@ def test_looking_every_tenth_step_costs_a_sixth_of_looking_every_step() -> None:
 
 def test_what_does_not_exist_is_said(modules: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="1 to 1000 scenes"):
-        played(tmp_path, checkpoint="hold", episodes=1001)
+        played(tmp_path, checkpoint="zero", episodes=1001)
     outside = "CALVIN has sequences 0 to 999, not 1000"
     assert in_the_environment("outside", scenes=[1000])["answers"] == [outside]
     with pytest.raises(UsageError, match="fly_to_the_moon"):
-        played(tmp_path, checkpoint="hold", tasks=["fly_to_the_moon"])
+        played(tmp_path, checkpoint="zero", tasks=["fly_to_the_moon"])
     moves = importlib.import_module(f"{modules[0].__package__}.moves")
     with pytest.raises(Exception, match="does not know the sub-task 'fly_to_the_moon'"):
         moves.moves("fly_to_the_moon", None)
@@ -252,7 +252,7 @@ def _copied(modules: Any, target: Path) -> Path:
 
 
 def _hold(out: Path, **options: Any) -> list[dict[str, Any]]:
-    return played(out, checkpoint="hold", episodes=1, workers=1, **options)
+    return played(out, checkpoint="zero", episodes=1, workers=1, **options)
 
 
 def test_missing_parts_are_named_before_the_first_episode(
@@ -292,7 +292,7 @@ def test_another_commit_is_refused(modules: Any, tmp_path: Path, monkeypatch: py
 def test_the_renderer_is_chosen_once_and_a_broken_one_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeing: dict[str, Any] = {"checkpoint": "hold:cameras=all", "episodes": 1, "workers": 1}
+    seeing: dict[str, Any] = {"checkpoint": "zero:cameras=all", "episodes": 1, "workers": 1}
     monkeypatch.setenv("EVALKIT_CALVIN_RENDERER", "vulkan")
     with pytest.raises(EnvironmentProblem, match="EVALKIT_CALVIN_RENDERER=vulkan: it must be egl or tiny"):
         hurried(tmp_path / "run", **seeing)

@@ -16,13 +16,13 @@ from evalkit.analysis.summary import episodes_frame, summarize
 from evalkit.episode import Episode
 from evalkit.execution import Execution
 from evalkit.execution.strategies import build_executor
-from evalkit.records.journal import Record, canonical, read_journal
+from evalkit.records.journal import Record, read_journal
 from evalkit.report.formats import render
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.stats.metrics import average_length, mean_of, solved_in_a_row
 from evalkit.suite import load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 
 
 class TestRelay(AdapterConformance):
@@ -73,7 +73,7 @@ def test_a_restart_counts_the_horizon_anew() -> None:
 
 
 def test_records_say_which_sub_tasks_were_solved(tmp_path: Path) -> None:
-    records = run(tmp_path / "run", checkpoint="hold")
+    records = run(tmp_path / "run", checkpoint="zero")
     assert all(not r["success"] and [solved for _, solved in r["subtasks"]] == [False] for r in records)
     assert {r["subtasks"][0][0] for r in records} <= {"left", "middle", "right"}
     assert run(tmp_path / "three", checkpoint="random", workers=3) == run(tmp_path / "one", checkpoint="random")
@@ -100,9 +100,9 @@ def test_a_runs_table_has_lengths_and_rates_of_sub_tasks(tmp_path: Path) -> None
 def test_each_split_is_a_benchmark_of_its_own(tmp_path: Path) -> None:
     run(tmp_path / "one", splits=["there"])
     run(tmp_path / "fewer", episodes=2)
-    assert summarize(tmp_path / "one").complete and not summarize(tmp_path / "one").covered
+    assert summarize(tmp_path / "one").complete and not summarize(tmp_path / "one").coverage_note
     fewer = summarize(tmp_path / "fewer")
-    assert fewer.covered == "1 of 1 tasks, 2 episodes where the protocol has 6" and not fewer.complete
+    assert fewer.coverage_note == "1 of 1 tasks, 2 episodes where the protocol has 6" and not fewer.complete
 
 
 def test_average_length_is_the_sum_of_the_chain_rates_with_its_interval() -> None:

@@ -14,14 +14,14 @@ from support.runs import shortened
 
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.assets import assets_folder
 from evalkit.setup.environment import Environment
 from evalkit.suite import Suite, load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 
 pytestmark = pytest.mark.sim
 
@@ -66,7 +66,7 @@ exec(rule, scope)
 names = module.libero_task_map
 print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t in names[k]} for k in sys.argv[1:]}))
 """
-    upstream = {name: split.model_extra["upstream"] for name, split in suite.splits.items() if split.model_extra}
+    upstream = {name: split.adapter["upstream"] for name, split in suite.splits.items()}
     python = str(Environment.of(suite).python)
     theirs = yaml.safe_load(subprocess.check_output([python, "-c", code, *upstream.values()], text=True))
     ours = {upstream[name]: split.tasks for name, split in suite.splits.items()}
@@ -102,7 +102,7 @@ def test_a_killed_run_resumes_to_the_same_journal(tmp_path: Path) -> None:
 
 
 def test_stand_in_assets_mark_the_run(tmp_path: Path) -> None:
-    hurried(tmp_path, checkpoint="hold", splits=["object"], tasks=["0"], episodes=1, workers=1)
+    hurried(tmp_path, checkpoint="zero", splits=["object"], tasks=["0"], episodes=1, workers=1)
     manifest = read_manifest(tmp_path)
     stand_ins = manifest.fingerprint["assets"]["stand_ins"]
     declared = (assets_folder(load_suite("libero")) or Path()) / "STAND_INS.txt"
@@ -120,10 +120,10 @@ def test_a_missing_asset_is_named_before_the_first_episode(tmp_path: Path, monke
             (partial / path.relative_to(whole)).symlink_to(path)
     monkeypatch.setenv("EVALKIT_LIBERO_ASSETS", str(partial))
     with pytest.raises(EnvironmentProblem, match=r"milk.xml: missing, needed by object/"):
-        played(tmp_path / "run", checkpoint="hold", splits=["object"], episodes=1)
+        played(tmp_path / "run", checkpoint="zero", splits=["object"], episodes=1)
     monkeypatch.setenv("EVALKIT_LIBERO_ASSETS", str(tmp_path / "nowhere"))
     with pytest.raises(EnvironmentProblem, match="does not exist: evalkit setup libero --assets DIR"):
-        played(tmp_path / "run", checkpoint="hold", splits=["object"], episodes=1)
+        played(tmp_path / "run", checkpoint="zero", splits=["object"], episodes=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -134,6 +134,6 @@ def test_no_gl_is_said_before_the_first_episode_and_only_where_images_are_needed
     for display in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(display, raising=False)
     options: dict[str, Any] = {"splits": ["object"], "tasks": ["0"], "episodes": 1, "workers": 1}
-    assert len(hurried(tmp_path / "blind", checkpoint="hold", **options)) == 1
+    assert len(hurried(tmp_path / "blind", checkpoint="zero", **options)) == 1
     with pytest.raises(EnvironmentProblem, match=r"GL does not work .*libosmesa6"):
-        hurried(tmp_path / "seeing", checkpoint="hold:cameras=all", **options)
+        hurried(tmp_path / "seeing", checkpoint="zero:cameras=all", **options)

@@ -12,13 +12,13 @@ from support.requirements import need
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
 from evalkit.locations import package_folder, suite_folders
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.suite import load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 
 pytestmark = pytest.mark.sim
 
@@ -73,20 +73,20 @@ sys.path.append({str(package_folder().parent)!r})
 import metaworld, numpy as np
 from evalkit.adapter import Setup
 from evalkit.episode import Episode
-from evalkit.observation import Needs
+from evalkit.observation import ObservationSpec
 from suite.adapter import build
 benchmark = metaworld.MT1("drawer-open-v3", seed=42)
 theirs = benchmark.train_classes["drawer-open-v3"](render_mode="rgb_array", camera_name="corner2")
 theirs.set_task(benchmark.train_tasks[3])
 theirs.model.cam_pos[2] = [0.75, 0.075, 0.7]
 theirs.reset()
-needs = Needs(cameras=("corner2",))
-ours = build(Setup(json.loads({json.dumps(json.dumps(suite))}), needs))
+spec = ObservationSpec(cameras=("corner2",))
+ours = build(Setup(json.loads({json.dumps(json.dumps(suite))}), spec))
 ours.reset(Episode("metaworld", "easy", "drawer-open-v3", 3, 42))
 same = []
 for step in range(20):
     if step % 5 == 0:
-        image = ours.look(needs).images["corner2"]
+        image = ours.observe(spec).images["corner2"]
         same.append(bool((image == np.flip(theirs.render(), (0, 1))).all() and image.std() > 10))
     theirs.step(np.float32([0.5, 0.3, -0.4, 1]))
     ours.step(np.float32([0.5, 0.3, -0.4, 1]), observe=True)
@@ -133,7 +133,7 @@ def test_looking_and_filming_change_no_outcome(tmp_path: Path) -> None:
 def test_images_come_through_either_gl(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", backend)
     try:
-        played(tmp_path, checkpoint="hold:chunk=500,cameras=all", tasks=["reach-v3"], episodes=1, workers=1)
+        played(tmp_path, checkpoint="zero:chunk=500,cameras=all", tasks=["reach-v3"], episodes=1, workers=1)
     except EnvironmentProblem as error:
         assert "MUJOCO_GL=" in str(error)
         pytest.skip(str(error))

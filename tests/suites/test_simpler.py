@@ -20,14 +20,14 @@ from evalkit.adapter import Setup, SimulatorError
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem
 from evalkit.locations import package_folder, suite_folders
-from evalkit.records.journal import canonical, read_journal
+from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
 from evalkit.runner.run import RunOptions, play
 from evalkit.setup.environment import Environment
 from evalkit.setup.sources import checkouts
 from evalkit.suite import load_suite
-from evalkit.testing import AdapterConformance
+from evalkit.testing import AdapterConformance, canonical
 from evalkit.worker.loop import load_adapter_module
 
 UPSTREAM = Path(__file__).parents[1] / "support" / "simpler_upstream.py"
@@ -211,8 +211,8 @@ def test_a_checkpoint_of_the_released_shape_runs_and_what_differs_is_on_record(t
 @pytest.mark.sim
 @pytest.mark.usefixtures("simulator")
 def test_what_a_robot_or_the_expert_lacks_is_said_before_the_first_episode(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"has the camera overhead alone, .* through third_view"):
-        played(tmp_path, checkpoint="hold:cameras=third_view", tasks=["open_drawer"], episodes=1)
+    with pytest.raises(EnvironmentProblem, match=r"has the camera overhead alone, .* uses third_view"):
+        played(tmp_path, checkpoint="zero:cameras=third_view", tasks=["open_drawer"], episodes=1)
     with pytest.raises(EnvironmentProblem, match="knows open_drawer and close_drawer alone"):
         played(tmp_path, checkpoint="oracle", tasks=["put_in_drawer"], episodes=1)
     assert not (tmp_path / "journal.jsonl").exists()
@@ -224,14 +224,14 @@ def test_no_vulkan_is_said_with_what_to_install(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "none.json"))
     monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
     with pytest.raises(EnvironmentProblem, match=r"Vulkan has no driver here: install .*NVIDIA.*mesa-vulkan-drivers"):
-        played(tmp_path / "run", checkpoint="hold", tasks=["open_drawer"], episodes=1)
+        played(tmp_path / "run", checkpoint="zero", tasks=["open_drawer"], episodes=1)
 
 
 def linked(source: Path, target: Path, unmatched: tuple[str, ...] = ()) -> None:
     """A copy of a checkout, by links to its files, without those that end in one of the names left out."""
     for path in source.rglob("*"):
         inside = path.relative_to(source)
-        if path.is_file() and ".git" not in inside.subtasks and not str(inside).endswith(unmatched or ("\0",)):
+        if path.is_file() and ".git" not in inside.parts and not str(inside).endswith(unmatched or ("\0",)):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             (target / inside).symlink_to(path)
 
@@ -247,7 +247,7 @@ def test_a_missing_mesh_texture_or_photograph_is_named_before_the_first_episode(
     linked(found["SimplerEnv"].folder, tmp_path / "SimplerEnv")
     monkeypatch.setenv("EVALKIT_SIMPLER_SOURCE", str(tmp_path))
     with pytest.raises(EnvironmentProblem) as problem:
-        played(tmp_path / "run", checkpoint="hold", tasks=["put_in_drawer"], episodes=1)
+        played(tmp_path / "run", checkpoint="zero", tasks=["put_in_drawer"], episodes=1)
     assert "google_vm/put_in_drawer cannot be played" in str(problem.value)
     for name in ("data/real_inpainting/open_drawer_b0.png", "baked_apple_v2/textured.obj", "3obj/link_wrist.3obj.obj"):
         assert name in str(problem.value)
@@ -344,7 +344,7 @@ def test_repeats_of_widowx_that_cannot_differ_count_once(
 ) -> None:
     monkeypatch.setenv("EVALKIT_SIMPLER_SOURCE", str(stood_in))
     options: dict[str, Any] = {"splits": ["widowx"], "tasks": ["put_spoon_on_table_cloth"], "episodes": 1}
-    records = played(tmp_path, checkpoint="hold", **options)
+    records = played(tmp_path, checkpoint="zero", **options)
     assert len(records) == 6 and len({record["digest"] for record in records}) == 1
     headline = summarize(tmp_path).headline
     assert (headline.n, headline.n_effective) == (6, 1)

@@ -56,18 +56,18 @@ def zeros_to_32(*values: Any) -> np.ndarray:
     return np.array(numbers + [0.0] * (32 - len(numbers)))
 
 
-def expected(setting: str, seen: Observation) -> tuple[str, list[Image.Image], np.ndarray, int]:
+def expected(preset_name: str, seen: Observation) -> tuple[str, list[Image.Image], np.ndarray, int]:
     start = "<|im_start|>user\nThe following observations are captured from multiple views.\n"
     marker = "<|vision_start|><|image_pad|><|vision_end|>\n"
     end = " /no_cot<|im_end|>\n<|im_start|>assistant\n<cot></cot><|im_end|>\n"
     task = "Generate robot actions for the task:\n"
-    shown = [Image.fromarray(seen.images[name]) for name in IMAGES[setting]]
+    shown = [Image.fromarray(seen.images[name]) for name in IMAGES[preset_name]]
     state = seen.state
-    if setting in ("libero", "calvin", "metaworld"):
-        if setting == "libero":
+    if preset_name in ("libero", "calvin", "metaworld"):
+        if preset_name == "libero":
             shown = [image.transpose(Image.Transpose.ROTATE_180) for image in shown]
             vector = zeros_to_32(state["eef_pos"], axis_angle(state["eef_quat"]), state["gripper_qpos"])
-        elif setting == "calvin":
+        elif preset_name == "calvin":
             shown = [expected_crop(image) for image in shown]
             vector = zeros_to_32(state["robot_obs"][:7])
         else:
@@ -75,7 +75,7 @@ def expected(setting: str, seen: Observation) -> tuple[str, list[Image.Image], n
             vector = zeros_to_32(state["proprioception"])
         said = seen.instruction[0].upper() + seen.instruction[1:].lower()
         fields = {
-            "task_id": ROBOT[setting],
+            "task_id": ROBOT[preset_name],
             "state": vector,
             "language": said,
             "base": shown[0],
@@ -84,7 +84,7 @@ def expected(setting: str, seen: Observation) -> tuple[str, list[Image.Image], n
         prompt = f"{start}# Base View\n{marker}# Left-Wrist View\n{marker}{task}{said}.{end}"
         return prompt, shown, vector, expected_seed(fields)
     rotation = quat2mat(state["eef_pose"][3:])
-    if setting == "widowx":
+    if preset_name == "widowx":
         size, view = (256, 256), "Base"
         down = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
         openness = state["gripper_openness"]
@@ -96,5 +96,5 @@ def expected(setting: str, seen: Observation) -> tuple[str, list[Image.Image], n
     shown = [expected_crop(shown[0].resize(size, Image.BICUBIC))]
     said = seen.instruction[0].upper() + seen.instruction[1:] + "."
     prompt = f"{start}# {view} View\n{marker}{task}{said}{end}"
-    fields = {"task_id": ROBOT[setting], "state": vector.reshape(1, 1, 32), "language": prompt, "base": shown[0]}
+    fields = {"task_id": ROBOT[preset_name], "state": vector.reshape(1, 1, 32), "language": prompt, "base": shown[0]}
     return prompt, shown, vector, expected_seed(fields)

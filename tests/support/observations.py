@@ -1,4 +1,4 @@
-"""Observations of the right shape for each setting, the same every time: what golden tests are made from."""
+"""Deterministic observations of the right shape for each preset, the input of golden tests."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ STATE = {
 }
 
 
-def observations(setting: str, count: int = 20) -> list[Observation]:
+def observations(preset_name: str, count: int = 20) -> list[Observation]:
     """Smooth pictures with noise, unit quaternions, every instruction in turn."""
-    rng = np.random.default_rng(sorted(IMAGES).index(setting))
-    return [_observation(setting, INSTRUCTIONS[n % len(INSTRUCTIONS)], rng) for n in range(count)]
+    rng = np.random.default_rng(sorted(IMAGES).index(preset_name))
+    return [_observation(preset_name, INSTRUCTIONS[n % len(INSTRUCTIONS)], rng) for n in range(count)]
 
 
-def _observation(setting: str, instruction: str, rng: np.random.Generator) -> Observation:
-    images = {name: _picture(shape, rng) for name, shape in IMAGES[setting].items()}
-    state = {name: rng.normal(size=size) for name, size in STATE[setting].items()}
+def _observation(preset_name: str, instruction: str, rng: np.random.Generator) -> Observation:
+    images = {name: _picture(shape, rng) for name, shape in IMAGES[preset_name].items()}
+    state = {name: rng.normal(size=size) for name, size in STATE[preset_name].items()}
     if "eef_quat" in state:
         state["eef_quat"] /= np.linalg.norm(state["eef_quat"])
     if "eef_pose" in state:
@@ -57,7 +57,7 @@ def _picture(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def seen_with_exact_requests(
-    setting: str, robot_type: str, reach: float, chunk: int, **where: Any
+    preset_name: str, robot_type: str, reach: float, chunk: int, **where: Any
 ) -> list[Observation]:
     """What a policy sees in a run of the real simulator; each request made of it equals an independent computation.
 
@@ -66,10 +66,10 @@ def seen_with_exact_requests(
     pytest.importorskip("PIL")
     pytest.importorskip("transforms3d")
     import evalkit
-    from evalkit.policies.xiaomi_robotics_0.requests import settings
+    from evalkit.policies.xiaomi_robotics_0.requests import presets
     from support.expected_requests import expected
 
-    chosen, seen = settings()[setting], []
+    preset, seen = presets()[preset_name], []
 
     def policy(observation: Observation) -> np.ndarray:
         seen.append(observation)
@@ -79,13 +79,13 @@ def seen_with_exact_requests(
         policy,
         episodes=1,
         chunk=chunk,
-        cameras=chosen.observation_spec.cameras,
-        state=chosen.observation_spec.state,
+        cameras=preset.observation_spec.cameras,
+        state=preset.observation_spec.state,
         **where,
     )
     for observation in seen:
-        request = chosen.request(observation, robot_type)
-        prompt, images, state, seed = expected(setting, observation)
+        request = preset.build_request(observation, robot_type)
+        prompt, images, state, seed = expected(preset_name, observation)
         assert (request.prompt, request.seed) == (prompt, seed) and request.state.tobytes() == state.tobytes()
         assert [i.tobytes() for i in request.images] == [i.tobytes() for i in images]
     return seen

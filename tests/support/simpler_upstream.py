@@ -55,7 +55,7 @@ def upstream(setup: Setup, episode: Episode, actions: np.ndarray, every: int) ->
     scene = scene_of(setup, episode.split, episode.task, episode.scene)
     options = dict(scene.options)
     if options.get("shader_dir") == "rt":
-        options["shader_dir"] = setup.suite["protocol"]["cpu_shader"]  # these tests run on the CPU too
+        options["shader_dir"] = setup.settings["cpu_shader"]  # these tests run on the CPU too
     if scene.overlay:
         options["rgb_overlay_path"] = f"{setup.sources['ManiSkill2_real2sim']}/data/real_inpainting/{scene.overlay}"
     env = build_maniskill2_env(

@@ -1,10 +1,10 @@
-"""Xiaomi-Robotics-0: the released checkpoints, asked exactly as their authors' scripts ask them.
+"""Xiaomi-Robotics-0: the released checkpoints, with exactly the requests of their authors' scripts.
 
-requests    observation → prompt, images, state, seed; decoded chunk → the suite's actions; a rule set per robot
+requests    presets per robot: observation → prompt, images, state, seed; decoded chunk → the suite's actions
 loading     AutoModel and AutoProcessor from a directory, the attention and the dtype chosen and recorded
 guidance    chunks that continue the running one: prefixes and real-time chunking
-inference   forward passes, one request or a batch of them
-policy      all of it behind evalkit's policy interface
+inference   forward passes, of one request or of a batch
+policy      evalkit's policy interface
 """
 
 from evalkit.policies.xiaomi_robotics_0.policy import Parameters, XiaomiRobotics0

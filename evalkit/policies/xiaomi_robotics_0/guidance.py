@@ -1,16 +1,16 @@
-"""Chunks that continue the running one: by a prefix that the model takes, or by guiding any model's flow.
+"""Continuation of the running chunk: by an action prefix, if the model takes one, or by guiding the model's flow.
 
 Guidance is real-time chunking at inference time. Source: Black et al., "Real-Time Execution of Action Chunking Flow
 Policies" (2025). At flow time t, from 0 (noise) to 1 (action), let x be the noisy chunk and v the model's velocity.
-Then x1 = x + (1 - t) v is where the flow is heading, and its weighted distance w from the wanted chunk Y is pulled back
-through the model by a vector-Jacobian product::
+Then x1 = x + (1 - t) v is the predicted chunk. Its weighted distance w from the target chunk Y is pulled back through
+the model by a vector-Jacobian product::
 
     v + min(β, (t² + (1 - t)²) / (t (1 - t))) · (∂x1/∂x)ᵀ w (Y - x1)
 
-A checkpoint's files stay as they are: one method of the loaded model is wrapped while a pass runs. What is assumed of
-the code, the released and any other, and checked in every pass: its ``forward`` takes Euler steps from t = 0 upwards,
-each of which calls ``self.dit_forward(noisy_action=, t=, ...)``, by these names, with noisy_action (B, T, 32) and one t
-per row, and gets a velocity (B, T, 32) that autograd can follow. That no row looks at another is assumed, not checked.
+A checkpoint's files are not changed: one method of the loaded model is wrapped during a pass. Every pass checks these
+assumptions about the model's code. Its ``forward`` takes Euler steps from t = 0 upwards. Each step calls
+``self.dit_forward(noisy_action=, t=, ...)``, by these names, with noisy_action (B, T, 32) and one t per row. The call
+returns a velocity (B, T, 32) that autograd can differentiate. The independence of the rows is assumed, not checked.
 """
 
 from __future__ import annotations
@@ -26,117 +26,121 @@ import numpy as np
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
 
-Kind = Literal["prefix", "rtc"]
-_LARGE = 2.0**20  # a power of two: the scale of statistics is read off a value beside which the mean does not count
+PrefixKind = Literal["prefix", "rtc"]
+_LARGE = (
+    2.0**20
+)  # the standard deviation is decoded from this value, a power of two next to which the mean is negligible
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A prefix as the model sees it.
+class NormalizedPrefix:
+    """A prefix in the model's normalised action space.
 
     Attributes:
         kind: ``prefix`` or ``rtc``.
-        committed: how many actions are executed whatever the reply, at most T.
-        length: how many actions there are (K), at most T.
+        committed: number of actions that are executed whatever the reply, at most T.
+        length: number of actions (K), at most T.
         actions: (1, T, 32) float32 tensor, normalised; 0 from K on and in dimensions that the robot does not use.
     """
 
-    kind: Kind
+    kind: PrefixKind
     committed: int
     length: int
     actions: Any
 
 
 class Continuation:
-    """What a loaded model makes of prefixes.
+    """The prefixes of one loaded model.
 
-    ``kinds`` are those that it can continue: ``prefix`` where its configuration says that it was trained with one
-    (``action_prefix``), ``rtc`` where its flow can be guided.
+    Attributes:
+        kinds: the supported kinds of prefix: ``prefix`` if its configuration says that it was trained with one
+            (``action_prefix``), ``rtc`` if its flow can be guided.
     """
 
-    def __init__(self, model: Any, processor: Any, robot_type: str, mask: Any, most: float) -> None:
-        """Reads the statistics.
+    def __init__(self, model: Any, processor: Any, robot_type: str, mask: Any, max_guidance: float) -> None:
+        """Read the statistics from the processor.
 
         Args:
             model: the remote code's model.
             processor: its processor; ``decode_action`` must be scale and mean, per time index and dimension.
-            robot_type: whose statistics count.
-            mask: (1, T, 32), 1 where the robot uses a dimension.
-            most: the largest weight of the guidance (β).
+            robot_type: the robot type whose statistics apply.
+            mask: (1, T, 32), 1 in the dimensions that the robot uses.
+            max_guidance: the largest weight of the guidance (β).
         """
-        self._model, self._most = model, most
-        self._used = mask.float()
-        self._mean = processor.decode_action(self._used * 0, robot_type=robot_type)
-        scaled = processor.decode_action(self._used * 0 + _LARGE, robot_type=robot_type)
+        self._model, self._max_guidance = model, max_guidance
+        self._mask = mask.float()
+        self._mean = processor.decode_action(self._mask * 0, robot_type=robot_type)
+        scaled = processor.decode_action(self._mask * 0 + _LARGE, robot_type=robot_type)
         self._std = (scaled - self._mean) / _LARGE
-        able: dict[Kind, bool] = {
+        supported: dict[PrefixKind, bool] = {
             "prefix": bool(getattr(model.config, "action_prefix", False)),
             "rtc": callable(getattr(model, "dit_forward", None)),
         }
-        self.kinds: tuple[Kind, ...] = tuple(kind for kind, can in able.items() if can)
+        self.kinds: tuple[PrefixKind, ...] = tuple(kind for kind, yes in supported.items() if yes)
 
-    def wanted(self, prefix: Prefix | None) -> Wanted | None:
-        """A prefix with decoded actions (K, 32), normalised by the statistics of the new chunk's time indices.
+    def normalize(self, prefix: Prefix | None) -> NormalizedPrefix | None:
+        """Normalise a prefix with decoded actions (K, 32) by the statistics of the new chunk's time indices.
 
         Raises:
-            PolicyProblem: the model cannot continue such a one.
+            PolicyProblem: the model does not support this kind of prefix.
         """
         if prefix is None or not len(prefix.actions):
             return None
         if prefix.kind not in self.kinds:
-            able = ", ".join(self.kinds) or "none"
-            raise PolicyProblem(f"the model cannot continue a prefix of kind {prefix.kind} (it can: {able})")
+            supported = ", ".join(self.kinds) or "none"
+            raise PolicyProblem(f"the model cannot continue a prefix of kind {prefix.kind} (supported: {supported})")
         import torch
 
-        actions = torch.zeros_like(self._used)
+        actions = torch.zeros_like(self._mask)
         length = min(len(prefix.actions), actions.shape[1])
         actions[0, :length] = torch.from_numpy(np.array(prefix.actions[:length], np.float32))
-        normalised = torch.where(self._used.bool(), (actions - self._mean) / self._std, 0.0)
+        normalised = torch.where(self._mask.bool(), (actions - self._mean) / self._std, 0.0)
         normalised[:, length:] = 0.0
-        return Wanted(prefix.kind, min(prefix.committed, length), length, normalised)
+        return NormalizedPrefix(prefix.kind, min(prefix.committed, length), length, normalised)
 
-    def arguments(self, rows: Sequence[Wanted | None]) -> dict[str, Any]:
-        """What ``forward`` takes besides, where a row has a prefix of kind ``prefix``; other rows' have length 0."""
+    def arguments(self, rows: Sequence[NormalizedPrefix | None]) -> dict[str, Any]:
+        """Return the arguments of ``forward`` for prefixes of kind ``prefix``; those of other rows have length 0."""
         import torch
 
-        held = [row if row is not None and row.kind == "prefix" else None for row in rows]
-        if not any(held):
+        prefixes = [row if row is not None and row.kind == "prefix" else None for row in rows]
+        if not any(prefixes):
             return {}
-        nothing = torch.zeros_like(self._used)
-        lengths = [row.committed if row else 0 for row in held]
+        empty = torch.zeros_like(self._mask)
+        lengths = [row.committed if row else 0 for row in prefixes]
         return {
-            "action_prefix": torch.cat([row.actions if row else nothing for row in held]),
-            "prefix_length": torch.tensor(lengths, device=self._used.device),
+            "action_prefix": torch.cat([row.actions if row else empty for row in prefixes]),
+            "prefix_length": torch.tensor(lengths, device=self._mask.device),
         }
 
-    def guiding(self, rows: Sequence[Wanted | None]) -> AbstractContextManager[None]:
-        """A context in which the model's flow is guided, where a row has a prefix of kind ``rtc``; others are not."""
+    def guidance(self, rows: Sequence[NormalizedPrefix | None]) -> AbstractContextManager[None]:
+        """Return a context in which the flow of rows with a prefix of kind ``rtc`` is guided."""
         import torch
 
         guided = [row if row is not None and row.kind == "rtc" else None for row in rows]
         if not any(guided):
             return nullcontext()
-        nothing = torch.zeros_like(self._used)
-        chunk = nothing.shape[1]
-        weights = np.stack([soft_mask(row.committed, row.length, chunk) if row else np.zeros(chunk) for row in guided])
-        weight = torch.from_numpy(weights).to(nothing)[..., None] * self._used
-        return _guided(self._model, torch.cat([row.actions if row else nothing for row in guided]), weight, self._most)
+        empty = torch.zeros_like(self._mask)
+        size = empty.shape[1]
+        weights = np.stack([soft_mask(row.committed, row.length, size) if row else np.zeros(size) for row in guided])
+        weight = torch.from_numpy(weights).to(empty)[..., None] * self._mask
+        target = torch.cat([row.actions if row else empty for row in guided])
+        return _guided(self._model, target, weight, self._max_guidance)
 
 
-def soft_mask(committed: int, length: int, chunk: int) -> np.ndarray:
-    """How much each action of a new chunk is held to the running one: (chunk,) float64.
+def soft_mask(committed: int, length: int, chunk_size: int) -> np.ndarray:
+    """Return the weight of the running chunk for each action of the new one: (chunk_size,) float64.
 
     1 for i < committed, 0 from ``length`` = H - s on, and c (exp(c) - 1) / (e - 1) between, with c falling linearly.
-    With nothing committed the first action is held by a little less than 1, as in the authors' code.
+    If no action is committed, the first weight is a little less than 1, as in the authors' code.
     """
-    falling = np.clip((length - np.arange(chunk)) / (length - committed + 1), 0.0, 1.0)
+    falling = np.clip((length - np.arange(chunk_size)) / (length - committed + 1), 0.0, 1.0)
     weights: np.ndarray = falling * np.expm1(falling) / (np.e - 1)
     return weights
 
 
 @contextmanager
-def _guided(model: Any, target: Any, weight: Any, most: float) -> Iterator[None]:
-    """Wraps ``dit_forward`` on the instance, and lets no parameter ask for gradients; both only while it lasts."""
+def _guided(model: Any, target: Any, weight: Any, max_guidance: float) -> Iterator[None]:
+    """Wrap ``dit_forward`` on the instance and disable the parameters' gradients, both only within the context."""
     step, times = model.dit_forward, []
 
     def dit_forward(*unnamed: Any, **arguments: Any) -> Any:
@@ -145,25 +149,25 @@ def _guided(model: Any, target: Any, weight: Any, most: float) -> Iterator[None]
                 "the model's code does not call dit_forward(noisy_action=, t=, ...): it cannot be guided"
             )
         times.append(arguments["t"])
-        return _pulled(step, arguments, target, weight, most)
+        return _guided_velocity(step, arguments, target, weight, max_guidance)
 
-    before = vars(model).get("dit_forward")
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with contextlib.ExitStack() as restored:
-        for parameter in asking:
-            restored.callback(parameter.requires_grad_, True)
+    own_method = vars(model).get("dit_forward")
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with contextlib.ExitStack() as stack:
+        for parameter in trainable:
+            stack.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)
-        restored.callback(_put_back, model, before)
+        stack.callback(_restore_method, model, own_method)
         model.dit_forward = dit_forward
         yield
     _check_times([float(t.min()) for t in times])
 
 
-def _put_back(model: Any, before: Any) -> None:
-    if before is None:
+def _restore_method(model: Any, own_method: Any) -> None:
+    if own_method is None:
         del model.dit_forward
     else:
-        model.dit_forward = before
+        model.dit_forward = own_method
 
 
 def _check_times(times: list[float]) -> None:
@@ -174,19 +178,19 @@ def _check_times(times: list[float]) -> None:
         raise PolicyProblem(f"the model's flow is not at times from 0 up to 1 but at {seen}: it cannot be guided")
 
 
-def _pulled(step: Any, arguments: dict[str, Any], target: Any, weight: Any, most: float) -> Any:
-    """The velocity of one flow step with the pull towards ``target``, in the model's dtype; summed in float32."""
+def _guided_velocity(step: Any, arguments: dict[str, Any], target: Any, weight: Any, max_guidance: float) -> Any:
+    """Return the velocity of one flow step, guided towards ``target``: in the model's dtype, summed in float32."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    # torch promises the same bits every time on a GPU for no other attention's gradient
+    # no other attention has a gradient for which torch guarantees the same bits every time on a GPU
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         noisy = arguments["noisy_action"].detach().requires_grad_(True)
         velocity = step(**{**arguments, "noisy_action": noisy})
         if not velocity.requires_grad:
             raise PolicyProblem("the model's dit_forward gives no gradient: it cannot be guided")
         t = arguments["t"].float().view(-1, 1, 1)
-        heading = noisy.float() + (1 - t) * velocity.float()
-        (pull,) = torch.autograd.grad(heading, noisy, weight * (target - heading.detach()))
-    share = ((t**2 + (1 - t) ** 2) / (t * (1 - t))).clamp(max=most)
-    return (velocity.detach().float() + share * pull.float()).to(velocity.dtype)
+        predicted = noisy.float() + (1 - t) * velocity.float()
+        (pull,) = torch.autograd.grad(predicted, noisy, weight * (target - predicted.detach()))
+    scale = ((t**2 + (1 - t) ** 2) / (t * (1 - t))).clamp(max=max_guidance)
+    return (velocity.detach().float() + scale * pull.float()).to(velocity.dtype)

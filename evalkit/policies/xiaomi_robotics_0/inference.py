@@ -1,10 +1,10 @@
-"""Requests to action chunks: one forward pass for one request, as released, or for a batch of them.
+"""Action chunks for model requests: one forward pass for each request, as released, or for a batch of requests.
 
-A batch never mixes its rows: each request goes through the processor by itself, its noise is drawn under its own seed
-as the model would draw it for that request alone, and shorter prompts are padded on the left and masked. What is left
-is rounding: a matrix product of another shape may round otherwise. In batch-invariant mode all passes have the same
-shapes, whatever the number of requests, so that a chunk does not depend on what else was asked at the time; and one
-pass has either no prefixes or prefixes of one kind, which take another way through the model.
+The rows of a batch are independent. The processor handles each request alone, its noise is drawn under its own seed as
+the model would draw it for that request alone, and shorter prompts are padded on the left and masked. Only rounding
+differs: a matrix product of another shape may round differently. In batch-invariant mode all passes have the same
+shapes, whatever the number of requests, so that a chunk does not depend on other requests. One pass then has either no
+prefixes or prefixes of one kind, because these take another path through the model.
 """
 
 from __future__ import annotations
@@ -18,48 +18,50 @@ import numpy as np
 
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
-from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, Kind, Wanted
-from evalkit.policies.xiaomi_robotics_0.loading import Loaded
+from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, NormalizedPrefix, PrefixKind
+from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint
 from evalkit.policies.xiaomi_robotics_0.requests import ACTION_SIZE, ModelRequest
 
-_ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of so many tokens
+_ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of this number of tokens
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _ModelInput:
     """One request as the model takes it: tensors with a batch dimension of 1, on the model's device."""
 
     prompt: dict[str, Any]
     state: Any
     seed: int
-    wanted: Wanted | None
+    prefix: NormalizedPrefix | None
 
     @property
     def length(self) -> int:
+        """The number of prompt tokens."""
         return int(self.prompt["input_ids"].shape[1])
 
 
 class Inference:
-    """A loaded checkpoint that answers requests.
+    """Inference with a loaded checkpoint.
 
-    ``remarks`` collects what happened on the way that a reader of the results should know.
+    Attributes:
+        warnings: one line for each event that a reader of the results should know.
     """
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedCheckpoint,
         robot_type: str,
         max_batch: int = 1,
         batch_invariant: bool = False,
         max_guidance: float = 5.0,
     ) -> None:
-        """Nothing is computed yet.
+        """Prepare the mask and the statistics; run no inference.
 
         Args:
             loaded: the checkpoint.
             robot_type: the model's name for the robot; its statistics decode the actions.
-            max_batch: most requests in one forward pass.
-            batch_invariant: whether all passes have ``max_batch`` rows and prompts of rounded length.
+            max_batch: the largest number of requests in one forward pass.
+            batch_invariant: True if all passes have ``max_batch`` rows and prompts of rounded length.
             max_guidance: the largest weight with which a chunk is guided towards the running one.
         """
         self._model = loaded.model
@@ -72,61 +74,61 @@ class Inference:
         self.warnings: list[str] = []
 
     @property
-    def chunk(self) -> int:
-        """The time length T of the action chunks: that of the robot type's action mask."""
+    def chunk_size(self) -> int:
+        """The length T of the action chunks: that of the robot type's action mask."""
         return int(self._mask.shape[1])
 
     @property
-    def supported_prefixes(self) -> tuple[Kind, ...]:
-        """The kinds of prefix that the model can continue."""
+    def supported_prefixes(self) -> tuple[PrefixKind, ...]:
+        """The kinds of prefix that the model supports."""
         return self._continuation.kinds
 
     def chunks(self, requests: Sequence[ModelRequest]) -> list[np.ndarray]:
-        """One decoded (T, 32) float32 chunk for each request, in order.
+        """Return one decoded (T, 32) float32 chunk for each request, in order.
 
         Raises:
-            PolicyProblem: the device's memory does not hold one request, or in batch-invariant mode the batch; or the
-                model cannot continue a request's prefix.
+            PolicyProblem: the device's memory cannot hold one request (in batch-invariant mode, one batch), or the
+                model does not support a request's prefix.
         """
-        prepared = [self._prepare(request) for request in requests]
-        replies: list[np.ndarray | None] = [None] * len(prepared)
-        for group in self._groups(prepared):
-            for index, chunk in zip(group, self._run([prepared[i] for i in group]), strict=True):
-                replies[index] = chunk
-        return [reply for reply in replies if reply is not None]
+        inputs = [self._prepare(request) for request in requests]
+        chunks: list[np.ndarray | None] = [None] * len(inputs)
+        for batch in self._batches(inputs):
+            for index, chunk in zip(batch, self._run([inputs[i] for i in batch]), strict=True):
+                chunks[index] = chunk
+        return [chunk for chunk in chunks if chunk is not None]
 
     def check_invariance(self, examples: Sequence[ModelRequest]) -> None:
-        """Raises PolicyProblem where a chunk depends on its place in a pass or on its neighbours on this device.
+        """Raise PolicyProblem if, on this device, a chunk depends on its place in a batch or on other requests.
 
         Args:
-            examples: requests to try it with, of different lengths; each is also tried with every kind of prefix.
+            examples: test requests of different lengths; each is also tested with every supported kind of prefix.
         """
-        still = np.zeros((self.chunk // 2, ACTION_SIZE), np.float32)
-        for prefix in (None, *(Prefix(still, len(still) // 2, kind) for kind in self.supported_prefixes)):
+        zeros = np.zeros((self.chunk_size // 2, ACTION_SIZE), np.float32)
+        for prefix in (None, *(Prefix(zeros, len(zeros) // 2, kind) for kind in self.supported_prefixes)):
             for one, other in permutations([replace(example, prefix=prefix) for example in examples], 2):
                 alone = self.chunks([one])[0]
                 for place in {self._max_batch // 2, self._max_batch - 1}:
-                    among = [other] * self._max_batch
-                    among[place] = one
-                    if not np.array_equal(self.chunks(among)[place], alone):
+                    batch = [other] * self._max_batch
+                    batch[place] = one
+                    if not np.array_equal(self.chunks(batch)[place], alone):
                         raise PolicyProblem(
-                            "on this device a chunk depends on its place in the batch, so batch_invariant cannot be "
-                            "kept: use max_batch=1"
+                            "on this device a chunk depends on its place in the batch, so batch_invariant is not "
+                            "possible: use max_batch=1"
                         )
 
-    def _groups(self, prepared: Sequence[_Prepared]) -> list[list[int]]:
-        """Which requests share a pass: in invariant mode only those of the same padded length and kind of prefix."""
+    def _batches(self, inputs: Sequence[_ModelInput]) -> list[list[int]]:
+        """Return the indices of each batch; in invariant mode, padded length and kind of prefix are the same in one."""
         groups: dict[Any, list[list[int]]] = {}
-        for index, one in enumerate(prepared):
-            kind = one.wanted and one.wanted.kind
-            batches = groups.setdefault((_rounded(one.length), kind) if self._invariant else None, [[]])
+        for index, one in enumerate(inputs):
+            kind = one.prefix and one.prefix.kind
+            batches = groups.setdefault((_padded_length(one.length), kind) if self._invariant else None, [[]])
             if len(batches[-1]) == self._max_batch:
                 batches.append([])
             batches[-1].append(index)
         return [batch for batches in groups.values() for batch in batches]
 
-    def _prepare(self, request: ModelRequest) -> _Prepared:
-        """What the released server makes of a request."""
+    def _prepare(self, request: ModelRequest) -> _ModelInput:
+        """Return the model's input for a request, as the released server makes it."""
         import torch
 
         inputs = self._processor(
@@ -135,59 +137,59 @@ class Inference:
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
         state = torch.from_numpy(request.state).to(self._model.device, self._model.dtype).view(1, 1, -1)
         prompt = {name: inputs[name] for name in names}
-        return _Prepared(prompt, state, request.seed, self._continuation.wanted(request.prefix))
+        return _ModelInput(prompt, state, request.seed, self._continuation.normalize(request.prefix))
 
-    def _run(self, batch: list[_Prepared]) -> list[np.ndarray]:
-        """One pass, or where memory does not hold it, two of half the size."""
+    def _run(self, batch: list[_ModelInput]) -> list[np.ndarray]:
+        """Run one pass, or two of half the size if the memory cannot hold it."""
         import torch
 
         try:
             return self._forward(batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1 or self._invariant:
-                smaller = "a smaller max_batch" if self._invariant else "another device or dtype"
+                remedy = "a smaller max_batch" if self._invariant else "another device or dtype"
                 rows = f"{self._max_batch} requests" if self._invariant else "one request"
-                raise PolicyProblem(f"the device's memory does not hold {rows} at a time: use {smaller}") from error
+                raise PolicyProblem(f"the device's memory cannot hold {rows} at a time: use {remedy}") from error
         torch.cuda.empty_cache()
         half = len(batch) // 2
         if half < self._max_batch:
             self._max_batch = half
-            self.warnings.append(f"out of memory with {len(batch)} requests in a pass: went on with {half}")
+            self.warnings.append(f"out of memory with {len(batch)} requests in a pass: continued with {half}")
         return [chunk for start in range(0, len(batch), half) for chunk in self._run(batch[start : start + half])]
 
-    def _forward(self, batch: list[_Prepared]) -> list[np.ndarray]:
-        """(T, 32) float32 per request."""
+    def _forward(self, batch: list[_ModelInput]) -> list[np.ndarray]:
+        """Run one pass; return (T, 32) float32 per request."""
         import torch
 
         rows = [*batch, *[batch[0]] * (self._max_batch - len(batch))] if self._invariant else batch
-        wanted = [row.wanted for row in rows]
-        prefixes = self._continuation.arguments(wanted)
-        with torch.no_grad(), self._continuation.guiding(wanted):
+        prefixes = [row.prefix for row in rows]
+        prefix_arguments = self._continuation.arguments(prefixes)
+        with torch.no_grad(), self._continuation.guidance(prefixes):
             if len(rows) == 1 and not self._invariant:
                 only = rows[0]
                 output = self._model(
-                    state=only.state, action_mask=self._mask, seed=only.seed, **only.prompt, **prefixes
+                    state=only.state, action_mask=self._mask, seed=only.seed, **only.prompt, **prefix_arguments
                 )
             else:
                 noise = torch.cat([self._noise(row.seed) for row in rows])
                 mask = self._mask.repeat(len(rows), 1, 1)
-                with _noise_given(noise) as given:
+                with _fixed_noise(noise) as fixed:
                     state = torch.cat([row.state for row in rows])
                     output = self._model(
-                        state=state, action_mask=mask, seed=rows[0].seed, **self._collated(rows), **prefixes
+                        state=state, action_mask=mask, seed=rows[0].seed, **self._collate(rows), **prefix_arguments
                     )
-                if given.times != 1:
+                if fixed.draws != 1:
                     raise PolicyProblem(
-                        f"the model's code draws its noise {given.times} times where once was expected: use max_batch=1"
+                        f"the model's code draws its noise {fixed.draws} times instead of once: use max_batch=1"
                     )
             decoded = self._processor.decode_action(output.actions, robot_type=self._robot_type).float()
             used = self._mask.bool().expand_as(output.actions)
-            broken = (used & ~output.actions.isfinite()).any(dim=2).any(dim=1)
-            decoded[broken] = float("nan")  # all of the row, so that no rule for the gripper can hide it
+            invalid = (used & ~output.actions.isfinite()).any(dim=2).any(dim=1)
+            decoded[invalid] = float("nan")  # the whole row, so that no gripper rule can hide it
         return list(decoded.cpu().numpy()[: len(batch)])
 
     def _noise(self, seed: int) -> Any:
-        """What the model draws for this request alone: (1, T, 32); torch's own random state stays as it was."""
+        """Draw the model's noise for one request alone: (1, T, 32). torch's own random state is preserved."""
         import torch
 
         devices = [self._mask.device] if self._mask.is_cuda else []
@@ -195,38 +197,38 @@ class Inference:
             torch.manual_seed(seed)
             return torch.randn_like(self._mask)
 
-    def _collated(self, rows: list[_Prepared]) -> dict[str, Any]:
-        """The rows' prompts as one batch, padded on the left; images one after the other, as the model takes them."""
+    def _collate(self, rows: list[_ModelInput]) -> dict[str, Any]:
+        """Return the rows' prompts as one batch: text padded on the left, images concatenated, as the model expects."""
         import torch
         from torch.nn.functional import pad
 
         longest = max(row.length for row in rows)
-        length = _rounded(longest) if self._invariant else longest
-        filler = self._processor.tokenizer.pad_token_id
+        length = _padded_length(longest) if self._invariant else longest
+        pad_token = self._processor.tokenizer.pad_token_id
         return {
-            "input_ids": torch.cat([pad(r.prompt["input_ids"], (length - r.length, 0), value=filler) for r in rows]),
+            "input_ids": torch.cat([pad(r.prompt["input_ids"], (length - r.length, 0), value=pad_token) for r in rows]),
             "attention_mask": torch.cat([pad(r.prompt["attention_mask"], (length - r.length, 0)) for r in rows]),
             "pixel_values": torch.cat([row.prompt["pixel_values"] for row in rows]),
             "image_grid_thw": torch.cat([row.prompt["image_grid_thw"] for row in rows]),
         }
 
 
-def _rounded(length: int) -> int:
+def _padded_length(length: int) -> int:
     return -(-length // _ROUND_TO) * _ROUND_TO
 
 
-def _noise_given(noise: Any) -> Any:
-    """A context in which the model's one ``torch.randn_like(action_mask)`` returns ``noise``; ``times`` counts them."""
+def _fixed_noise(noise: Any) -> Any:
+    """Return a context in which ``torch.randn_like(action_mask)`` returns ``noise``; its ``draws`` counts the calls."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class Given(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
-        times = 0
+    class FixedNoise(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
+        draws = 0
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is torch.randn_like and args[0].shape == noise.shape:
-                self.times += 1
+                self.draws += 1
                 return noise.clone()
             return function(*args, **(kwargs or {}))
 
-    return Given()
+    return FixedNoise()

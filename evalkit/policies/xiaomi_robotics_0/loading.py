@@ -1,6 +1,6 @@
-"""Loading a released checkpoint the documented way: AutoModel and AutoProcessor, with the code that comes with it.
+"""Loading of a released checkpoint as documented: AutoModel and AutoProcessor, with the checkpoint's own code.
 
-transformers and torch are imported here and only here, when a checkpoint is loaded.
+transformers is imported only here, and only when a checkpoint is loaded.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Literal
 from evalkit.errors import EnvironmentProblem, PolicyProblem
 from evalkit.policies.weights import CheckpointFiles
 
-EXTRA = "pip install torch 'transformers>=4.57.1,<4.58' pillow transforms3d"
+INSTALL_COMMAND = "pip install torch 'transformers>=4.57.1,<4.58' pillow transforms3d"
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedCheckpoint:
     """A checkpoint in memory.
 
     Attributes:
         model: the remote code's model, in evaluation mode, on its device.
         processor: its processor, with ``tokenizer``.
-        facts: device, dtype, attention and library versions; JSON values.
+        metadata: device, dtype, attention and library versions; JSON values.
     """
 
     model: Any
@@ -39,24 +39,24 @@ class Loaded:
 
 
 def missing_libraries() -> str | None:
-    """What has to be installed before anything can be loaded, in words, or None."""
+    """Return a message about the first library that is missing or unsuitable, or None."""
     for name in ("torch", "transformers", "PIL", "transforms3d"):
         if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed: {EXTRA}"
+            return f"{name} is not installed: {INSTALL_COMMAND}"
     version = importlib.metadata.version("transformers")
     if not version.startswith("4.57."):
-        return f"transformers {version} is installed, and the released code needs 4.57: {EXTRA}"
+        return f"transformers {version} is installed, and the released code needs 4.57: {INSTALL_COMMAND}"
     return None
 
 
-def load(located: CheckpointFiles, attention: Attention, dtype: Dtype, device: str) -> Loaded:
-    """Loads model and processor from a directory, without touching the network.
+def load(files: CheckpointFiles, attention: Attention, dtype: Dtype, device: str) -> LoadedCheckpoint:
+    """Load model and processor from a directory, without network access.
 
     Args:
-        located: the files.
-        attention: the implementation, or auto: the first of flash, sdpa and eager that this machine and model take.
-        dtype: of weights and arithmetic, or auto: bfloat16 (as released) on a GPU, float32 on a CPU.
-        device: as torch names it, or auto: the GPU where there is one.
+        files: the checkpoint's files.
+        attention: the implementation, or auto: the first of flash, sdpa and eager that machine and model support.
+        dtype: dtype of weights and arithmetic, or auto: bfloat16 (as released) on a GPU, float32 on a CPU.
+        device: torch's name of a device, or auto: the GPU if there is one, else the CPU.
 
     Raises:
         EnvironmentProblem: a library, or the device, is missing.
@@ -67,12 +67,17 @@ def load(located: CheckpointFiles, attention: Attention, dtype: Dtype, device: s
         raise EnvironmentProblem(missing)
     import torch
 
-    place = _device(device)
-    kind = dtype if dtype != "auto" else "bfloat16" if place.type == "cuda" else "float32"
-    model, used, passed_over = _model(located, _candidates(attention, place.type), getattr(torch, kind))
-    model = model.to(place).eval()
-    metadata: dict[str, Any] = {"device": _name(place), "dtype": kind, "attention": used, "libraries": _versions()}
-    if place.type == "cpu":
+    torch_device = _device(device)
+    dtype_name = dtype if dtype != "auto" else "bfloat16" if torch_device.type == "cuda" else "float32"
+    model, used, rejected = _model(files, _candidates(attention, torch_device.type), getattr(torch, dtype_name))
+    model = model.to(torch_device).eval()
+    metadata: dict[str, Any] = {
+        "device": _device_name(torch_device),
+        "dtype": dtype_name,
+        "attention": used,
+        "libraries": _versions(),
+    }
+    if torch_device.type == "cpu":
         metadata["threads"] = torch.get_num_threads()
     else:
         metadata["cuda"] = {
@@ -80,57 +85,57 @@ def load(located: CheckpointFiles, attention: Attention, dtype: Dtype, device: s
             "cudnn": torch.backends.cudnn.version(),
             "tf32": torch.backends.cuda.matmul.allow_tf32,
         }
-    if passed_over:
-        metadata["attention_passed_over"] = passed_over
-    return Loaded(model, _processor(located), metadata)
+    if rejected:
+        metadata["attention_rejected"] = rejected
+    return LoadedCheckpoint(model, _processor(files), metadata)
 
 
 def _versions() -> dict[str, str]:
-    """Every library that could change a chunk's bits, where it is installed."""
-    named = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "transforms3d")
+    """Return the versions of the installed libraries that could change a chunk's bits."""
+    required = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "transforms3d")
     optional = ("torchvision", "flash-attn")  # the processor's and the attention's code paths
-    found = {}
-    for name in (*named, *optional):
+    versions = {}
+    for name in (*required, *optional):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _device(name: str) -> Any:
     import torch
 
     try:
-        place = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-        torch.empty(0, device=place)
+        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise EnvironmentProblem(f"device {name!r} cannot be used here: {why}") from error
-    return place
+        reason = str(error).strip().splitlines()[0]
+        raise EnvironmentProblem(f"device {name!r} cannot be used on this machine: {reason}") from error
+    return device
 
 
-def _name(place: Any) -> str:
+def _device_name(device: Any) -> str:
     import torch
 
-    return f"{place} ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else str(place)
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _candidates(attention: Attention, device_type: str) -> list[str]:
-    """What to try, in order: flash attention runs on GPUs alone."""
+    """Return the implementations to try, in order; flash attention runs on GPUs alone."""
     if attention != "auto":
         return [attention]
     return (["flash_attention_2"] if device_type == "cuda" else []) + ["sdpa", "eager"]
 
 
-def _model(located: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[Any, str, dict[str, str]]:
-    """The model under the first attention that works, its name, and why earlier ones did not."""
+def _model(files: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[Any, str, dict[str, str]]:
+    """Return the model under the first attention that works, its name, and the errors of those before."""
     from transformers import AutoModel
 
-    passed_over: dict[str, str] = {}
+    rejected: dict[str, str] = {}
     for attention in candidates:
         try:
-            with _quietly():
-                model, found = AutoModel.from_pretrained(
-                    located.folder,
+            with _silenced():
+                model, report = AutoModel.from_pretrained(
+                    files.folder,
                     trust_remote_code=True,
                     local_files_only=True,
                     attn_implementation=attention,
@@ -139,63 +144,68 @@ def _model(located: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple
                 )
         except (ImportError, ValueError) as error:
             if not _is_about_attention(error):
-                raise PolicyProblem(f"{located.folder}: {_line(error)}") from error
-            passed_over[attention] = _line(error)
+                raise PolicyProblem(f"{files.folder}: {_one_line(error)}") from error
+            rejected[attention] = _one_line(error)
             continue
         except Exception as error:
-            raise PolicyProblem(f"{located.folder}: cannot be loaded: {_line(error)}") from error
-        lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
-        if lacking:
+            raise PolicyProblem(f"{files.folder}: cannot be loaded: {_one_line(error)}") from error
+        missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+        if missing:
             raise PolicyProblem(
-                f"{located.folder}: the weights lack {len(lacking)} of the model's tensors, {lacking[0]} among them"
+                f"{files.folder}: the weights lack {len(missing)} of the model's tensors, {missing[0]} among them"
             )
-        return model, str(getattr(model.config, "_attn_implementation", None) or attention), passed_over
-    why = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
-    raise EnvironmentProblem(f"no attention implementation works here ({why})")
+        return model, str(getattr(model.config, "_attn_implementation", None) or attention), rejected
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
+    raise EnvironmentProblem(f"no attention implementation works on this machine ({reasons})")
 
 
-def _processor(located: CheckpointFiles) -> Any:
-    """The processor. Its class asks for a video processor, which needs torchvision; no request has a video."""
+def _processor(files: CheckpointFiles) -> Any:
+    """Load the processor, without its video processor if torchvision, which that needs, is not installed.
+
+    No request has a video.
+    """
     from transformers import AutoProcessor
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     try:
-        with _quietly():
+        with _silenced():
             if importlib.util.find_spec("torchvision") is not None:
                 return AutoProcessor.from_pretrained(
-                    located.folder, trust_remote_code=True, local_files_only=True, use_fast=False
+                    files.folder, trust_remote_code=True, local_files_only=True, use_fast=False
                 )
-            theirs = get_class_from_dynamic_module(_processor_class(located.folder), str(located.folder))
-            ours: Any = type(theirs.__name__, (theirs,), {"attributes": ["image_processor", "tokenizer"]})
-            return ours.from_pretrained(located.folder, local_files_only=True, trust_remote_code=True, use_fast=False)
+            released = get_class_from_dynamic_module(_processor_class(files.folder), str(files.folder))
+            reduced: Any = type(released.__name__, (released,), {"attributes": ["image_processor", "tokenizer"]})
+            return reduced.from_pretrained(files.folder, local_files_only=True, trust_remote_code=True, use_fast=False)
     except Exception as error:
-        raise PolicyProblem(f"{located.folder}: no processor: {_line(error)}") from error
+        raise PolicyProblem(f"{files.folder}: no processor: {_one_line(error)}") from error
 
 
 def _processor_class(folder: Path) -> str:
-    """``module.Class`` of the processor, from the first file that names it, in the order AutoProcessor looks."""
+    """Return the processor's ``module.Class`` from the first file that names it, in AutoProcessor's order."""
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
         if (folder / name).is_file():
-            named = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map", {}).get("AutoProcessor")
-            if named:
-                return str(named)
-    raise ValueError("no file names it (auto_map.AutoProcessor)")
+            class_name = (
+                json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map", {}).get("AutoProcessor")
+            )
+            if class_name:
+                return str(class_name)
+    raise ValueError("no file names its class (auto_map.AutoProcessor)")
 
 
 def _is_about_attention(error: Exception) -> bool:
-    """Whether an error says that an attention implementation is not there or not supported."""
+    """Return True if an error means that an attention implementation is missing or unsupported."""
     text = str(error).lower()
     return any(word in text for word in ("flash", "attention", "attn", "sdpa"))
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 240 else f"{text[:237]}..."
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps the libraries' loading bars and remarks off the terminal; errors are ours to tell."""
+def _silenced() -> Iterator[None]:
+    """Suppress the libraries' progress bars and messages; errors are still raised."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

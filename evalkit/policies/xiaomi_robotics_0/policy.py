@@ -1,4 +1,4 @@
-"""The released checkpoints behind evalkit's policy interface."""
+"""evalkit's policy interface for the released checkpoints."""
 
 from __future__ import annotations
 
@@ -15,36 +15,34 @@ from evalkit.policies.checkpoint import NamedParameters
 from evalkit.policies.weights import CheckpointFiles, locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
-from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, RobotPreset, settings
+from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, RobotPreset, presets
 from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
 
-_BATCH = 8  # rows of a batch-invariant pass where nothing else is asked for
+_INVARIANT_BATCH = 8  # rows of a batch-invariant pass, by default
 
 
 class Parameters(NamedParameters):
-    """What can be set for a checkpoint of this family, in ``checkpoints.yaml`` or where one is named."""
+    """Parameters of a checkpoint of this family, in ``checkpoints.yaml`` or on the command line."""
 
     source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
     revision: str | None = Field(None, description="the full commit of that repository")
-    trust_remote_code: bool = Field(False, description="whether the code that comes with the weights may run")
-    robot_type: str | None = Field(None, description="the model's name for the robot; from the suite where absent")
-    setting: str | None = Field(
-        None, description="the rules for requests and actions; from the robot type where absent"
-    )
-    chunk: int | None = Field(None, ge=1, description="the chunk length that the checkpoint must turn out to have")
-    attention: Attention = Field("auto", description="auto takes the first of flash, sdpa, eager that works")
+    trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
+    robot_type: str | None = Field(None, description="the model's name for the robot; by default from the suite")
+    preset: str | None = Field(None, description="the preset for requests and actions; by default from the robot type")
+    chunk: int | None = Field(None, ge=1, description="the expected chunk length, checked against the model")
+    attention: Attention = Field("auto", description="auto selects the first of flash, sdpa, eager that works")
     dtype: Dtype = Field("auto", description="auto is bfloat16 on a GPU, as released, and float32 on a CPU")
-    device: str = Field("auto", description="auto is the GPU where there is one, else the CPU")
-    max_batch: int = Field(1, ge=1, le=1024, description="most requests in one forward pass; 1 is exactly as released")
-    batch_invariant: bool = Field(False, description="passes of one shape, so that a chunk depends on no other request")
-    max_guidance: float = Field(5.0, gt=0, le=1000, description="rtc: largest weight of the pull to the running chunk")
+    device: str = Field("auto", description="auto is the GPU if there is one, else the CPU")
+    max_batch: int = Field(1, ge=1, le=1024, description="largest number of requests in one pass; 1 is as released")
+    batch_invariant: bool = Field(False, description="pad every pass to one shape, so that chunks are independent")
+    max_guidance: float = Field(5.0, gt=0, le=1000, description="rtc: largest weight of the guidance")
 
     @model_validator(mode="before")
     @classmethod
-    def _invariant_batches_have_a_size(cls, values: object) -> object:
+    def _default_invariant_batch(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("batch_invariant") and "max_batch" not in values:
-            return {**values, "max_batch": _BATCH}
+            return {**values, "max_batch": _INVARIANT_BATCH}
         return values
 
 
@@ -52,18 +50,18 @@ class XiaomiRobotics0:
     """A checkpoint of Xiaomi-Robotics-0, or one fine-tuned from it, with its own code and processor."""
 
     def __init__(self, suite: Suite, parameters: Parameters) -> None:
-        """Loads the checkpoint.
+        """Load the checkpoint.
 
         Raises:
-            UsageError: the source, its pin, the robot type or the setting does not exist or does not fit.
+            UsageError: the source, its commit, the robot type or the preset does not exist or does not apply.
             EnvironmentProblem: libraries, weights or the device are missing on this machine.
             PolicyProblem: weights, code or processor cannot be loaded.
         """
-        located = _located(parameters)
-        chosen = _setting(suite, parameters)
-        loaded = load(located, parameters.attention, parameters.dtype, parameters.device)
-        self._setting = chosen
-        self._robot_type = _robot_type(chosen, parameters, loaded.processor.list_robot_types())
+        files = _locate_files(parameters)
+        preset = _find_preset(suite, parameters)
+        loaded = load(files, parameters.attention, parameters.dtype, parameters.device)
+        self._preset = preset
+        self._robot_type = _find_robot_type(preset, parameters, loaded.processor.list_robot_types())
         self._inference = Inference(
             loaded,
             self._robot_type,
@@ -71,110 +69,113 @@ class XiaomiRobotics0:
             parameters.batch_invariant,
             parameters.max_guidance,
         )
-        if parameters.chunk not in (None, self._inference.chunk):
+        if parameters.chunk not in (None, self._inference.chunk_size):
             raise PolicyProblem(
-                f"robot type {self._robot_type!r} has chunks of {self._inference.chunk}, not of {parameters.chunk}"
+                f"robot type {self._robot_type!r} has chunks of {self._inference.chunk_size}, not of {parameters.chunk}"
             )
         if parameters.batch_invariant:
             self._inference.check_invariance(self._examples(suite))
         self.spec = Spec(
-            observation_spec=chosen.observation_spec,
-            chunk_size=self._inference.chunk,
+            observation_spec=preset.observation_spec,
+            chunk_size=self._inference.chunk_size,
             metadata={
-                **located.identity,
+                **files.identity,
                 **loaded.metadata,
                 "robot_type": self._robot_type,
-                "setting": chosen.name,
-                "batch": {"most": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
+                "preset": preset.name,
+                "batch": {"max_batch": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
             },
             batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
             supported_prefixes=self._inference.supported_prefixes,
         )
 
     def _examples(self, suite: Suite) -> list[ModelRequest]:
-        """Requests as this suite makes them, of noise: two that differ in length, by a word."""
-        chance = np.random.default_rng(0)
+        """Return two requests for this suite's observations, made of noise; their prompts differ by a word."""
+        rng = np.random.default_rng(0)
         sizes = {name: (camera.height, camera.width, 3) for name, camera in suite.cameras.items()}
         shapes = {name: vector.size for name, vector in suite.state.items()}
         examples = []
         for instruction in ("pick it up", "pick it up now"):
             images = {
-                name: chance.integers(0, 256, sizes[name], np.uint8) for name in self._setting.observation_spec.cameras
+                name: rng.integers(0, 256, sizes[name], np.uint8) for name in self._preset.observation_spec.cameras
             }
-            state = {name: chance.uniform(0, 1, shapes[name]) for name in self._setting.observation_spec.state}
-            seen = Observation(instruction, images, state)
-            examples.append(self._setting.request(seen, self._robot_type))
+            state = {name: rng.uniform(0, 1, shapes[name]) for name in self._preset.observation_spec.state}
+            observation = Observation(instruction, images, state)
+            examples.append(self._preset.build_request(observation, self._robot_type))
         return examples
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """(T, A) float32 per request, in the suite's action space."""
-        chunks = self._inference.chunks([self._asked(request) for request in requests])
-        return [self._setting.actions(chunk) for chunk in chunks]
+        """Return (T, A) float32 per request, in the suite's action space."""
+        chunks = self._inference.chunks([self._model_request(request) for request in requests])
+        return [self._preset.to_suite_actions(chunk) for chunk in chunks]
 
-    def _asked(self, request: Request) -> ModelRequest:
-        asked = self._setting.request(request.observation, self._robot_type)
+    def _model_request(self, request: Request) -> ModelRequest:
+        model_request = self._preset.build_request(request.observation, self._robot_type)
         if request.prefix is None:
-            return asked
-        return replace(asked, prefix=replace(request.prefix, actions=self._setting.decoded(request.prefix.actions)))
+            return model_request
+        actions = self._preset.to_model_actions(request.prefix.actions)
+        return replace(model_request, prefix=replace(request.prefix, actions=actions))
 
     def warnings(self) -> list[str]:
-        """See :class:`evalkit.policy.Remarks`."""
-        said, self._inference.warnings = self._inference.warnings, []
-        return said
+        """Return one line for each event since the last call (:class:`evalkit.policy.PolicyWarnings`)."""
+        warnings, self._inference.warnings = self._inference.warnings, []
+        return warnings
 
     def close(self) -> None:
-        """Lets go of the model and of the GPU's memory."""
+        """Release the model and the GPU's memory."""
         del self._inference
         gc.collect()
 
 
-def _located(parameters: Parameters) -> CheckpointFiles:
-    """The checkpoint's files; all that is missing on this machine is said at once."""
+def _locate_files(parameters: Parameters) -> CheckpointFiles:
+    """Return the checkpoint's files. Raises one EnvironmentProblem for missing libraries and missing files."""
     libraries = missing_libraries()
     try:
-        located = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.display_name)
+        files = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.display_name)
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
     if libraries:
         raise EnvironmentProblem(libraries)
-    return located
+    return files
 
 
-def _setting(suite: Suite, parameters: Parameters) -> RobotPreset:
-    """The rules for this suite and robot. Raises UsageError with what there is."""
-    every = settings()
-    if parameters.setting is not None:
-        if parameters.setting not in every:
-            raise unknown("setting", parameters.setting, every)
-        return every[parameters.setting]
-    fitting = [s for s in every.values() if suite.name in s.suites]
+def _find_preset(suite: Suite, parameters: Parameters) -> RobotPreset:
+    """Return the preset for this suite and robot. Raises UsageError that names the choices."""
+    known = presets()
+    if parameters.preset is not None:
+        if parameters.preset not in known:
+            raise unknown("preset", parameters.preset, known)
+        return known[parameters.preset]
+    candidates = [p for p in known.values() if suite.name in p.suites]
     if parameters.robot_type is not None:
-        named = [s for s in every.values() if parameters.robot_type in s.robot_types]
-        if named and named[0] not in fitting:
-            raise UsageError(f"robot type {parameters.robot_type!r} is for {named[0].suites[0]}, not for {suite.name}")
-        fitting = named or fitting
-    if len(fitting) != 1:
-        choice = [s.robot_types[0] for s in fitting] or None
+        matches = [p for p in known.values() if parameters.robot_type in p.robot_types]
+        if matches and matches[0] not in candidates:
+            raise UsageError(
+                f"robot type {parameters.robot_type!r} is for {matches[0].suites[0]}, not for {suite.name}"
+            )
+        candidates = matches or candidates
+    if len(candidates) != 1:
+        choices = [p.robot_types[0] for p in candidates]
         raise UsageError(
-            f"say which robot: robot_type={' or '.join(choice)}"
-            if choice
-            else f"there are no rules for {suite.name}; borrow some with setting=NAME ({', '.join(every)})"
+            f"set the robot: robot_type={' or '.join(choices)}"
+            if choices
+            else f"there is no preset for {suite.name}; use another with preset=NAME ({', '.join(known)})"
         )
-    return fitting[0]
+    return candidates[0]
 
 
-def _robot_type(setting: RobotPreset, parameters: Parameters, known: Sequence[str]) -> str:
-    """The name by which the checkpoint's processor knows the robot."""
+def _find_robot_type(preset: RobotPreset, parameters: Parameters, known: Sequence[str]) -> str:
+    """Return the processor's name of the robot. Raises UsageError that names those that it knows."""
     if parameters.robot_type is not None:
         if parameters.robot_type not in known:
             raise UsageError(
                 f"robot_type {parameters.robot_type!r}: this checkpoint knows {', '.join(known) or 'none'}"
             )
         return parameters.robot_type
-    fitting = [name for name in setting.robot_types if name in known]
-    if len(fitting) != 1:
+    matches = [name for name in preset.robot_types if name in known]
+    if len(matches) != 1:
         raise UsageError(
-            f"robot_type: the rules for {setting.name} take {' or '.join(setting.robot_types)}, and this checkpoint "
+            f"robot_type: the preset {preset.name} needs {' or '.join(preset.robot_types)}, and this checkpoint "
             f"knows {', '.join(known) or 'none'}: set robot_type=NAME"
         )
-    return fitting[0]
+    return matches[0]

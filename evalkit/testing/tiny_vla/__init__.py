@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import EnvironmentProblem, UsageError, unknown
-from evalkit.policies.xiaomi_robotics_0.loading import EXTRA
+from evalkit.policies.xiaomi_robotics_0.loading import INSTALL_COMMAND
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
 ACTION_DIM = 32
@@ -211,7 +211,7 @@ def _needed(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         why = str(error).splitlines()[0]
-        raise EnvironmentProblem(f"the tiny VLA needs {module} ({why}): {EXTRA}") from error
+        raise EnvironmentProblem(f"the tiny VLA needs {module} ({why}): {INSTALL_COMMAND}") from error
 
 
 def _claimed(folder: Path) -> Path:

@@ -29,23 +29,29 @@ class Relay:
         random = np.random.default_rng([episode.seed, episode.scene])
         names = list(PLACES)
         self._order = [names[i] for i in random.integers(0, 3, int(self._setup.suite["chain"]))]
-        self._limit = int(self._setup.split(episode.split)["subtask_steps"])
-        self._x, self._steps, self._solved, self._turned, self._lost = random.uniform(0.3, 0.7), 0, 0, False, False
+        self._limit = int(self._setup.split_settings(episode.split)["subtask_steps"])
+        self._x, self._steps, self._solved, self._subtask_done, self._lost = (
+            random.uniform(0.3, 0.7),
+            0,
+            0,
+            False,
+            False,
+        )
 
     def step(self, action: np.ndarray, observe: bool) -> bool:
         self._setup.action_space.check(action)
         self._x += 0.25 * float(action[0])
         self._steps += 1
-        self._turned = abs(self._x - PLACES[self._order[self._solved]]) < 0.05
-        self._solved += self._turned
-        self._steps *= not self._turned
+        self._subtask_done = abs(self._x - PLACES[self._order[self._solved]]) < 0.05
+        self._solved += self._subtask_done
+        self._steps *= not self._subtask_done
         self._lost = self._steps >= self._limit
         over = self._lost or self._solved == len(self._order)
-        self._turned = self._turned and not over
+        self._subtask_done = self._subtask_done and not over
         return over
 
     def subtask_done(self) -> bool:
-        return self._turned
+        return self._subtask_done
 
     def observe(self, observation_spec: ObservationSpec) -> Observation:
         position = {"position": np.array([self._x])} if "position" in observation_spec.state else {}

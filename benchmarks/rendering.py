@@ -1,8 +1,8 @@
-"""How much faster is a policy that looks every 10th step than one that looks at every step?
+"""Rendering cost: control steps per second with observations at every step, at every 10th, and never.
 
-The same random actions through the same episodes in the same run, with every camera of the suite rendered at each look:
+The same random actions run through the same episodes, with every camera of the suite rendered at each observation::
 
-    python benchmarks/looking.py libero --split object --task 0
+    python benchmarks/rendering.py libero --split object --task 0
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from evalkit.records.journal import read_journal
 
 
 def rate(suite: str, split: str, task: str, episodes: int, horizon: int, cameras: str) -> float:
-    """Control steps per second of one worker, resets included."""
+    """Return the control steps per second of one worker, resets included."""
     with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(
             suite,
@@ -34,17 +34,17 @@ def rate(suite: str, split: str, task: str, episodes: int, horizon: int, cameras
 
 
 def main() -> None:
-    """Prints the rates and their ratios."""
+    """Print the rates and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite")
     parser.add_argument("--split", required=True)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--episodes", type=int, default=2, help="beyond the first, which builds the simulator")
-    given = parser.parse_args()
-    where = (given.suite, given.split, given.task, given.episodes + 1)
+    parser.add_argument("--episodes", type=int, default=2, help="episodes after the first, which builds the simulator")
+    options = parser.parse_args()
+    where = (options.suite, options.split, options.task, options.episodes + 1)
     each = rate(*where, horizon=1, cameras="all")
-    print(f"looks at every step       {each:8.1f} control steps/s    1.0")
-    for name, horizon, cameras in (("looks at every 10th step", 10, "all"), ("never looks", 10, "none")):
+    print(f"every step                {each:8.1f} control steps/s    1.0")
+    for name, horizon, cameras in (("every 10th step", 10, "all"), ("never", 10, "none")):
         now = rate(*where, horizon=horizon, cameras=cameras)
         print(f"{name:<25} {now:8.1f} control steps/s {now / each:6.1f}")
 

@@ -1,0 +1,48 @@
+"""The trace of an episode: its digest covers every action, their order and the final physics state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from evalkit.execution import Move
+from evalkit.worker.trace import Trace
+
+ACTIONS = ([0.25, -1.0], [0.5, 0.0], [0.125, 1.0])
+STATE = (1.0, -2.0, 3.5)
+
+
+def digest(actions: Sequence[Sequence[float]] = ACTIONS, state: Sequence[float] = STATE) -> str:
+    trace = Trace({})
+    for step, action in enumerate(actions):
+        executed = np.array(action, np.float32)
+        trace.executed(executed, Move(executed, step))
+    return trace.digest(np.array(state, np.float64))
+
+
+def test_the_digest_is_that_of_actions_then_state() -> None:
+    content = np.array(ACTIONS, np.float32).tobytes() + np.array(STATE, np.float64).tobytes()
+    assert digest() == digest() == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("index", range(len(STATE)))
+def test_the_digest_changes_with_the_last_bit_of_any_state_component(index: int) -> None:
+    state = list(STATE)
+    state[index] = float(np.nextafter(state[index], np.inf))
+    assert digest(state=state) != digest()
+    assert digest(state=STATE[:index] + STATE[index + 1 :]) != digest()
+
+
+@pytest.mark.parametrize("step", range(len(ACTIONS)))
+def test_the_digest_changes_with_every_action(step: int) -> None:
+    assert digest([*ACTIONS[:step], *ACTIONS[step + 1 :]]) != digest()
+    nudged = [list(action) for action in ACTIONS]
+    nudged[step][1] = float(np.nextafter(np.float32(nudged[step][1]), np.float32(9)))
+    assert digest(nudged) != digest()
+
+
+def test_the_digest_changes_with_the_order_of_the_actions() -> None:
+    assert len({digest(ACTIONS), digest(ACTIONS[::-1]), digest([ACTIONS[1], ACTIONS[0], ACTIONS[2]])}) == 3
