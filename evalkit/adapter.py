@@ -154,7 +154,7 @@ class Probe:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """A simulator that plays episodes. A worker process has one and re-uses it from episode to episode."""
+    """A simulator that plays episodes. A worker process has one and reuses it from episode to episode."""
 
     def reset(self, episode: Episode) -> None:
         """Put the simulator at the episode's first control step, after the protocol's waiting steps.

@@ -120,7 +120,8 @@ class Environment:
                 return found
         raise EnvironmentProblem(
             f"the simulator of {self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
-            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.reference}` again"
+            f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.reference}` "
+            "again"
         )
 
     def _install(self, requirements: Path) -> None:

@@ -53,7 +53,7 @@ class Sample:
 
 
 class Scene:
-    """The simulator of one task, re-used from episode to episode."""
+    """The simulator of one task, reused from episode to episode."""
 
     def __init__(self, task_file: Path, control_hz: int, renders: bool, seed: int) -> None:
         """Build the task's model (2–4 s).
