@@ -215,7 +215,7 @@ def _needed(module: str) -> Any:
 
 
 def _claimed(folder: Path) -> Path:
-    """Make the folder and clear it of weights. Refuses a folder with other content."""
+    """Make the folder, without weights, and return it. Raises UsageError if it holds anything but a tiny VLA."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: name a folder for the tiny VLA")
     if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
@@ -355,7 +355,7 @@ def _write_weights(folder: Path, model: Any, dtype: str, seed: int) -> None:
 
 
 def _shards(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Return the names in order, in groups of at most SHARD_BYTES."""
+    """Yield the names in order, in groups of at most SHARD_BYTES."""
     group: list[str] = []
     filled = 0
     for name, size in sizes.items():
