@@ -4,8 +4,9 @@
     python benchmarks/mutants.py --sample 60 --seed 1     a sample over all modules
     python benchmarks/mutants.py --list                   every mutant, without running anything
 
-Each mutant is one edit of one module in a copy of the tree. The tests of the mirrored room run against it, the module's
-own tests first, and stop at the first failure. A mutant that no test notices has survived. A time-out counts as killed.
+Each mutant is one edit of one module in a copy of the tree. The tests of the mirrored room run against it, then those
+of the rooms that use the module, as far as `make fast` runs them. They stop at the first failure. A mutant that no test
+notices has survived. A time-out counts as killed.
 
 Neither mutmut (3.8) nor cosmic-ray (8.7) fits. A module that mutmut has changed imports mutmut, which a worker's
 environment does not have. cosmic-ray removes no statement, keyword or element, and has one test command for a session.
@@ -38,6 +39,7 @@ NEEDED = ("evalkit", "tests", "suites", "results", "docs", "checkpoints.yaml", "
 SKIPPED = "not sim and not torch and not slow"  # the tests of `make fast`
 FLIPS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "in": "not in", "not in": "in"}
 FLIPS |= {"is": "is not", "is not": "is"}
+NO_TESTS = 5  # pytest's exit code if every test is skipped by its mark
 Verdict = Literal["killed", "timeout", "survived"]
 
 
@@ -335,15 +337,15 @@ class Trials:
                     shutil.copy(source, copy / name)
             self._copies.put(copy)
 
-    def prepare(self, target: Target) -> None:
-        """Run a module's tests unchanged, for the time limit. Raises RuntimeError with their output if they fail."""
+    def prepare(self, tests: str) -> None:
+        """Run tests unchanged, for their time limit. Raises RuntimeError with their output if they fail."""
         copy = self._copies.get()
         began = time.monotonic()
-        verdict, output = _run_tests(copy, target, limit=600)
+        verdict, output = _run_tests(copy, tests, limit=600)
         self._copies.put(copy)
         if verdict != "survived":
-            raise RuntimeError(f"{target.module}: its tests do not pass as they are ({verdict})\n{output}")
-        self._limits[target.module] = 20 + 3 * (time.monotonic() - began)
+            raise RuntimeError(f"tests/{tests} does not pass without a mutant ({verdict})\n{output}")
+        self._limits[tests] = 20 + 3 * (time.monotonic() - began)
 
     def verdict(self, mutant: Mutant) -> Verdict:
         """Return whether a test notices the mutant."""
@@ -353,29 +355,18 @@ class Trials:
         source = file.read_bytes()
         try:
             file.write_bytes(mutant.apply(source))
-            return _run_tests(copy, target, self._limits[target.module])[0]
+            verdicts = (_run_tests(copy, tests, self._limits[tests])[0] for tests in target.tests)
+            return next((verdict for verdict in verdicts if verdict != "survived"), "survived")
         finally:
             file.write_bytes(source)
             self._copies.put(copy)
 
 
-def _run_tests(copy: Path, target: Target, limit: float) -> tuple[Verdict, str]:
-    """Return the verdict of a module's tests, and the end of their output."""
-    tests = [f"tests/{path}" for path in target.tests]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--hypothesis-profile=ci",
-        "-m",
-        SKIPPED,
-    ]
+def _run_tests(copy: Path, tests: str, limit: float) -> tuple[Verdict, str]:
+    """Return the verdict of some tests, and the end of their output."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=ci", "-m"]
     process = subprocess.Popen(
-        [*command, *tests],
+        [*command, SKIPPED, f"tests/{tests}"],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
@@ -388,7 +379,7 @@ def _run_tests(copy: Path, target: Target, limit: float) -> tuple[Verdict, str]:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return "timeout", ""
-    return ("survived" if process.returncode == 0 else "killed"), output.decode(errors="replace")[-2000:]
+    return ("survived" if process.returncode in (0, NO_TESTS) else "killed"), output.decode(errors="replace")[-2000:]
 
 
 def report(results: Sequence[tuple[Mutant, Verdict]]) -> str:
@@ -434,8 +425,8 @@ def main() -> int:
         if not options.list:
             trials = Trials(Path(folder), options.jobs)
             modules = {mutant.module for _, mutant in chosen}
-            for target in (t for t in TARGETS if t.module in modules):
-                trials.prepare(target)
+            for tests in dict.fromkeys(tests for t in TARGETS if t.module in modules for tests in t.tests):
+                trials.prepare(tests)
         with ThreadPoolExecutor(options.jobs) as pool:
             verdicts = itertools.repeat("") if options.list else pool.map(trials.verdict, [m for _, m in chosen])
             for (name, mutant), verdict in zip(chosen, verdicts, strict=False):
