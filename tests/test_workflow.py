@@ -6,19 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from support.paths import REPOSITORY
-from support.workflow import WORKFLOW as EXAMPLE
+from support.workflow import EXAMPLE, steps
 
 OWN = REPOSITORY / ".github" / "workflows" / "ci.yml"
-
-
-def steps(workflow: Path, job: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = yaml.safe_load(workflow.read_text())["jobs"][job]["steps"]
-    return found
 
 
 def planned(*arguments: str) -> str:

@@ -46,9 +46,9 @@ app.command("import")(import_)
 app.command()(bench)
 
 
-def version(shown: bool) -> None:
+def version(requested: bool) -> None:
     """Print the version and exit, if ``--version`` was given."""
-    if shown:
+    if requested:
         from evalkit.locations import own_version
 
         typer.echo(f"evalkit {own_version()}")
@@ -57,7 +57,7 @@ def version(shown: bool) -> None:
 
 @app.callback()
 def root(
-    shown: Annotated[
+    requested: Annotated[
         bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -68,5 +68,5 @@ def main() -> Any:
     """Run the console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale without our characters must not end a run
+            stream.reconfigure(errors="replace")  # a locale without these characters must not end a run
     return app()

@@ -1,4 +1,4 @@
-"""Output of the commands: progress, tables, one line for an error, and the exit codes."""
+"""The commands' output (progress, tables, errors in one line) and their exit codes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ def report(summary: Summary, as_json: bool) -> None:
     out = console(stderr=False)
     terminal.show(summary, out)
     out.print(f"\nrun: {summary.folder}", highlight=False, markup=False, soft_wrap=True)
-    place = RunFolder(summary.folder).videos
-    videos = len(list(place.rglob("*.mp4")))
-    if videos:
-        where = f"videos: {place} ({videos})"
-        out.print(where, highlight=False, markup=False, soft_wrap=True)
+    folder = RunFolder(summary.folder).videos
+    count = len(list(folder.rglob("*.mp4")))
+    if count:
+        out.print(f"videos: {folder} ({count})", highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_for(title: str) -> LiveProgress | PlainProgress:
@@ -49,7 +48,7 @@ def progress_for(title: str) -> LiveProgress | PlainProgress:
 
 
 def console(stderr: bool) -> Console:
-    """Return a console for people's output, on standard error if standard output is for programs."""
+    """Return a console for output to people, on standard output or standard error."""
     from evalkit.report import terminal
 
     return terminal.console(stderr)
@@ -63,13 +62,13 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
     try:
         yield
     except EvalkitError as error:
-        print(f"evalkit: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"evalkit: {one_line(error)}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         hint = f"; continue with --resume --out {progress.folder}" if progress and progress.folder else ""
         print(f"evalkit: interrupted{hint}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # whoever read our output has gone; what was run is on disk
+    except BrokenPipeError:  # the reader of the output has gone; the results are on disk
         _discard_output()
         raise typer.Exit(FAILED) from None
     except OSError as error:
@@ -78,37 +77,39 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
         raise typer.Exit(FAILED) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception:  # a defect of ours: 1 would mean a verdict
+    except Exception:  # a defect of evalkit: exit code 1 would mean a verdict
         traceback.print_exc()
         raise typer.Exit(FAILED) from None
 
 
 @contextlib.contextmanager
-def stdout_to_stderr(wanted: bool) -> Iterator[None]:
-    """Redirect the output of a policy, its libraries and their processes to standard error, if ``wanted``."""
-    if not wanted:
+def stdout_to_stderr(enabled: bool) -> Iterator[None]:
+    """Redirect the output of a policy, its libraries and their processes to standard error, if ``enabled``."""
+    if not enabled:
         yield
         return
     sys.stdout.flush()
-    kept = os.dup(1)
+    original = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(original, 1)
+        os.close(original)
 
 
 def _discard_output() -> None:
-    """Point standard output at nothing, so that flushing it at exit does not fail again."""
+    """Redirect standard output to the null device, so that flushing it at exit does not fail again."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def no_verdict(kind: str, error: Exception) -> str:
+    """Return the JSON document of a comparison or gate without a verdict."""
     return json.dumps({"verdict": kind, "reason": one_line(error)}, indent=1)
 
 
 def one_line(error: Exception) -> str:
+    """Return an error's message on one line."""
     return " ".join(str(error).split())

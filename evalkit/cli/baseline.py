@@ -28,13 +28,13 @@ def accept(
     Example:
         evalkit baseline accept results/runs/released --reason "the release of May" --name released
     """
-    from evalkit.experiments.baselines import accept as accepted
+    from evalkit.experiments.baselines import accept as accept_run
     from evalkit.report.formats import render
 
     with report_errors():
-        place = accepted(run, reason, lambda summary: render([summary], "md"), name, replaces, folder)
+        accepted = accept_run(run, reason, lambda summary: render([summary], "md"), name, replaces, folder)
         console(stderr=False).print(
-            f"accepted: {place} (review and commit it)", highlight=False, markup=False, soft_wrap=True
+            f"accepted: {accepted} (review and commit it)", highlight=False, markup=False, soft_wrap=True
         )
 
 
@@ -45,15 +45,15 @@ def list_baselines(folder: Baselines = Path("results/baselines"), as_json: AsJso
     from evalkit.experiments.baselines import accepted_baselines
 
     with report_errors():
-        found = accepted_baselines(folder)
+        baselines = accepted_baselines(folder)
         if as_json:
-            typer.echo(json.dumps({"baselines": [one.model_dump() for one in found]}, indent=1))
+            typer.echo(json.dumps({"baselines": [baseline.model_dump() for baseline in baselines]}, indent=1))
             return
         table = Table(box=None, pad_edge=False)
         for column in ("baseline", "suite", "checkpoint", "headline", "accepted", "reason"):
             table.add_column(column, overflow="fold")
-        for one in found:
-            value = one.headline.get("value")
-            shown = f"{one.headline.get('name')} {value:.3g}" if isinstance(value, float) else "–"
-            table.add_row(one.name, one.suite, one.checkpoint, shown, one.accepted[:10], one.reason)
-        console(stderr=False).print(table if found else f"no baseline in {folder}")
+        for b in baselines:
+            value = b.headline.get("value")
+            headline = f"{b.headline.get('name')} {value:.3g}" if isinstance(value, float) else "–"
+            table.add_row(b.name, b.suite, b.checkpoint, headline, b.accepted[:10], b.reason)
+        console(stderr=False).print(table if baselines else f"no baseline in {folder}")

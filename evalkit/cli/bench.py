@@ -1,4 +1,4 @@
-"""The command about speed: bench. It parses and prints, nothing else."""
+"""`evalkit bench`: measure throughput on this machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bench(
 
         evalkit bench libero --checkpoint my-checkpoint --workers 1 --workers 8 --trace latencies.json
     """
-    from evalkit.experiments.bench import bench as measured
+    from evalkit.experiments.bench import bench as measure
     from evalkit.runner.options import RunOptions
 
     with report_errors():
@@ -61,34 +61,40 @@ def bench(
             horizon=horizon,
         )
         with stdout_to_stderr(as_json):
-            found = measured(options, workers or (), lambda count: progress_for(f"{suite}, {count} workers"), trace)
+            throughputs = measure(
+                options, workers or (), lambda count: progress_for(f"{suite}, {count} workers"), trace
+            )
         if as_json:
-            document = {"suite": suite, "checkpoint": checkpoint, "rows": [one.to_dict() for one in found]}
+            document = {
+                "suite": suite,
+                "checkpoint": checkpoint,
+                "rows": [throughput.to_dict() for throughput in throughputs],
+            }
             typer.echo(json.dumps(document, indent=1))
         else:
-            _show(found)
+            _show(throughputs)
         if trace:
             typer.echo(f"latencies: {trace} (evalkit run ... --delay trace:{trace})", err=True)
 
 
-def _show(found: list[Throughput]) -> None:
+def _show(throughputs: list[Throughput]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for one in found:
-        table.add_column(f"{one.workers} worker{'s' if one.workers > 1 else ''}", justify="right")
+    for t in throughputs:
+        table.add_column(f"{t.workers} worker{'s' if t.workers > 1 else ''}", justify="right")
     rows = {
-        "episodes": [str(one.episodes) for one in found],
-        "episodes per hour": [f"{one.episodes_per_hour:.0f}" for one in found],
-        "control steps per second": [f"{one.steps_per_s:.0f}" for one in found],
-        "reset (ms per episode)": [f"{one.reset_ms:.1f}" for one in found],
-        "physics (ms per control step)": [f"{one.physics_ms:.2f}" for one in found],
-        "observation (ms per inference)": [f"{one.observe_ms:.2f}" for one in found],
-        "waiting for the chunk (ms per inference)": [f"{one.wait_ms:.2f}" for one in found],
-        "of which the policy (ms per call)": [f"{one.policy_ms:.2f}" for one in found],
-        "requests per call": [f"{one.batch:.2f}" for one in found],
-        "simulator build (s, once per worker)": [f"{one.build_s:.2f}" for one in found],
+        "episodes": [str(t.episodes) for t in throughputs],
+        "episodes per hour": [f"{t.episodes_per_hour:.0f}" for t in throughputs],
+        "control steps per second": [f"{t.steps_per_s:.0f}" for t in throughputs],
+        "reset (ms per episode)": [f"{t.reset_ms:.1f}" for t in throughputs],
+        "physics (ms per control step)": [f"{t.physics_ms:.2f}" for t in throughputs],
+        "observation (ms per inference)": [f"{t.observe_ms:.2f}" for t in throughputs],
+        "waiting for the chunk (ms per inference)": [f"{t.wait_ms:.2f}" for t in throughputs],
+        "of which the policy (ms per call)": [f"{t.policy_ms:.2f}" for t in throughputs],
+        "requests per call": [f"{t.batch:.2f}" for t in throughputs],
+        "simulator build (s, once per worker)": [f"{t.build_s:.2f}" for t in throughputs],
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)

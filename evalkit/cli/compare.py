@@ -33,18 +33,18 @@ def compare(
 
         evalkit compare results/runs/sync results/runs/delayed --allow execution
     """
-    from evalkit.analysis.compare import compare as compared
+    from evalkit.analysis.compare import compare as compare_runs
     from evalkit.errors import NotComparable
     from evalkit.report import comparison
 
     with report_errors():
         try:
-            found = compared(a, b, allow or (), margin, alpha)
+            result = compare_runs(a, b, allow or (), margin, alpha)
         except NotComparable as error:
             if as_json:
                 typer.echo(no_verdict("NOT COMPARABLE", error))
             raise
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=1))
+            typer.echo(json.dumps(result.to_json(), indent=1))
         else:
-            comparison.show(found, console(stderr=False))
+            comparison.show(result, console(stderr=False))

@@ -1,4 +1,4 @@
-"""`evalkit doctor`: find out what works on this machine."""
+"""`evalkit doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def doctor(
     from evalkit.runner.doctor import check_suite, machine_checks
 
     with report_errors():
-        found = {"machine": machine_checks()}
+        findings = {"machine": machine_checks()}
         with console(stderr=True).status("checking ..."):
-            found |= {name: check_suite(name) for name in ([suite] if suite else suite_folders())}
+            findings |= {name: check_suite(name) for name in ([suite] if suite else suite_folders())}
         if as_json:
-            typer.echo(json.dumps({name: [asdict(c) for c in checks] for name, checks in found.items()}, indent=1))
+            typer.echo(json.dumps({name: [asdict(c) for c in checks] for name, checks in findings.items()}, indent=1))
         else:
-            shown = console(stderr=False)
-            for name, checks in found.items():
-                shown.print(name, style="bold", markup=False)
+            out = console(stderr=False)
+            for name, checks in findings.items():
+                out.print(name, style="bold", markup=False)
                 for check in checks:
                     mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
-                    shown.print(f"  {mark} {check.what:<12} ", end="")
-                    shown.print(check.seen, markup=False, highlight=False, soft_wrap=True)
-        if suite and not all(check.ok for check in found[suite]):
+                    out.print(f"  {mark} {check.what:<12} ", end="")
+                    out.print(check.seen, markup=False, highlight=False, soft_wrap=True)
+        if suite and not all(check.ok for check in findings[suite]):
             raise typer.Exit(FAILED)

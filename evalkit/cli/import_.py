@@ -1,4 +1,4 @@
-"""The command that makes runs of others' results: import. It parses and prints, nothing else."""
+"""`evalkit import`: import another harness's results as a run."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ListKind(str, Enum):
 
 
 def list_(
-    what: Annotated[ListKind | None, typer.Argument(help="suites, checkpoints or runs. Default: all three.")] = None,
+    kind: Annotated[ListKind | None, typer.Argument(help="suites, checkpoints or runs. Default: all three.")] = None,
     folder: Annotated[Path, typer.Option("--runs", help="The folder of the runs.")] = Path("results/runs"),
     checkpoint_file: CheckpointFile = None,
     as_json: AsJson = False,
@@ -33,17 +33,17 @@ def list_(
     """List suites, checkpoints and runs."""
     with report_errors():
         content = {}
-        if what in (None, ListKind.suites):
+        if kind in (None, ListKind.suites):
             content["suites"] = suites()
-        if what in (None, ListKind.checkpoints):
+        if kind in (None, ListKind.checkpoints):
             content["checkpoints"] = checkpoints(checkpoint_file)
-        if what in (None, ListKind.runs):
+        if kind in (None, ListKind.runs):
             content["runs"] = runs(folder)
         if as_json:
             typer.echo(json.dumps(content, indent=1))
         else:
-            for kind, rows in content.items():
-                show(kind, rows, console(stderr=False))
+            for title, rows in content.items():
+                show(title, rows, console(stderr=False))
 
 
 def suites() -> list[dict[str, Any]]:
@@ -110,18 +110,18 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def show(kind: str, rows: list[dict[str, Any]], out: Console) -> None:
+def show(title: str, rows: list[dict[str, Any]], out: Console) -> None:
     """Print rows of one kind as a table."""
     from rich.table import Table
 
     if not rows:
-        out.print(f"[bold]{kind}[/bold]: none")
+        out.print(f"[bold]{title}[/bold]: none")
         return
-    table = Table(title=kind, title_style="bold", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("title", "source")))
     for column in columns:
-        first = column == columns[0]  # to be copied, so in one piece
-        table.add_column(column, style="bold" if first else "", overflow="fold", no_wrap=first and kind != "runs")
+        first = column == columns[0]  # users copy it, so it must not wrap
+        table.add_column(column, style="bold" if first else "", overflow="fold", no_wrap=first and title != "runs")
     for row in rows:
         table.add_row(*(_scores(row) if column == "published" else _cell(row.get(column)) for column in columns))
     out.print(table)

@@ -1,4 +1,4 @@
-"""The command about how many episodes it takes: plan. It parses and prints, nothing else."""
+"""`evalkit plan`: compute episode numbers and detectable drops."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def plan(
             if rate is None or drop is None:
                 raise UsageError("give --rate P --drop D, or name a SUITE")
             chosen = CORRELATIONS if correlation is None else {correlation: parse_correlation(correlation)}
-            asked = {name: PowerAnalysis(rate, drop, alpha, power, value) for name, value in chosen.items()}
-            _needed(asked, as_json)
+            analyses = {name: PowerAnalysis(rate, drop, alpha, power, value) for name, value in chosen.items()}
+            _show_needed(analyses, as_json)
         else:
             if correlation is not None:
                 raise UsageError("--correlation: with SUITE, both independent and correlated are shown")
@@ -62,23 +62,23 @@ def plan(
             check_fractions(rate=rate, alpha=alpha, power=power)
             if drop is not None:
                 PowerAnalysis(rate, drop, alpha, power)
-            _shown_by(load_suite(suite), rate, drop, alpha, power, as_json)
+            _show_detectable(load_suite(suite), rate, drop, alpha, power, as_json)
 
 
-def _needed(asked: dict[str, PowerAnalysis], as_json: bool) -> None:
+def _show_needed(analyses: dict[str, PowerAnalysis], as_json: bool) -> None:
     from dataclasses import asdict
 
     from evalkit.stats.power import episodes_unpaired, mcnemar_power, pairs_needed, sequential_needed, threshold_alarms
 
-    question = next(iter(asked.values()))
-    unpaired = episodes_unpaired(question)
-    alarms = {n: threshold_alarms(question.rate, n, 0.02) for n in (50, 500, 2000)}
-    paired = {name: (pairs_needed(one), mcnemar_power(500, one), sequential_needed(one)) for name, one in asked.items()}
+    analysis = next(iter(analyses.values()))
+    unpaired = episodes_unpaired(analysis)
+    alarms = {n: threshold_alarms(analysis.rate, n, 0.02) for n in (50, 500, 2000)}
+    paired = {name: (pairs_needed(q), mcnemar_power(500, q), sequential_needed(q)) for name, q in analyses.items()}
     if as_json:
-        given = {"rate": question.rate, "drop": question.drop, "alpha": question.alpha, "power": question.power}
+        given = {"rate": analysis.rate, "drop": analysis.drop, "alpha": analysis.alpha, "power": analysis.power}
         ways = {
-            name: {"pairs": needed, "power_at_500": seen, "sequential": test and asdict(test)}
-            for name, (needed, seen, test) in paired.items()
+            name: {"pairs": needed, "power_at_500": power, "sequential": test and asdict(test)}
+            for name, (needed, power, test) in paired.items()
         }
         threshold = [{"episodes": n, "points": 2, "false_alarms": share} for n, share in alarms.items()]
         typer.echo(json.dumps({**given, "unpaired": unpaired, "paired": ways, "threshold": threshold}, indent=1))
@@ -87,30 +87,30 @@ def _needed(asked: dict[str, PowerAnalysis], as_json: bool) -> None:
 
     table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
     table.title = (
-        f"{question.rate:.1%} to {question.rate - question.drop:.1%}, seen with {question.power:.0%} power "
-        f"by a one-sided test at {question.alpha:.1%}"
+        f"{analysis.rate:.1%} to {analysis.rate - analysis.drop:.1%}, detected with {analysis.power:.0%} power "
+        f"by a one-sided test at {analysis.alpha:.1%}"
     )
-    for column in ("", "episodes", "power at 500", "on average", "where nothing changed"):
+    for column in ("", "episodes", "power at 500", "on average", "if unchanged"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("other scenes: unpaired, of each", str(unpaired))
-    for name, (needed, seen, _) in paired.items():
-        table.add_row(f"same scenes: McNemar's exact test, {name}", str(needed or f"over {10**7}"), _share(seen))
+    for name, (needed, power, _) in paired.items():
+        table.add_row(f"same scenes: McNemar's exact test, {name}", str(needed or f"over {10**7}"), _share(power))
     for name, (_, _, test) in paired.items():
         numbers = ["too many to simulate"]
         if test:
-            most = f"at most {test.cap}" if test.cap else "none is enough"
-            numbers = [most, "", f"{test.mean:.0f}", f"{test.healthy:.0f}"]
+            limit = f"at most {test.cap}" if test.cap else "no number is enough"
+            numbers = [limit, "", f"{test.mean:.0f}", f"{test.healthy:.0f}"]
         table.add_row(f"same scenes: sequential, {name}", *numbers)
     out = console(stderr=False)
     out.print(table)
     shares = ", ".join(f"{_share(share)} at {n} episodes" for n, share in alarms.items())
     out.print(
-        f'\n"Fail if it falls by more than 2 points" fails a checkpoint that has not changed: {shares}.',
+        f'\n"Fail if it falls by more than 2 points" fails an unchanged checkpoint: {shares}.',
         highlight=False,
     )
 
 
-def _shown_by(suite: Suite, rate: float, drop: float | None, alpha: float, power: float, as_json: bool) -> None:
+def _show_detectable(suite: Suite, rate: float, drop: float | None, alpha: float, power: float, as_json: bool) -> None:
     from dataclasses import asdict
 
     from evalkit.analysis.sensitivity import sensitivities
@@ -123,20 +123,21 @@ def _shown_by(suite: Suite, rate: float, drop: float | None, alpha: float, power
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = f"{suite.title}: what its episodes show at a rate of {rate:.1%}, one-sided {alpha:.1%}"
-    names = ["scenes", "95 % interval", "drop seen: unpaired", "paired", "correlated", '"more than 2 points"']
-    for column in ("", *names, *([f"sees {drop * 100:.3g} points"] if drop else [])):
+    table.title = f"{suite.title}: detectable drops at a rate of {rate:.1%}, one-sided {alpha:.1%}"
+    names = ["scenes", "95 % interval", "drop: unpaired", "paired", "correlated", '"more than 2 points"']
+    for column in ("", *names, *([f"power for {drop * 100:.3g} points"] if drop else [])):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         table.add_row(*_cells(row, len(suite.splits[row.split].tasks) if row.split else 0))
     out = console(stderr=False)
     out.print(table)
-    lines = [f"Drops are the smallest seen with {power:.0%} power, in points; correlated: where scenes differ."]
-    lines.append('"More than 2 points": how often failing at such a fall fails a checkpoint that has not changed.')
+    lines = [f"Drops: the smallest that are detected with {power:.0%} power, in points."]
+    lines.append("Correlated: if scenes differ in difficulty.")
+    lines.append('"More than 2 points": rate at which this rule fails an unchanged checkpoint.')
     if any(row.episodes > row.scenes for row in rows):
-        lines.append("Repeats of a scene are not counted: they add nothing where they cannot differ.")
+        lines.append("Repeats of a scene are not counted: they add nothing if they cannot differ.")
     if suite.chain:
-        lines.append(f"Rates are of chains. The average length's interval is ±{suite.chain} times a rate's at most.")
+        lines.append(f"Rates are of chains. The average length's interval is at most {suite.chain} times a rate's.")
     out.print("\n" + "\n".join(lines), style="dim", highlight=False)
 
 

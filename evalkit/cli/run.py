@@ -24,58 +24,64 @@ from evalkit.cli._options import (
     batching,
 )
 
+CheckpointId = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="ID",
+        help="A checkpoint (see `evalkit list`), a directory with one, or a hub id. Parameters: ID:key=value,... "
+        "Default: the suite's.",
+    ),
+]
+Repeats = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Attempts at each scene. Default: the protocol's number.")
+]
+Execution = Annotated[
+    str,
+    typer.Option(
+        metavar="E",
+        help="Execution of action chunks: sync (the simulator waits for inference), or asynchronous: hold (the "
+        "robot holds still), naive, prefix, rtc, ensemble, queue. See docs/async.md.",
+    ),
+]
+Horizon = Annotated[
+    int | None,
+    typer.Option(metavar="S", help="Control steps executed of each chunk. Default: all (sync, hold) or half."),
+]
+Delay = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D",
+        help="Inference delay in virtual time: control steps (3), 80ms, normal:80:15ms (seeded draws) or "
+        "trace:FILE (recorded latencies).",
+    ),
+]
+Prefix = Annotated[
+    int | None, typer.Option(metavar="C", min=0, help="Actions committed at each inference, for prefix. Default: D.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out. Finished episodes stay.")]
+Shuffle = Annotated[
+    int | None, typer.Option(metavar="SEED", help="Play episodes in a shuffled order. Changes no outcome.")
+]
+
 
 def run(
     suite: SuiteName,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="A checkpoint (see `evalkit list`), a directory with one, or a hub id. Parameters: ID:key=value,... "
-            "Default: the suite's.",
-        ),
-    ] = None,
+    checkpoint: CheckpointId = None,
     checkpoint_file: CheckpointFile = None,
     split: Splits = None,
     task: Tasks = None,
     episodes: Episodes = None,
-    repeats: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Attempts at each scene. Default: the protocol's number."),
-    ] = None,
+    repeats: Repeats = None,
     workers: Workers = None,
-    execution: Annotated[
-        str,
-        typer.Option(
-            metavar="E",
-            help="Execution of action chunks: sync (the simulator waits for inference), or asynchronous: hold (the "
-            "robot holds still), naive, prefix, rtc, ensemble, queue. See docs/async.md.",
-        ),
-    ] = "sync",
-    horizon: Annotated[
-        int | None,
-        typer.Option(metavar="S", help="Control steps executed of each chunk. Default: all (sync, hold) or half."),
-    ] = None,
-    delay: Annotated[
-        str | None,
-        typer.Option(
-            metavar="D",
-            help="Inference delay in virtual time: control steps (3), 80ms, normal:80:15ms (seeded draws) or "
-            "trace:FILE (recorded latencies).",
-        ),
-    ] = None,
-    prefix: Annotated[
-        int | None,
-        typer.Option(metavar="C", min=0, help="Actions committed at each inference, for prefix. Default: D."),
-    ] = None,
+    execution: Execution = "sync",
+    horizon: Horizon = None,
+    delay: Delay = None,
+    prefix: Prefix = None,
     out: Out = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out. Finished episodes stay.")
-    ] = False,
+    resume: Resume = False,
     video: VideoOption = VideoChoice.none,
-    shuffle: Annotated[
-        int | None, typer.Option(metavar="SEED", help="Play episodes in a shuffled order. Changes no outcome.")
-    ] = None,
+    shuffle: Shuffle = None,
     max_batch: MaxBatch = None,
     batch_invariant: BatchInvariant = False,
     worker_timeout: WorkerTimeout = 300,
@@ -100,25 +106,11 @@ def run(
     progress = progress_for(suite)
     with report_errors(progress):
         options = RunOptions(
-            suite=suite,
-            checkpoint=checkpoint,
-            checkpoint_file=checkpoint_file,
-            settings=batching(max_batch, batch_invariant),
-            splits=split or (),
-            tasks=task or (),
-            episodes=episodes,
-            repeats=repeats,
-            workers=workers,
-            execution=execution,
-            horizon=horizon,
-            delay=delay,
-            prefix=prefix,
-            out=out,
-            resume=resume,
-            video=video.value,
-            shuffle=shuffle,
-            worker_timeout_s=worker_timeout,
-        )
+            suite=suite, checkpoint=checkpoint, checkpoint_file=checkpoint_file, splits=split or (), tasks=task or (),
+            settings=batching(max_batch, batch_invariant), episodes=episodes, repeats=repeats, workers=workers,
+            execution=execution, horizon=horizon, delay=delay, prefix=prefix, out=out, resume=resume,
+            video=video.value, shuffle=shuffle, worker_timeout_s=worker_timeout,
+        )  # fmt: skip
         with stdout_to_stderr(as_json), progress:
             folder = play(options, progress)
         summary = summarize(folder)

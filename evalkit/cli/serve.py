@@ -38,22 +38,24 @@ def serve(
         evalkit run libero --checkpoint remote:url=ws://127.0.0.1:8000 --split object --episodes 1
     """
     from evalkit.policies.checkpoint import find_checkpoint
-    from evalkit.serving.server import serve as answer
+    from evalkit.serving.server import serve as serve_policy
     from evalkit.suite import load_suite
 
     with report_errors():
-        found = find_checkpoint(checkpoint, checkpoint_file).having(batching(max_batch, batch_invariant))
-        loaded = load_suite(found.suite(suite))
+        chosen = find_checkpoint(checkpoint, checkpoint_file).having(batching(max_batch, batch_invariant))
+        loaded = load_suite(chosen.suite(suite))
         err = console(stderr=True)
-        with err.status(f"loading {found.id} ..."):
-            policy = found.build(loaded)
+        with err.status(f"loading {chosen.id} ..."):
+            policy = chosen.build(loaded)
         try:
-            answer(
+            serve_policy(
                 policy,
-                identity={"suite": loaded.name, "action_size": loaded.action.size, "checkpoint": found.identity()},
+                identity={"suite": loaded.name, "action_size": loaded.action.size, "checkpoint": chosen.identity()},
                 host=host,
                 port=port,
-                ready=lambda url: err.print(f"{found.id} for {loaded.name} at {url} (Ctrl-C ends it)", soft_wrap=True),
+                ready=lambda url: err.print(
+                    f"{chosen.id} for {loaded.name} at {url} (Ctrl-C stops it)", soft_wrap=True
+                ),
                 log=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
             )
         finally:

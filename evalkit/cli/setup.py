@@ -36,14 +36,14 @@ def setup(
             set_assets(loaded, assets)
         environment = Environment.of(loaded)
 
-        def say(text: str) -> None:
+        def note(text: str) -> None:
             err.print(text, highlight=False, soft_wrap=True)
 
         with err.status(f"setting up {loaded.name} ..."):
-            built = environment.build(say)
+            built = environment.build(note)
             if loaded.assets and assets_folder(loaded) is None:
-                set_assets(loaded, download_assets(loaded, say))
-            fetch_sources(loaded, say)
+                set_assets(loaded, download_assets(loaded, note))
+            fetch_sources(loaded, note)
             checkouts(loaded)
         where = environment.folder or "evalkit's own environment"
         err.print(f"{loaded.name} is {'ready' if built else 'ready already'}: {where}", highlight=False, soft_wrap=True)

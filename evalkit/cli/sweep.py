@@ -1,4 +1,4 @@
-"""The commands about how chunks are executed: sweep and timeline. They parse and print, nothing else."""
+"""`evalkit sweep`: measure success against inference delay."""
 
 from __future__ import annotations
 
@@ -26,23 +26,35 @@ from evalkit.cli._options import (
     batching,
 )
 
+Delays = Annotated[
+    str,
+    typer.Option(
+        "--delay", metavar="D,D,...", help="Inference delays, each in a form that `evalkit run --delay` accepts."
+    ),
+]
+Executions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--execution",
+        metavar="E",
+        help="hold, naive, prefix, rtc, ensemble or queue. Repeatable. Default: hold and naive.",
+    ),
+]
+Horizon = Annotated[
+    int | None, typer.Option(metavar="S", help="Control steps executed of each chunk. Default: half of it.")
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The sweep's folder. Default: a new one under results/runs/.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the sweep in --out.")]
+
 
 def sweep(
     suite: SuiteName,
     checkpoint: CheckpointId = None,
-    delay: Annotated[
-        str, typer.Option(metavar="D,D,...", help="Inference delays, each in a form that `evalkit run --delay` takes.")
-    ] = "0,1,2,3,4",
-    execution: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="E", help="hold, naive, prefix, rtc, ensemble or queue. Repeatable. Default: hold and naive."
-        ),
-    ] = None,
-    horizon: Annotated[
-        int | None,
-        typer.Option(metavar="S", help="Control steps executed of each chunk. Default: half of it."),
-    ] = None,
+    delay: Delays = "0,1,2,3,4",
+    execution: Executions = None,
+    horizon: Horizon = None,
     checkpoint_file: CheckpointFile = None,
     split: Splits = None,
     task: Tasks = None,
@@ -52,10 +64,8 @@ def sweep(
     batch_invariant: BatchInvariant = False,
     worker_timeout: WorkerTimeout = 300,
     video: VideoOption = VideoChoice.none,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The sweep's folder. Default: a new one under results/runs/.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --out.")] = False,
+    out: Out = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure success against inference delay, for several executions on the same episodes.
@@ -67,7 +77,7 @@ def sweep(
         evalkit sweep metaworld --checkpoint oracle-noisy:chunk=24 --delay 0,4,8,12 --execution naive --execution prefix
     """
     from evalkit.errors import UsageError
-    from evalkit.experiments.sweep import sweep as play
+    from evalkit.experiments.sweep import sweep as run_sweep
     from evalkit.report.sweeps import document, show, write
     from evalkit.runner.options import RunOptions
 
@@ -78,22 +88,12 @@ def sweep(
         if resume and out is None:
             raise UsageError("--resume needs --out DIR, the folder of the sweep to continue")
         options = RunOptions(
-            suite=suite,
-            checkpoint=checkpoint,
-            checkpoint_file=checkpoint_file,
-            settings=batching(max_batch, batch_invariant),
-            splits=split or (),
-            tasks=task or (),
-            episodes=episodes,
-            workers=workers,
-            horizon=horizon,
-            out=out,
-            resume=resume,
-            video=video.value,
-            worker_timeout_s=worker_timeout,
-        )
+            suite=suite, checkpoint=checkpoint, checkpoint_file=checkpoint_file, splits=split or (), tasks=task or (),
+            settings=batching(max_batch, batch_invariant), episodes=episodes, workers=workers, horizon=horizon,
+            out=out, resume=resume, video=video.value, worker_timeout_s=worker_timeout,
+        )  # fmt: skip
         with stdout_to_stderr(as_json):
-            folder, table = play(options, execution or ["hold", "naive"], delays, progress_for)
+            folder, table = run_sweep(options, execution or ["hold", "naive"], delays, progress_for)
             files = write(folder, table)
         if as_json:
             typer.echo(json.dumps(document(folder, table), indent=1))

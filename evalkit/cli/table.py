@@ -1,4 +1,4 @@
-"""The command that prints tables. It parses and prints, nothing else."""
+"""`evalkit table`: print the table of runs."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ def table(
 
     with report_errors():
         summaries = [summarize(run, execution_stats=False) for run in runs]
-        against = None
+        compared = None
         if published or leaderboards:
             from evalkit.analysis.published import comparisons
 
-            against = comparisons(summaries, leaderboards)
-            _say_what_is_not_published([str(s.manifest.fingerprint["suite"]) for s in summaries])
+            compared = comparisons(summaries, leaderboards)
+            _note_unpublished([str(s.manifest.fingerprint["suite"]) for s in summaries])
         if form is not None:
-            typer.echo(formats.render(summaries, form.value, against))
+            typer.echo(formats.render(summaries, form.value, compared))
             return
         out = console(stderr=False)
         for summary in summaries:
             terminal.show(summary, out)
-        if against:
+        if compared:
             from evalkit.report.published import render
 
-            for comparison in against:
+            for comparison in compared:
                 out.print(render(comparison))
 
 
-def _say_what_is_not_published(suites: list[str]) -> None:
+def _note_unpublished(suites: list[str]) -> None:
     from evalkit.analysis.published import published_tables
 
     for suite in dict.fromkeys(suites):
         if not published_tables(suite):
-            console(stderr=True).print(f"{suite}: evalkit knows no published rows", highlight=False, markup=False)
+            console(stderr=True).print(f"{suite}: evalkit has no published rows", highlight=False, markup=False)

@@ -33,15 +33,15 @@ def timeline(
 
     with report_errors():
         manifest, records = read_manifest(run), read_journal(run)
-        by_id = {found.id: record for found, record in records.items()}
+        by_id = {e.id: record for e, record in records.items()}
         if not by_id:
             raise UsageError(f"{run}: no episode has ended yet")
         if episode is not None and episode not in by_id:
             raise unknown("episode", episode, by_id)
         record = by_id[episode or min(by_id)]
-        found = timeline_of(record, manifest.execution, bool(manifest.suite.get("chain")))
+        data = timeline_of(record, manifest.execution, bool(manifest.suite.get("chain")))
         steps = record.steps or 0
-        typer.echo(f"{record.episode.id} · {manifest.execution['name']}\n\n{as_text(found, steps)}")
+        typer.echo(f"{record.episode.id} · {manifest.execution['name']}\n\n{as_text(data, steps)}")
         if plot is not None:
-            for file in plot_timeline(found, steps, record.episode.id, plot.with_suffix("")):
+            for file in plot_timeline(data, steps, record.episode.id, plot.with_suffix("")):
                 typer.echo(f"plot: {file}", err=True)

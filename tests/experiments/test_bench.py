@@ -35,7 +35,7 @@ def test_what_is_measured_is_what_was_played(tmp_path: Path, monkeypatch: pytest
 
 def test_people_see_a_column_for_each_number_of_workers() -> None:
     result = invoke("bench", POINTMASS, "--episodes", "3", "--workers", "1")
-    assert result.exit_code == 0 and "1 worker" in result.stdout and "control steps a second" in result.stdout
+    assert result.exit_code == 0 and "1 worker" in result.stdout and "control steps per second" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The example workflow for GitHub, and its steps run here."""
+"""Workflows for GitHub, and the steps of the example run here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import yaml
 
 from support.paths import REPOSITORY
 
-WORKFLOW = REPOSITORY / "examples" / "github-actions" / "gate.yml"
+EXAMPLE = REPOSITORY / "examples" / "github-actions" / "gate.yml"
 
 
-def steps() -> list[dict[str, Any]]:
-    """Return the steps of the workflow's job."""
-    found: list[dict[str, Any]] = yaml.safe_load(WORKFLOW.read_text())["jobs"]["gate"]["steps"]
+def steps(workflow: Path, job: str) -> list[dict[str, Any]]:
+    """Return the steps of a workflow's job."""
+    found: list[dict[str, Any]] = yaml.safe_load(workflow.read_text())["jobs"][job]["steps"]
     return found
 
 
 def run_steps(folder: Path) -> Path:
-    """Run every command of evalkit in the workflow in ``folder``, as GitHub does; return the step's summary."""
+    """Run every command of evalkit in the example in ``folder``, as GitHub does; return the step's summary."""
     (folder / "results").symlink_to(REPOSITORY / "results")
     summary = folder / "summary.md"
     environment = {
@@ -30,7 +30,7 @@ def run_steps(folder: Path) -> Path:
         "GITHUB_STEP_SUMMARY": str(summary),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    commands = [step["run"] for step in steps() if "evalkit" in step.get("run", "")]
+    commands = [step["run"] for step in steps(EXAMPLE, "gate") if "evalkit" in step.get("run", "")]
     assert [command.split()[:2] for command in commands] == [["evalkit", "setup"], ["evalkit", "gate"]]
     for command in commands:
         named = command.replace("--video failures", "--video none")  # filming takes its time, and is tested elsewhere

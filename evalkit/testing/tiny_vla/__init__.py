@@ -167,7 +167,7 @@ ROBOTS: Mapping[str, Robot] = {
 
 
 def build_tiny_vla(path: str | Path, size: Literal["tiny", "full"] = "tiny", seed: int = 0) -> Path:
-    """Writes a model directory that loads like a released checkpoint.
+    """Write a model directory that loads like a released checkpoint.
 
     Args:
         path: the directory: new, empty, or one that this function wrote, which is then written anew.
@@ -196,7 +196,7 @@ def build_tiny_vla(path: str | Path, size: Literal["tiny", "full"] = "tiny", see
 
 
 def skeleton(size: str) -> Any:
-    """The model without weights, on torch's meta device."""
+    """Return the model without weights, on torch's meta device."""
     torch = _needed("torch")
     _needed("transformers.models.qwen3_vl")
     package = f"{__name__}.{REMOTE_CODE.name}"
@@ -215,7 +215,7 @@ def _needed(module: str) -> Any:
 
 
 def _claimed(folder: Path) -> Path:
-    """The folder, made and without weights; refused where it holds something that is not ours."""
+    """Make the folder, without weights, and return it. Raises UsageError if it holds anything but a tiny VLA."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: name a folder for the tiny VLA")
     if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
@@ -355,7 +355,7 @@ def _write_weights(folder: Path, model: Any, dtype: str, seed: int) -> None:
 
 
 def _shards(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """The names in order, in groups of at most SHARD_BYTES."""
+    """Yield the names in order, in groups of at most SHARD_BYTES."""
     group: list[str] = []
     filled = 0
     for name, size in sizes.items():

@@ -155,7 +155,7 @@ class MiBoTForActionGeneration(PreTrainedModel):
         prefix_length: Tensor | None = None,
         **kwargs: Any,
     ) -> ActionGenerationOutput:
-        """Samples one action chunk per row.
+        """Sample one action chunk per row.
 
         Args:
             state: (B, state_length, state_dim), in the model's dtype.
@@ -222,7 +222,7 @@ class MiBoTForActionGeneration(PreTrainedModel):
         attn_mask: Tensor,
         held: Tensor | None = None,
     ) -> Tensor:
-        """The flow's velocity at ``noisy_action`` and time ``t``. Differentiable.
+        """Return the flow's velocity at ``noisy_action`` and time ``t``. Differentiable.
 
         Args:
             noisy_action: (B, T, action_dim).
@@ -252,7 +252,7 @@ class MiBoTForActionGeneration(PreTrainedModel):
         return self.action_output(self.action_norm(tokens[:, before:]))
 
     def _attention_mask(self, padding_mask: Tensor, states: int, actions: int) -> Tensor:
-        """[the backbone's padding mask | causal among the query tokens], (B, 1, queries, keys)."""
+        """Return [the backbone's padding mask | causal among the query tokens], (B, 1, queries, keys)."""
         queries = 1 + states + actions
         row = torch.arange(queries, device=padding_mask.device).view(-1, 1)
         column = row.view(1, -1)

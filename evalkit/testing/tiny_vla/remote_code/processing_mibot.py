@@ -73,7 +73,7 @@ class MiBotProcessor(ProcessorMixin):
         return BatchFeature({**tokens, **vision}, tensor_type=return_tensors)
 
     def list_robot_types(self) -> list[str]:
-        """The robot types with statistics."""
+        """Return the robot types with statistics."""
         return list(self._statistics)
 
     def get_action_mask(self, robot_type: str, batch_size: int = 1) -> Tensor:
