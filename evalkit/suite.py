@@ -205,9 +205,9 @@ class Suite(Section):
                 raise ValueError(f"oracle: {unknown('split', name, self.splits)}")
         if self.video and self.video.camera not in self.cameras:
             raise ValueError(f"video.camera: {unknown('camera', self.video.camera, self.cameras)}")
-        most = max(self.scenes_of(split, task) for split, section in self.splits.items() for task in section.tasks)
-        if self.episodes > most:
-            raise ValueError(f"episodes: {self.episodes} is more than the {most} scenes")
+        largest = max(self.scenes_of(split, task) for split, section in self.splits.items() for task in section.tasks)
+        if self.episodes > largest:
+            raise ValueError(f"episodes: {self.episodes} is more than the {largest} scenes")
         return self
 
     def scenes_of(self, split: str, task: str) -> int:
@@ -249,9 +249,9 @@ class Suite(Section):
                 every = (task for split in splits or self.splits for task in self.splits[split].tasks)
                 raise unknown("task", wanted, dict.fromkeys(every))
         count = self.episodes if episodes is None else episodes
-        most = max(self.scenes_of(*key) for key in chosen)
-        if episodes is not None and not 1 <= count <= most:
-            raise UsageError(f"--episodes {count}: {self.name} has 1 to {most} scenes a task here")
+        largest = max(self.scenes_of(*key) for key in chosen)
+        if episodes is not None and not 1 <= count <= largest:
+            raise UsageError(f"--episodes {count}: {self.name} has 1 to {largest} scenes a task here")
         return [
             Episode(self.name, split, task, scene, self.seed, repeat)
             for split, task in dict.fromkeys(chosen)

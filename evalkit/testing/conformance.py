@@ -80,7 +80,7 @@ class AdapterConformance:
         self._skip_without_images()
         never = self._play([(self.tasks[0], 0, 1)])[0]
         for every in (1, 10):
-            rendered = self._play([(self.tasks[0], 0, 1)], **self._everything(), observe_every=every)[0]
+            rendered = self._play([(self.tasks[0], 0, 1)], self._everything(), observe_every=every)[0]
             assert rendered["states"] == never["states"], (
                 f"{_name(self.tasks[0])}: rendering at every {_ordinal(every)} step changes the physics: "
                 f"{_first(never, rendered)}; observe must change no state"
@@ -89,8 +89,8 @@ class AdapterConformance:
     def test_rendering_now_and_then_shows_what_rendering_always_shows(self) -> None:
         """Compare a step's images and state vectors with different other steps rendered: equal."""
         self._skip_without_images()
-        always = self._play([(self.tasks[0], 0, 1)], **self._everything(), observe_every=1)[0]["observations"]
-        seldom = self._play([(self.tasks[0], 0, 1)], **self._everything(), observe_every=10)[0]["observations"]
+        always = self._play([(self.tasks[0], 0, 1)], self._everything(), observe_every=1)[0]["observations"]
+        seldom = self._play([(self.tasks[0], 0, 1)], self._everything(), observe_every=10)[0]["observations"]
         assert len(always) > 10, f"{_name(self.tasks[0])}: over after {len(always)} steps; name a longer task first"
         assert seldom == always[::10], (
             f"{_name(self.tasks[0])}: observations every 10 steps are not those of the same steps observed every step; "
@@ -100,8 +100,8 @@ class AdapterConformance:
     def test_observations_match_the_suite(self) -> None:
         """Check that an observation has the requested content, with the shapes and types of suite.yaml."""
         suite = self._suite()
-        shapes = self._play([(self.tasks[0], 0, 1)], **self._everything())[0]["shapes"]
-        cameras = {name: suite.cameras[name] for name in self._everything()["cameras"]}
+        shapes = self._play([(self.tasks[0], 0, 1)], self._everything())[0]["shapes"]
+        cameras = {name: suite.cameras[name] for name in self._everything().cameras}
         images = {name: ["uint8", camera.height, camera.width, 3] for name, camera in cameras.items()}
         assert shapes["images"] == images, (
             f"images are {shapes['images']}; suite.yaml and the observation spec ask for {images}"
@@ -169,21 +169,20 @@ class AdapterConformance:
     def _suite(self) -> Suite:
         return load_suite(self.suite)
 
-    def _everything(self) -> dict[str, tuple[str, ...]]:
+    def _everything(self) -> ObservationSpec:
         """Return the cameras to test and every state vector."""
         cameras = (self.cameras or tuple(self._suite().cameras)) if self.renders else ()
-        return {"cameras": cameras, "state": tuple(self._suite().state)}
+        return ObservationSpec(cameras, tuple(self._suite().state))
 
     def _play(
         self,
         episodes: list[tuple[tuple[str, str], int, int]],
-        cameras: tuple[str, ...] = (),
-        state: tuple[str, ...] = (),
+        observation_spec: ObservationSpec | None = None,
         observe_every: int = 1,
     ) -> list[dict[str, Any]]:
         """Play (task, scene, seed of the random actions) in one process; return digests of states and observations."""
         plan = [{"task": list(task), "scene": scene, "actions": seed} for task, scene, seed in episodes]
-        observation_spec = ObservationSpec(cameras, state)
+        observation_spec = observation_spec or ObservationSpec()
         trial = {"kind": "play", "episodes": plan, "steps": self.steps, "observe_every": observe_every}
         key = json.dumps([trial, observation_spec.to_dict()])
         if key not in self._played:

@@ -227,10 +227,10 @@ def test_a_path_that_is_no_checkpoint_is_explained(tmp_path: Path) -> None:
 POLICY = """
 from pydantic import BaseModel
 from evalkit.policies.checkpoint import NamedParameters
-from evalkit.policies.scripted import Hold, Look
+from evalkit.policies.scripted import ScriptedParameters, Zero
 from tuning import SHARE
 
-class Parameters(Look):
+class Parameters(ScriptedParameters):
     share: float = SHARE
 
 class Plain(BaseModel):
@@ -240,25 +240,25 @@ class Named(NamedParameters):
     chunk: int = 2
 
 def Mine(suite, parameters: Parameters):
-    policy = Hold(suite, parameters)
+    policy = Zero(suite, parameters)
     policy.share = parameters.share
     return policy
 
 def Bare(suite, parameters):
-    return Hold(suite, Look())
+    return Zero(suite, ScriptedParameters())
 
 class Blank:
     def __init__(self, suite, parameters):
         pass
 
 def Lost(suite, parameters: "Nowhere"):
-    return Hold(suite, Look())
+    return Zero(suite, ScriptedParameters())
 
 def Loose(suite, parameters: Plain):
-    return Hold(suite, Look(chunk=parameters.chunk))
+    return Zero(suite, ScriptedParameters(chunk=parameters.chunk))
 
 def Titled(suite, parameters: Named):
-    policy = Hold(suite, Look(chunk=parameters.chunk))
+    policy = Zero(suite, ScriptedParameters(chunk=parameters.chunk))
     policy.title = parameters.display_name
     return policy
 """
