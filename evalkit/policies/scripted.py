@@ -53,7 +53,7 @@ class Oracle:
         self.spec = Spec(
             observation_spec=parameters.observation_spec(suite, oracle_steps=parameters.chunk),
             chunk_size=parameters.chunk,
-            metadata={"oracle": f"{suite.name}'s scripted expert, with privileged state"},
+            metadata={"oracle": f"{suite.name}'s scripted oracle, with privileged state"},
             supported_prefixes=("prefix",),
         )
 

@@ -269,7 +269,7 @@ def test_the_cap_cuts_off_what_comes_last() -> None:
 
 
 @pytest.mark.sim
-def test_on_metaworld_the_expert_passes_and_a_noisy_one_does_not(workflow_gate: Path, tmp_path: Path) -> None:
+def test_on_metaworld_the_oracle_passes_and_a_noisy_one_does_not(workflow_gate: Path, tmp_path: Path) -> None:
     base = Path(__file__).parents[2] / "results" / "baselines" / "metaworld-oracle"
     live, played = ["metaworld", "--baseline", base, "--checkpoint"], workflow_gate / "gate" / "run"
     code, found = gate(played, "--baseline", base)  # while it was played, it had the same verdict: test_workflow.py

@@ -210,7 +210,7 @@ def test_a_checkpoint_of_the_released_shape_runs_and_what_differs_is_on_record(t
 
 @pytest.mark.sim
 @pytest.mark.usefixtures("simulator")
-def test_what_a_robot_or_the_expert_lacks_is_said_before_the_first_episode(tmp_path: Path) -> None:
+def test_what_a_robot_or_the_oracle_lacks_is_said_before_the_first_episode(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"has the camera overhead alone, .* uses third_view"):
         played(tmp_path, checkpoint="zero:cameras=third_view", tasks=["open_drawer"], episodes=1)
     with pytest.raises(EnvironmentProblem, match="knows open_drawer and close_drawer alone"):

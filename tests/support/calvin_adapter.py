@@ -15,7 +15,7 @@ import numpy as np
 
 
 def follow(adapter: Any, question: dict[str, Any]) -> dict[str, Any]:
-    """One chain by the scripted expert, with noise; one action at a time."""
+    """One chain by the scripted oracle, with noise; one action at a time."""
     from evalkit.episode import Episode
     from evalkit.observation import ObservationSpec
 
