@@ -76,7 +76,7 @@ def here(command: str) -> str:
         return elsewhere(command, Path.cwd(), REPOSITORY)
     result = invoke(*arguments)
     assert result.exit_code == 0, f"{command}\n{result.output}"
-    return str(result.output)
+    return result.stdout + result.stderr
 
 
 def elsewhere(command: str, folder: Path, package: Path) -> str:
