@@ -433,8 +433,8 @@ def main() -> int:
                 line = mutant.diff(_source(mutant.module))
                 print(f"{verdict:9}{line}" + (f"   ({name})" if name else ""), flush=True)
                 results.append((mutant, verdict))  # type: ignore[arg-type]
-    if options.out:
-        options.out.write_text(report(results))
+                if options.out:
+                    options.out.write_text(report(results))
     lost = sum(verdict == "survived" for _, verdict in results)
     print(f"{len(results)} mutants" + ("" if options.list else f", {len(results) - lost} killed, {lost} survived"))
     return 1 if options.named and lost else 0
