@@ -75,8 +75,8 @@ def here(command: str) -> str:
     if program != "evalkit":
         return elsewhere(command, Path.cwd(), REPOSITORY)
     result = invoke(*arguments)
-    assert result.exit_code == 0, f"{command}\n{result.output}"
-    return str(result.output)
+    assert result.exit_code == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout + result.stderr
 
 
 def elsewhere(command: str, folder: Path, package: Path) -> str:

@@ -179,7 +179,9 @@ def test_a_broken_checkpoints_file_names_the_field(tmp_path: Path, monkeypatch: 
 
     (tmp_path / "checkpoints.yaml").write_text("checkpoints: {oracle: {summary: x, polcy: y}}\n")
     monkeypatch.setattr("evalkit.policies.checkpoint.data_folder", lambda: tmp_path)
-    with pytest.raises(UsageError, match=r"checkpoints\.yaml: checkpoints\.oracle\.policy: is missing"):
+    with pytest.raises(
+        UsageError, match=r"checkpoints\.yaml: checkpoints\.oracle\.polcy: unknown key; did you mean 'policy'"
+    ):
         load_checkpoints()
 
 

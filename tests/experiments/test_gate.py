@@ -250,7 +250,7 @@ def test_the_order_in_which_results_come_changes_nothing(
         mixed.on_record(record)
     assert planned.verdict == mixed.verdict and planned.skipped == mixed.skipped
     for name, test in planned.tests.tests.items():
-        assert test.differences == mixed.tests.tests[name].differences
+        assert test.score_differences == mixed.tests.tests[name].score_differences
         assert test.verdict == mixed.tests.tests[name].verdict
     assert set(planned.order()) == set(EPISODES) and planned.missing() == []
 
