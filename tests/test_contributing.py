@@ -75,7 +75,7 @@ def here(command: str) -> str:
     if program != "evalkit":
         return elsewhere(command, Path.cwd(), REPOSITORY)
     result = invoke(*arguments)
-    assert result.exit_code == 0, f"{command}\n{result.output}"
+    assert result.exit_code == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout + result.stderr
 
 
