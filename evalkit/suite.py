@@ -97,6 +97,9 @@ class Split(Section):
     control_hz: float | None = Field(None, gt=0, description="control steps per second; the suite's by default")
     hold_last: list[int] | None = Field(None, description="replaces `action.hold_last` in this split")
     repeats: PositiveInt = Field(1, description="attempts at each scene under the protocol")
+    upstream: str | None = Field(
+        None, description="the split's name in upstream's code and result files; its own name by default"
+    )
     adapter: dict[str, Any] = Field({}, description="the adapter's own settings of this split")
 
     @model_validator(mode="after")
@@ -214,6 +217,10 @@ class Suite(Section):
         """Return the number of fixed scenes of a task."""
         own = self.splits[split].scenes
         return own[task] if isinstance(own, dict) else own or self.scenes
+
+    def upstream_splits(self) -> dict[str, str]:
+        """Return the splits by their names in upstream's code and result files."""
+        return {section.upstream or name: name for name, section in self.splits.items()}
 
     def to_message(self) -> dict[str, Any]:
         """Return the whole file as plain data, for the worker and the manifest."""

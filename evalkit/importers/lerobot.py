@@ -159,9 +159,10 @@ def _suite(info: _Info, path: Path) -> Suite:
 
 def _split(suite: Suite, group: str) -> tuple[str, list[str]] | None:
     """Return the split of a group, and its tasks in lerobot's order, which is the suite's; a task may be a group."""
+    upstream = suite.upstream_splits()
+    if group in upstream:
+        return upstream[group], list(suite.splits[upstream[group]].tasks)
     for name, section in suite.splits.items():
-        if group == str(getattr(section, "upstream", name)):
-            return name, list(section.tasks)
         if group.removeprefix("metaworld-") in section.tasks:
             return name, [group.removeprefix("metaworld-")]
     return None

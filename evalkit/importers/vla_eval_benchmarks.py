@@ -91,7 +91,7 @@ def _libero_tasks(suite: Suite, config: EvalConfig, options: ImportOptions, path
 
 def _libero_split(suite: Suite, config: EvalConfig, path: Path) -> str:
     upstream = str(config.params.get("suite", "libero_spatial"))
-    splits = {str(getattr(section, "upstream", name)): name for name, section in suite.splits.items()}
+    splits = suite.upstream_splits()
     if upstream not in splits:
         raise UsageError(f"{path}: config.params.suite: {unknown('suite', upstream, splits)}")
     return splits[upstream]

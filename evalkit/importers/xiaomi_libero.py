@@ -53,7 +53,7 @@ def read_libero(
     Raises:
         UsageError: the logs are contradictory or incomplete, or do not match the summaries.
     """
-    splits = {str(getattr(section, "upstream", name)): name for name, section in suite.splits.items()}
+    splits = suite.upstream_splits()
     folders: dict[str, tuple[Path, dict[int, tuple[_Task, SourceFile]]]] = {}
     for log in logs:
         found = set(_SUITE.findall(log.text))

@@ -160,8 +160,9 @@ class Checkpoint:
     def _settings(self) -> BaseModel:
         model = self._model()
         where = f"checkpoint {self.id!r}"
-        for key in self.parameters:  # a model that is no Section would drop an unknown key silently
-            if model.model_config.get("extra") != "allow" and key not in {*model.model_fields, *keys(model)}:
+        for key in self.parameters:  # a model that ignores unknown keys would drop one silently
+            ignores = model.model_config.get("extra") in (None, "ignore")
+            if ignores and key not in {*model.model_fields, *keys(model)}:
                 raise UsageError(f"{where}: {key}: {unknown_key(key, keys(model))}")
         named = {"display_name": self.asked or self.id} if issubclass(model, NamedParameters) else {}
         return parse(model, {**self.parameters, **named}, where)

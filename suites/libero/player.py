@@ -113,7 +113,7 @@ class LiberoAdapter:
         if self._scene is not None and self._episode is not None and self._episode.task_key == episode.task_key:
             return self._scene
         self.close()
-        folder = self._setup.split_settings(episode.split)["upstream"]
+        folder = self._setup.split(episode.split)["upstream"]
         self._initial_states = upstream.initial_states(folder, episode.task)
         try:
             self._scene = Scene(

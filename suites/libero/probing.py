@@ -43,7 +43,7 @@ def _missing_files(setup: Setup, folder: Path, tasks: Sequence[tuple[str, str]])
     needed_by: dict[str, list[str]] = {}
     problems = []
     for split, task in tasks:
-        path = upstream.task_file(setup.split_settings(split)["upstream"], task)
+        path = upstream.task_file(setup.split(split)["upstream"], task)
         if not path.is_file():
             problems.append(f"{path}: missing, the task file of {split}/{task}: evalkit setup libero")
             continue

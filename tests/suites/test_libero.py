@@ -66,7 +66,7 @@ exec(rule, scope)
 names = module.libero_task_map
 print(json.dumps({k: {t: scope["grab_language_from_filename"](t + ".bddl") for t in names[k]} for k in sys.argv[1:]}))
 """
-    upstream = {name: split.adapter["upstream"] for name, split in suite.splits.items()}
+    upstream = {name: split.upstream for name, split in suite.splits.items()}
     python = str(Environment.of(suite).python)
     theirs = yaml.safe_load(subprocess.check_output([python, "-c", code, *upstream.values()], text=True))
     ours = {upstream[name]: split.tasks for name, split in suite.splits.items()}
