@@ -131,8 +131,8 @@ def _attempts(scored: pd.DataFrame) -> pd.DataFrame:
     part = (np.cumsum(lengths) - lengths)[codes[episode]] + place
     whole = scored[["split", "scene", "digest"]].iloc[episode].reset_index(drop=True)
     attempts: pd.DataFrame = whole.assign(
-        task=pd.Categorical.from_codes(named[part].tolist(), categories=names.tolist()),
-        scene=whole["scene"] * int(lengths.max(initial=1)) + place,
+        task=pd.Categorical.from_codes(named[part].tolist(), categories=pd.Index(names.tolist())),
+        scene=whole["scene"] * max([1, *lengths.tolist()]) + place,
         success=np.array([solved for _, solved in attempted], dtype=bool)[part],
     )
     return attempts

@@ -118,7 +118,7 @@ def _check_planned(folder: Path, manifest: Manifest, frame: pd.DataFrame) -> Non
             unplanned[episodes.index] |= (episodes["scene"] >= task.scenes) | (episodes["repeat"] >= task.repeats)
     if unplanned.any():
         fields = frame.loc[unplanned, list(Episode.__dataclass_fields__)].astype(object).to_dict("records")
-        first = min(Episode(**episode) for episode in fields)
+        first = min(Episode(**{str(name): value for name, value in episode.items()}) for episode in fields)
         raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {first.id}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit.records.folder import RunFolder
 from evalkit.records.journal import Record, chain_length, check_subtasks, read_journal
@@ -84,11 +84,13 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
     for name in _NUMBERS:
         frame[name] = frame[name].astype("float64" if frame[name].isna().any() else "int64")
+    codes: Any  # and ``nothing``: older stubs, the last for Python 3.10, know less of what pandas takes
+    nothing: Any = None
     for name in (*_NAMES, "digest"):
         codes, values = pd.factorize(frame[name])
         frame[name] = pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object))
     missing = frame["error"].notna()
-    frame["error"] = frame["error"].astype(object).where(missing, None)
+    frame["error"] = frame["error"].astype(object).where(missing, nothing)
     frame["success"] = frame["success"].astype(object if missing.any() else bool)
     if "solved" not in frame:
         frame["solved"] = pd.Series(
@@ -202,7 +204,8 @@ def _fetch(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
     frame["subtasks"] = pd.Series([subtasks[code] for code in codes], index=frame.index, dtype=object)
     frame["solved"] = np.array([chain_length(chain) for chain in subtasks], dtype="int64")[codes]
     frame["error"] = frame["error"].map(lambda text: json.loads(text)["kind"], na_action="ignore")
-    frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), None)
+    nothing: Any = None  # older stubs take no None
+    frame["success"] = frame["success"].astype(object).where(frame["error"].isna(), nothing)
     for name in _EXTRAS if extras else ():
         codes, texts = frame[name].factorize()
         read = [json.loads(text) for text in texts]

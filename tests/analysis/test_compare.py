@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 from support.commands import invoke
 from support.made_up import made_up, write
+from support.marks import slow
 from support.paths import RELAY
 from support.runs import altered, kept, run
 
@@ -130,11 +131,11 @@ def test_one_repeat_that_differs_on_either_side_is_an_observation_of_its_own(tmp
     ("change", "field"),
     [
         ({"fingerprint.versions.numpy": "1.0"}, "versions.numpy"),
-        ({"fingerprint.assets.digest": "x"}, "assets.digest"),
+        slow({"fingerprint.assets.digest": "x"}, "assets.digest"),
         ({"fingerprint.protocol": "x", "suite.splits.near.max_steps": 31}, "protocol.splits.near.max_steps"),
-        ({"fingerprint.protocol": "x"}, "protocol"),
-        ({"execution.delay.steps": 2}, "execution.delay.steps"),
-        ({"execution.name": "naive"}, "execution.name"),
+        slow({"fingerprint.protocol": "x"}, "protocol"),
+        slow({"execution.delay.steps": 2}, "execution.delay.steps"),
+        slow({"execution.name": "naive"}, "execution.name"),
     ],
 )
 def test_what_is_not_comparable_is_refused_by_field_and_may_be_allowed(

@@ -21,7 +21,19 @@ from evalkit.records.journal import read_journal
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("sweep") / "out"
     modes = ["--execution", "hold", "--execution", "prefix"]
-    named = ["--checkpoint", "oracle-noisy", "--delay", "0,3", "--episodes", "2", "--out", out, "--json"]
+    named = [
+        "--checkpoint",
+        "oracle-noisy",
+        "--delay",
+        "0,3",
+        "--episodes",
+        "2",
+        "--workers",
+        "1",
+        "--out",
+        out,
+        "--json",
+    ]
     result = invoke("sweep", POINTMASS, *modes, *named)
     assert result.exit_code == 0, result.stderr
     return out, json.loads(result.stdout)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.marks import slow
 from support.paths import POINTMASS, RELAY
 
 from evalkit.records.manifest import fingerprint
@@ -46,7 +47,7 @@ def protocol_of(content: dict[str, Any]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-@pytest.mark.parametrize("name", [POINTMASS, RELAY, "metaworld", "libero", "calvin", "simpler"])
+@pytest.mark.parametrize("name", [POINTMASS, RELAY, "metaworld", "libero", "calvin", slow("simpler")])
 def test_every_rule_of_the_protocol_is_in_the_fingerprint(name: str) -> None:
     content = load_suite(name).to_message()
     tasks_tried: dict[str, int] = {}

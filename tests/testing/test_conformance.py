@@ -32,6 +32,7 @@ def broken(folder: Path, old: str, new: str, suite: tuple[str, str] = ("", "")) 
     return TestBroken()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "test", "message"),
     [
