@@ -255,6 +255,19 @@ def test_the_order_in_which_results_come_changes_nothing(
     assert set(planned.order()) == set(EPISODES) and planned.missing() == []
 
 
+def test_a_verdict_comes_at_the_end_of_a_round_only() -> None:
+    scenes = [Episode("s", "a", task, scene, 0) for task in "tuvwxyz" for scene in range(12)]
+    order = planned_order([Unit.of(e) for e in scenes], {"a": "a"}, 0, None)
+    sizes = [len(one) for one in order["a"]]
+    results = GateOrder(scenes, order, dict.fromkeys(map(Unit.of, scenes), 1.0), SplitTests(order, ErrorRates()), None)
+    for episode in results.order():
+        results.on_record(Record(episode, False))
+        if results.verdict:
+            break
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    assert results.verdict == "REGRESSION" and results.tests.tests["a"].pairs in ends and sizes[0] == 7
+
+
 def test_the_cap_cuts_off_what_comes_last() -> None:
     units = [Unit.of(e) for e in EPISODES]
     whole = planned_order(units, {"a": "a", "b": "b"}, 3, None)

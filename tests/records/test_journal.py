@@ -68,3 +68,8 @@ def test_the_canonical_form_ignores_order_and_host() -> None:
     other = [record(1, worker=2, attempts=2), record(0, worker=1)]
     assert canonical(one) == canonical(other)
     assert canonical([record(0, success=False)]) != canonical([record(0)])
+
+
+def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"journal\.jsonl: cannot be read: No such file"):
+        read_journal(tmp_path)

@@ -104,3 +104,10 @@ def test_many_tests_are_held_to_one_level() -> None:
     found = holm([paired_rates(pairs([1] * n, [0] * n)) for n in (3, 6, 9)])
     assert [c.p_adjusted for c in found] == pytest.approx([0.25, 2 * 2 / 64, 3 * 2 / 512])
     assert holm(found[:1])[0].p_adjusted is found[0].p_adjusted
+
+
+def test_a_bootstrap_interval_is_the_same_each_time() -> None:
+    chance = np.random.default_rng(5)
+    before, after = chance.random(40), chance.random(40)
+    first, second = (paired_lengths(pairs(list(before), list(after))) for _ in range(2))
+    assert (first.low, first.high) == (second.low, second.high) and first.low < first.high

@@ -46,3 +46,27 @@ def test_the_digest_changes_with_every_action(step: int) -> None:
 
 def test_the_digest_changes_with_the_order_of_the_actions() -> None:
     assert len({digest(ACTIONS), digest(ACTIONS[::-1]), digest([ACTIONS[1], ACTIONS[0], ACTIONS[2]])}) == 3
+
+
+def test_the_statistics_measure_the_switch_itself() -> None:
+    trace = Trace({"position": [0], "gripper": [1]})
+    chunks = [
+        (0, [0.0, -1.0]),
+        (0, [0.25, -1.0]),
+        (2, [1.0, 1.0]),
+        (2, [1.5, 1.0]),
+        (None, [1.5, 1.0]),
+        (5, [0.0, 1.0]),
+    ]
+    for source, action in chunks:
+        executed = np.array(action, np.float32)
+        trace.executed(executed, Move(None if source is None else executed, source))
+    assert trace.execution_stats() == {
+        "idle_steps": 1,
+        "action_age_mean": 0.4,
+        "action_age_max": 1,
+        "switches": 1,
+        "chunk_jump_position": 0.75,
+        "chunk_jump_gripper": 2.0,
+        "gripper_reversals": 1,
+    }
