@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_up import made_up
 from support.marks import slow
 from support.paths import POINTMASS, RELAY
 
-from evalkit.records.manifest import fingerprint
+from evalkit.errors import UsageError
+from evalkit.records.manifest import Plan, PlannedTask, fingerprint, read_manifest
 from evalkit.suite import Suite, load_suite
 
 # Outside the protocol: texts, defaults and the plan, which the manifest has apart.
@@ -72,3 +76,14 @@ def test_versions_and_metadata_are_in_the_fingerprint_as_they_are() -> None:
         "versions": {"numpy": "2"},
         "gl": "egl",
     }
+
+
+@pytest.mark.parametrize(("section", "content"), [("plan", Plan), ("plan.tasks.0", PlannedTask)])
+def test_an_unknown_key_inside_a_manifest_is_refused(section: str, content: type, tmp_path: Path) -> None:
+    run = made_up(tmp_path / "run", "metaworld", lambda e: True, tasks=["reach-v3"], episodes=1)
+    manifest = json.loads((run / "manifest.json").read_text())
+    place = manifest["plan"] if content is Plan else manifest["plan"]["tasks"][0]
+    place["colour"] = 1
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=rf"manifest\.json: {section}\.colour: unknown key"):
+        read_manifest(run)

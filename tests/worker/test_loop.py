@@ -187,3 +187,13 @@ def timeline(done: EpisodeDone) -> dict[str, list]:
 def actions(done: EpisodeDone) -> np.ndarray:
     assert done.actions is not None
     return done.actions
+
+
+def test_a_late_reply_to_an_earlier_request_is_dropped(host: Host) -> None:
+    host.configure()
+    plain = host.run([0.1, 0.0])
+    host.send(RunEpisode(EPISODE, keep_actions=True))
+    while isinstance(message := host.receive(), InferenceRequest):
+        host.send(Chunk(message.request - 1, np.ones((10, 2), np.float32)))
+        host.send(Chunk(message.request, np.tile(np.float32([0.1, 0.0]), (10, 1))))
+    assert isinstance(message, EpisodeDone) and message.digest == plain.digest

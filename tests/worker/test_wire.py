@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evalkit.worker.wire import Channel, Closed, pack, unpack
+from evalkit.worker.wire import Channel, Closed, TimedOut, pack, unpack
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -66,3 +66,10 @@ def test_a_channel_counts_and_notices_the_other_side_going() -> None:
     b.close()
     with pytest.raises(Closed):
         a.receive()
+
+
+def test_a_peer_that_stops_reading_is_a_timeout() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(TimedOut):
+        ours.settimeout(0.1)
+        Channel(ours).send({"type": "Frame", "image": np.zeros((2000, 2000, 3), np.uint8)})
