@@ -67,7 +67,7 @@ TARGETS = (
     Target("records/journal.py", ("records",)),
     Target("suite.py", ("records", "test_suite.py"), function="protocol"),
     Target("stats/contrasts.py", ("stats",)),
-    Target("stats/metrics.py", ("stats",)),
+    Target("stats/metrics.py", ("stats", "suites/test_chains.py")),
     Target("stats/sequential.py", ("stats", "experiments/test_gate.py")),
     Target("execution/strategies.py", ("execution",)),
     Target("experiments/gate_order.py", ("experiments/test_gate.py",)),
