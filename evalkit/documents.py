@@ -90,7 +90,9 @@ def keys(model: type[BaseModel]) -> list[str]:
 
 def _message(model: type[BaseModel], kind: str, place: Sequence[int | str], text: str) -> str:
     if kind == "extra_forbidden":
-        return unknown_key(str(place[-1]), [key for section in _sections(model, place[:-1]) for key in keys(section)])
+        known = [key for section in _sections(model, place[:-1]) for key in keys(section)]
+        own = " The adapter's own settings go under 'adapter'." if "adapter" in known else ""
+        return unknown_key(str(place[-1]), known) + own
     return _MESSAGES.get(kind, text.removeprefix("Value error, "))
 
 

@@ -132,7 +132,7 @@ def spelled(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
         (
             "far: {max_steps: 60}",
             "far: {max_steps: 60, repeat: 3}",
-            "splits.far.repeat: unknown key; did you mean 'repeats'?",
+            "splits.far.repeat: unknown key; did you mean 'repeats'? The adapter's own settings go under 'adapter'.",
         ),
         (
             "size: 2, description",
@@ -140,7 +140,12 @@ def spelled(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
             "state.position.sice: unknown key; did you mean 'size'? (and 1 more)",
         ),
         ("hold_last: [1]", "hold_lst: [1]", "action.hold_lst: unknown key; did you mean 'hold_last'?"),
-        ("headline: {name", "headlines: {name", "headlines: unknown key; did you mean 'headline'? (and 1 more)"),
+        (
+            "headline: {name",
+            "headlines: {name",
+            "headlines: unknown key; did you mean 'headline'? The adapter's own settings go under 'adapter'. (and 1 "
+            "more)",
+        ),
         (
             "video: {camera: above",
             "video: {lens: above",
