@@ -49,7 +49,7 @@ GAINS: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between the sizes, in the words of ``config.json``.
+    """The fields that differ between the sizes, by their names in ``config.json``.
 
     Attributes:
         dtype: of the weights.

@@ -26,7 +26,7 @@ Rotary = tuple[Tensor, Tensor]
 
 @dataclass
 class ActionGenerationOutput(ModelOutput):
-    """What ``forward`` returns.
+    """The result of ``forward``.
 
     Attributes:
         actions: (B, T, action_dim), normalised; ``MiBotProcessor.decode_action`` gives them their units.
