@@ -9,7 +9,7 @@ VENV ?= .venv
 # For the tests of models; TORCH= goes without them. Any torch from 2.6 on will do, a CPU build is enough.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-# A process of tests per core, a file at a time. Tests of simulators use all cores as it is.
+# A process of tests per core, each with a file at a time: what tests of one file share is made once.
 SIDE_BY_SIDE = $(BIN)/pytest -n auto --dist loadfile
 comma := ,
 
@@ -37,8 +37,7 @@ endif
 ifneq ($(LIBERO_ASSETS),)
 	EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS) $(BIN)/evalkit setup libero
 endif
-	$(SIDE_BY_SIDE) -m "not sim"
-	$(if $(LIBERO_ASSETS),EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS)) $(BIN)/pytest -m sim
+	$(if $(LIBERO_ASSETS),EVALKIT_LIBERO_ASSETS=$(LIBERO_ASSETS)) $(SIDE_BY_SIDE)
 
 fast: $(VENV)/installed-fast lint
 	$(SIDE_BY_SIDE) -m "not sim and not torch and not slow"

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import POINTMASS
-from support.requirements import need
 from support.runs import run
-from support.workflow import run_steps
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model is quickest on one thread, and others need the rest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
@@ -43,15 +41,6 @@ def noisy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run like ``long_oracle_run`` of a worse checkpoint, with videos of its failures. Shared: change a copy."""
     out = tmp_path_factory.mktemp("shared") / "noisy"
     return run(out, checkpoint="oracle-noisy:noise=1.5", episodes=20, video="failures")
-
-
-@pytest.fixture(scope="session")
-def workflow_gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where the example workflow's gate of Meta-World's oracle ran, its run in gate/run. Shared."""
-    need("metaworld")
-    folder = tmp_path_factory.mktemp("workflow")
-    run_steps(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

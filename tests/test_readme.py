@@ -21,7 +21,7 @@ ELSEWHERE = {
     "make test": "runs these tests",
     "pip install -e .": "is how the environment of these tests was made",
     "pip install -e '.[xiaomi]'": "likewise",
-    "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "tests/test_workflow.py runs it",
+    "evalkit gate metaworld --checkpoint oracle --baseline metaworld-oracle": "tests/experiments runs it",
     "evalkit import xiaomi-logs published_logs/libero --out results/runs/released": "tests/importers runs it",
     "evalkit table results/runs/released --published": "needs the run before; tests/analysis runs it",
 }

@@ -60,9 +60,3 @@ def test_the_commit_hooks_are_the_commands_of_make_lint() -> None:
     hooks = [hook["entry"].replace(" --force-exclude", "") for hook in repository["hooks"]]
     lint = re.findall(r"^(\.venv/bin/(?!python|pip)\S+.*)$", planned("lint"), re.MULTILINE)
     assert hooks == [re.sub(r" \.$| \.(?= )", "", command) for command in lint]
-
-
-@pytest.mark.sim
-def test_the_steps_of_the_example_do_what_they_say(workflow_gate: Path) -> None:
-    assert "✅ PASS" in (workflow_gate / "summary.md").read_text()
-    assert (workflow_gate / "gate" / "junit.xml").is_file()
