@@ -60,4 +60,18 @@ def _refuse_existing(folder: RunFolder) -> None:
         raise RunExists(run_exists_message(folder.root))
     left_by_a_killed_process = {folder.logs.name, folder.lock.name}
     if folder.root.is_dir() and {p.name for p in folder.root.iterdir()} - left_by_a_killed_process:
+        if _is_held(folder.lock):  # a journal whose manifest is about to be written
+            raise RunExists(f"{folder.root}: another evalkit process is at work there")
         raise UsageError(f"--out {folder.root}: exists and is not empty; name a new folder")
+
+
+def _is_held(lock: Path) -> bool:
+    """Return True if another process holds the lock."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
