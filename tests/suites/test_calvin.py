@@ -21,6 +21,7 @@ from support.runs import shortened
 from evalkit.analysis.summary import summarize
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.locations import package_folder
+from evalkit.observation import ObservationSpec
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.runner.progress import Silent
@@ -149,9 +150,9 @@ def upstreams(modules: Any, sequence: Any, actions: np.ndarray, cameras: bool) -
 def test_images_and_states_are_upstreams_bit_for_bit(modules: Any, chains: list[Any]) -> None:
     """Looked at after every step, upstream's environment rendering in each; random actions."""
     suite = load_suite("calvin")
-    observation_spec: Any = {"cameras": tuple(suite.cameras), "state": tuple(suite.state)}
+    spec = ObservationSpec(tuple(suite.cameras), tuple(suite.state))
     for scene in (0, 5):
-        ours = TestCalvin()._play([(CHAIN, scene, 7)], **observation_spec, observe_every=1)[0]["observations"]
+        ours = TestCalvin()._play([(CHAIN, scene, 7)], spec, observe_every=1)[0]["observations"]
         generator = np.random.default_rng(7)
         actions = np.stack([generator.uniform(-1, 1, 7).astype(np.float32) for _ in range(TestCalvin.steps)])
         actions[:, 6] = np.where(actions[:, 6] > 0, 1, -1)
