@@ -86,20 +86,22 @@ def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:
 def runs(folder: Path) -> list[dict[str, Any]]:
     """Return every run under a folder, oldest first."""
     from evalkit.errors import EvalkitError
+    from evalkit.records.folder import RunFolder
     from evalkit.records.journal import read_journal
     from evalkit.records.manifest import read_manifest
 
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*/manifest.json"), key=lambda p: p.stat().st_mtime):
+    found = [one for path in folder.glob("*") if (one := RunFolder(path)).is_run]
+    for run in sorted(found, key=lambda one: one.manifest.stat().st_mtime):
         try:
-            manifest = read_manifest(path.parent)
-            records = read_journal(path.parent).values() if (path.parent / "journal.jsonl").exists() else []
+            manifest = read_manifest(run.root)
+            records = read_journal(run.root).values() if run.journal.exists() else []
         except EvalkitError as error:
-            rows.append({"run": str(path.parent), "problem": str(error)})
+            rows.append({"run": str(run.root), "problem": str(error)})
             continue
         rows.append(
             {
-                "run": str(path.parent),
+                "run": str(run.root),
                 "suite": manifest.fingerprint["suite"],
                 "checkpoint": manifest.checkpoint["id"],
                 "episodes": sum(r.error is None for r in records),

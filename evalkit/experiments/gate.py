@@ -260,10 +260,12 @@ def gate_live_run(run_options: RunOptions, options: GateOptions, progress: Progr
         EvalkitError: see :mod:`evalkit.errors`; NotComparable comes before the first episode.
     """
     gate = Gate(options, announce)
-    suite, of_baseline = load_suite(run_options.suite).name, str(gate.baseline.fingerprint["suite"])
-    if suite != of_baseline:
-        raise NotComparable(f"not comparable: the baseline {options.baseline} is of suite {of_baseline}, not {suite}")
-    return gate.result(play(_with_baseline_defaults(run_options, gate.baseline), progress, gate))
+    suite, of_baseline = load_suite(run_options.suite), str(gate.baseline.fingerprint["suite"])
+    if suite.name != of_baseline:
+        raise NotComparable(
+            f"not comparable: the baseline {options.baseline} is of suite {of_baseline}, not {suite.name}"
+        )
+    return gate.result(play(_with_baseline_defaults(replace(run_options, suite=suite), gate.baseline), progress, gate))
 
 
 def _with_baseline_defaults(options: RunOptions, baseline: Manifest) -> RunOptions:
