@@ -6,7 +6,7 @@ import json
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
@@ -18,6 +18,8 @@ class Section(BaseModel):
     """A part of a file that people write: frozen, without unknown keys and without infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    unknown_key_hint: ClassVar[str] = ""  # a sentence after the message on an unknown key
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -90,9 +92,10 @@ def keys(model: type[BaseModel]) -> list[str]:
 
 def _message(model: type[BaseModel], kind: str, place: Sequence[int | str], text: str) -> str:
     if kind == "extra_forbidden":
-        known = [key for section in _sections(model, place[:-1]) for key in keys(section)]
-        own = " The adapter's own settings go under 'adapter'." if "adapter" in known else ""
-        return unknown_key(str(place[-1]), known) + own
+        sections = _sections(model, place[:-1])
+        hints = [section.unknown_key_hint for section in sections if issubclass(section, Section)]
+        message = unknown_key(str(place[-1]), [key for section in sections for key in keys(section)])
+        return " ".join([message, *filter(None, hints)])
     return _MESSAGES.get(kind, text.removeprefix("Value error, "))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, PrivateAttr, RootModel, StringConstraints, model_validator
 
@@ -16,6 +16,9 @@ from evalkit.locations import suite_folder
 
 # Names of suites, splits and tasks make up episode ids and folders: no separators, and no dot at the beginning.
 Name = Annotated[str, StringConstraints(pattern=r"^[^/\\.\s][^/\\\n]*$")]
+
+
+_ADAPTER_HINT = "The adapter's own settings go under 'adapter'."
 
 
 class Action(Section):
@@ -86,6 +89,8 @@ class Headline(Section):
 
 class Split(Section):
     """A named set of tasks."""
+
+    unknown_key_hint: ClassVar[str] = _ADAPTER_HINT
 
     max_steps: int = Field(gt=0, description="control steps after which an unsolved episode has failed")
     tasks: dict[Name, str] = Field(
@@ -159,6 +164,8 @@ class Sources(Section):
 
 class Suite(Section):
     """A suite under its protocol."""
+
+    unknown_key_hint: ClassVar[str] = _ADAPTER_HINT
 
     name: Name = Field(description="name of the suite; part of every episode's id")
     title: str = Field(description="name for people")

@@ -60,9 +60,8 @@ def parameters_of(factory: Any, policy: str) -> type[BaseModel]:
 
 def _modules_in(folder: Path) -> set[str]:
     """Return the names of the modules and packages in a folder, evalkit itself excepted."""
-    return {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/*.py")} - {
-        "evalkit"
-    }
+    modules, packages = folder.glob("*.py"), folder.glob("*/*.py")
+    return {*(path.stem for path in modules), *(path.parent.name for path in packages)} - {"evalkit"}
 
 
 def _import_beside(folder: Path, module: str) -> types.ModuleType:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.execution import Execution
-from evalkit.locations import package_folder
 from evalkit.observation import ObservationSpec
 from evalkit.records.folder import RunFolder
 from evalkit.setup.installed import InstalledSuite
@@ -105,12 +104,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    str(environment.python),
-                    "-I",
-                    str(package_folder() / "worker" / "_bootstrap.py"),
-                    str(theirs.fileno()),
-                ],
+                environment.worker_command(str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem
-from evalkit.locations import home_folder
+from evalkit.locations import home_folder, package_folder
 from evalkit.suite import Suite
 
 _READY = "evalkit-ready.json"
@@ -65,6 +65,10 @@ class Environment:
     def ready(self) -> bool:
         """True if it was built to the end."""
         return self.folder is None or ((self.folder / _READY).is_file() and self.python.exists())
+
+    def worker_command(self, argument: str) -> list[str]:
+        """Return the command that starts a worker (``argument``: its socket) or a conformance trial (``"trial"``)."""
+        return [str(self.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), argument]
 
     def require(self) -> None:
         """Raise EnvironmentProblem that says how to build it, unless it is ready."""

@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from evalkit.locations import package_folder
 from evalkit.observation import ObservationSpec
 from evalkit.setup.installed import InstalledSuite
 from evalkit.suite import Suite, load_suite
@@ -201,7 +200,7 @@ class AdapterConformance:
             "sources": {name: str(checkout.folder) for name, checkout in installed.sources.items()},
         }
         result = subprocess.run(
-            [str(environment.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), "trial"],
+            environment.worker_command("trial"),
             input=pack({"folder": str(installed.suite.folder), "setup": setup, "trial": trial}),
             capture_output=True,
             env=environment.variables(installed.suite, renders=bool(observation_spec.cameras)),

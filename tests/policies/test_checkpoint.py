@@ -344,3 +344,14 @@ def test_a_policy_can_learn_the_name_of_its_checkpoint(pointmass: str, beside: P
     checkpoint = find_checkpoint("titled:chunk=3", beside)
     assert checkpoint.build(load_suite(pointmass)).title == "titled"  # type: ignore[attr-defined]
     assert checkpoint.identity()["parameters"] == {"chunk": 3}
+
+
+def test_a_file_named_as_evalkit_beside_a_checkpoint_file_does_not_take_its_place(tmp_path: Path) -> None:
+    from evalkit.policies.factories import load_factory
+
+    (tmp_path / "evalkit.py").write_text("raise RuntimeError('not this one')\n")
+    (tmp_path / "mine.py").write_text("from evalkit.policies.scripted import Zero\n")
+    import evalkit
+
+    assert load_factory("mine:Zero", tmp_path).__module__ == "evalkit.policies.scripted"
+    assert sys.modules["evalkit"] is evalkit
