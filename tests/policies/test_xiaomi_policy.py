@@ -38,7 +38,8 @@ def suite() -> Suite:
 
 @pytest.fixture(scope="module")
 def loaded(tiny: Path) -> LoadedCheckpoint:
-    return load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
+    """Return the checkpoint in float32, in which equal chunks of different batches are near one another."""
+    return load(locate(str(tiny), None, True, "tiny"), "auto", "float32", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def test_a_directory_is_loaded_and_identified_by_its_content(tiny: Path, copy: P
     policy = built(tiny, suite)
     metadata = policy.spec.metadata
     assert (policy.spec.chunk_size, policy.spec.observation_spec) == (10, libero.observation_spec)
-    assert metadata["robot_type"] == "libero_all" and metadata["attention"] == "sdpa" and metadata["dtype"] == "float32"
+    assert metadata["robot_type"] == "libero_all" and metadata["attention"] == "eager"
+    assert metadata["dtype"] == metadata["buffers_dtype"] == "bfloat16" and "adapted_dtype" not in metadata
     assert metadata["libraries"]["transformers"].startswith("4.57.") and metadata["device"] == "cpu"
     assert policy.spec.batch_invariant
     same = built(copy, suite).spec.metadata
@@ -116,13 +118,18 @@ def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.Monke
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
     metadata = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").metadata
-    assert metadata["attention"] == "sdpa" and list(metadata["attention_rejected"]) == ["flash_attention_2"]
+    assert metadata["attention"] == "eager" and list(metadata["attention_rejected"]) == ["flash_attention_2", "sdpa"]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_and_dtype_can_be_chosen(tiny: Path, suite: Suite, attention: str) -> None:
-    policy = built(tiny, suite, attention=attention, dtype="bfloat16")
-    assert (policy.spec.metadata["attention"], policy.spec.metadata["dtype"]) == (attention, "bfloat16")
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16", "float32"])
+def test_every_dtype_gives_chunks_and_is_recorded(tiny: Path, suite: Suite, dtype: str) -> None:
+    """The released code embeds the flow time in bfloat16 whatever the dtype, and fails in any other as it is."""
+    policy = built(tiny, suite, attention="eager", dtype=dtype)
+    metadata = policy.spec.metadata
+    released = dtype in ("auto", "bfloat16")
+    assert metadata["dtype"] == ("bfloat16" if released else dtype)
+    assert metadata["buffers_dtype"] == ("bfloat16" if released else "float32")
+    assert metadata.get("adapted_dtype") == (None if released else ["t_embedder"])
     request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0])
     assert policy.act([request])[0].shape == (10, 7)
 
@@ -160,7 +167,7 @@ def test_what_cannot_be_is_one_line(
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
         (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 4096), "cannot be loaded"),
         (lambda d: _halve(d / "model.safetensors"), "cannot be loaded"),
-        (lambda d: _drop_a_tensor(d / "model.safetensors"), "lack 1 of the model's tensors, action_norm"),
+        (lambda d: _drop_a_tensor(d / "model.safetensors"), "lack 1 of the model's tensors, action_output_layer"),
         (lambda d: (d / "config.json").unlink(), "config.json: has no model_type"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: has no model_type"),
         (lambda d: (d / "config.json").write_text('{"model_type": "gpt2"}'), "loads model_type mibot, not 'gpt2'"),
@@ -217,11 +224,12 @@ def test_another_transformers_is_named(tiny: Path, suite: Suite, monkeypatch: py
 
 
 def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
-    """Compute a request's chunk step by step as the released server does."""
+    """Compute a request's chunk step by step as the released server does, whose loading ends with a second cast."""
     from transformers import AutoModel
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    model = AutoModel.from_pretrained(tiny, trust_remote_code=True, attn_implementation="sdpa", dtype=torch.float32)
+    options = {"attn_implementation": "eager", "dtype": torch.bfloat16}
+    model = AutoModel.from_pretrained(tiny, trust_remote_code=True, **options).to(torch.bfloat16)
     kind = get_class_from_dynamic_module("processing_mibot.MiBotProcessor", str(tiny))
     kind = type("Processor", (kind,), {"attributes": ["image_processor", "tokenizer"]})
     processor = kind.from_pretrained(tiny, use_fast=False)
@@ -234,9 +242,8 @@ def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
     return np.asarray(processor.decode_action(output.actions, robot_type="libero_all")[0])
 
 
-def test_one_request_is_asked_exactly_as_released(
-    tiny: Path, loaded: LoadedCheckpoint, asked: list[ModelRequest]
-) -> None:
+def test_one_request_is_asked_exactly_as_released(tiny: Path, asked: list[ModelRequest]) -> None:
+    loaded = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
     chunks = Inference(loaded, "libero_all").chunks(asked[:2])
     for request, chunk in zip(asked, chunks, strict=False):
         assert chunk.shape == (10, 32) and chunk.dtype == np.float32

@@ -15,6 +15,7 @@ from evalkit.policies.checkpoint import NamedParameters
 from evalkit.policies.weights import CheckpointFiles, locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
+from evalkit.policies.xiaomi_robotics_0.post_training import PostTraining
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, RobotPreset, presets
 from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
@@ -32,11 +33,17 @@ class Parameters(NamedParameters):
     preset: str | None = Field(None, description="the preset for requests and actions; by default from the robot type")
     chunk: int | None = Field(None, ge=1, description="the expected chunk length, checked against the model")
     attention: Attention = Field("auto", description="auto selects the first of flash, sdpa, eager that works")
-    dtype: Dtype = Field("auto", description="auto is bfloat16 on a GPU, as released, and float32 on a CPU")
+    dtype: Dtype = Field("auto", description="auto is bfloat16, as released")
     device: str = Field("auto", description="auto is the GPU if there is one, else the CPU")
     max_batch: int = Field(1, ge=1, le=1024, description="largest number of requests in one pass; 1 is as released")
     batch_invariant: bool = Field(False, description="pad every pass to one shape, so that chunks are independent")
     max_guidance: float = Field(5.0, gt=0, le=1000, description="rtc: largest weight of the guidance")
+    async_train: bool | None = Field(
+        None, description="the post-training code trained the weights with prefixes; by default as config.json says"
+    )
+    local_window: int | None = Field(
+        None, ge=0, description="the attention window of post-trained weights; by default as config.json says"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -62,12 +69,14 @@ class XiaomiRobotics0:
         loaded = load(files, parameters.attention, parameters.dtype, parameters.device)
         self._preset = preset
         self._robot_type = _find_robot_type(preset, parameters, loaded.processor.list_robot_types())
+        post_training = PostTraining.find(loaded.model.config, parameters.async_train, parameters.local_window)
         self._inference = Inference(
             loaded,
             self._robot_type,
             parameters.max_batch,
             parameters.batch_invariant,
             parameters.max_guidance,
+            post_training,
         )
         if parameters.chunk not in (None, self._inference.chunk_size):
             raise PolicyProblem(
@@ -84,6 +93,7 @@ class XiaomiRobotics0:
                 "robot_type": self._robot_type,
                 "preset": preset.name,
                 "batch": {"max_batch": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
+                **({"post_training": post_training.to_dict()} if post_training else {}),
             },
             batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
             supported_prefixes=self._inference.supported_prefixes,
