@@ -227,9 +227,7 @@ def test_peculiarities_of_the_released_code(path, processor):
     """Callers depend on them: refused sdpa, a time embedding in bfloat16 alone, and a backbone that gets the seed."""
     with pytest.raises(ValueError, match=r"does not support .*scaled_dot_product_attention"):
         load(path, attn_implementation="sdpa")
-    single = AutoModel.from_pretrained(
-        path, trust_remote_code=True, attn_implementation="eager", dtype=torch.float32
-    )
+    single = AutoModel.from_pretrained(path, trust_remote_code=True, attn_implementation="eager", dtype=torch.float32)
     with pytest.raises(RuntimeError, match="same dtype"):
         act(single, processor)
     released = load(path, dtype=torch.bfloat16)

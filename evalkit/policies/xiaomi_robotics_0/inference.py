@@ -145,9 +145,8 @@ class Inference:
         prompt = {name: inputs[name] for name in names}
         prefix = self._continuation.normalize(request.prefix)
         if prefix is not None and prefix.kind == "prefix" and prefix.committed > LONGEST_PREFIX:
-            self._warn_once(
-                f"prefixes of {prefix.committed} actions: the post-training code trains with {LONGEST_PREFIX}"
-            )
+            trained = f"the post-training code trains with at most {LONGEST_PREFIX}"
+            self._warn_once(f"prefixes of {prefix.committed} actions: {trained}")
         return _ModelInput(prompt, state, request.seed, prefix)
 
     def _warn_once(self, warning: str) -> None:

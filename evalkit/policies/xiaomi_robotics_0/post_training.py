@@ -3,8 +3,7 @@
 Both have the same parameters, but their action heads see different things. Source: evaluation mode of ``XR0.forward``
 in ``xr0/mibot/models/VLA/XR0.py`` of https://github.com/XiaomiRobotics/Xiaomi-Robotics-0, with p actions of a prefix:
 
-- The first p actions of the noisy chunk are the prefix's, without noise, at the flow time of the whole chunk. Their
-  velocity is 0, so they stay as they are.
+- The first p actions of the noisy chunk are the prefix's in every step, without noise, at the whole chunk's flow time.
 - The positions of all actions after the prefix are shifted by 10, so of all actions if there is no prefix.
 - An action sees itself and the ``local_window`` actions before it, besides state, sink and prompt (Λ-shaped mask).
 
@@ -78,7 +77,8 @@ def post_trained(model: Any, local_window: int, held: Any, prefix: Any) -> Itera
         model: the remote code's model; its own attributes are restored at the end.
         local_window: number of earlier actions that an action sees.
         held: (B, T, 1) bool, True for the actions of a row's prefix.
-        prefix: (B, T, 32) normalised actions in the model's dtype, of which the held ones are used.
+        prefix: (B, T, 32) normalised actions in the model's dtype, of which the held ones are used. The caller puts
+            them into the result, where the flow moves them.
 
     Raises:
         PolicyProblem: the model's code does not make the calls that are wrapped.
@@ -101,9 +101,7 @@ def post_trained(model: Any, local_window: int, held: Any, prefix: Any) -> Itera
         _require(named, "does not call dit_forward(noisy_action=, attn_mask=, ...)")
         mask, noisy = arguments["attn_mask"], arguments["noisy_action"]
         visible = _local(mask.shape[-2], mask.shape[-1], held.shape[1], local_window, mask.device)
-        noisy = torch.where(held, prefix, noisy)
-        velocity = step(**{**arguments, "noisy_action": noisy, "attn_mask": mask & visible})
-        return velocity.masked_fill(held, 0.0)
+        return step(**{**arguments, "noisy_action": torch.where(held, prefix, noisy), "attn_mask": mask & visible})
 
     _require(isinstance(getattr(model, "rotary_emb", None), torch.nn.Module), "has no rotary_emb")
     hook = model.rotary_emb.register_forward_pre_hook(shifted)
