@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ pytest.importorskip("transformers")
 
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
-from evalkit.policies.checkpoint import Checkpoint, find_checkpoint
+from evalkit.policies.checkpoint import Checkpoint, find_checkpoint, load_checkpoints
 from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0 import loading as loading_room
@@ -394,7 +395,9 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
     [
         (
             "xiaomi-robotics-0-libero",
-            r"not pinned to a commit and the hub cannot be reached; .*:source=DIR",
+            r"not pinned to a commit and the hub cannot be reached; OpenEnvision/WorldFoundry .* names commit fc04bbd.*"
+            r", which evalkit's authors could not verify: confirm it with --checkpoint xiaomi-robotics-0-libero:"
+            r"revision=fc04bbd.*, or name a copy .*:source=DIR",
         ),
         ("someone/some-vla", r"not pinned.*--checkpoint someone/some-vla:revision=COMMIT"),
         ("someone/some-vla:revision=main", "revision 'main' is not a full commit"),
@@ -409,6 +412,19 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
 def test_unpinned_untrusted_or_absent_weights_are_refused(suite: Suite, name: str, message: str) -> None:
     with pytest.raises(EvalkitError, match=message):
         find_checkpoint(name).build(suite)
+
+
+def test_a_known_revision_is_offered_beside_the_newest_and_is_no_part_of_the_identity(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = SimpleNamespace(model_info=lambda source, timeout: SimpleNamespace(sha="c" * 40))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: newest)
+    with pytest.raises(UsageError, match=rf"its newest is {'c' * 40}: .*; OpenEnvision/.* names commit 50276c"):
+        find_checkpoint("xiaomi-robotics-0:robot_type=libero_all").build(suite)
+    for name, entry in load_checkpoints().items():
+        released = name.startswith("xiaomi-")
+        assert (entry.known_revision is not None) == released and entry.revision is None, "known is not verified"
+        assert "known_revision" not in json.dumps(find_checkpoint(name).identity()) if released else True
 
 
 def test_a_directory_in_a_file_must_say_that_its_code_may_run(tiny: Path, tmp_path: Path, suite: Suite) -> None:

@@ -28,6 +28,9 @@ class Parameters(NamedParameters):
 
     source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
     revision: str | None = Field(None, description="the full commit of that repository")
+    known_revision: dict[str, str] | None = Field(
+        None, exclude=True, description="a commit to offer without `revision`, and the publication that it is named_by"
+    )
     trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
     robot_type: str | None = Field(None, description="the model's name for the robot; by default from the suite")
     preset: str | None = Field(None, description="the preset for requests and actions; by default from the robot type")
@@ -141,7 +144,13 @@ def _locate_files(parameters: Parameters) -> CheckpointFiles:
     """Return the checkpoint's files. Raises one EnvironmentProblem for missing libraries and missing files."""
     libraries = missing_libraries()
     try:
-        files = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.display_name)
+        files = locate(
+            parameters.source,
+            parameters.revision,
+            parameters.trust_remote_code,
+            parameters.display_name,
+            parameters.known_revision,
+        )
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
     if libraries:
