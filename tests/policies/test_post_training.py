@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support.observations import observations
+from support.paths import REPOSITORY
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem
 from evalkit.execution import Prefix
 from evalkit.policies.checkpoint import find_checkpoint
@@ -24,6 +28,7 @@ from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint, load
 from evalkit.policies.xiaomi_robotics_0.post_training import PostTraining
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
+from evalkit.policy import Request
 from evalkit.suite import load_suite
 
 pytestmark = pytest.mark.torch
@@ -165,3 +170,35 @@ def _calling(model: Any, call: Any) -> None:
             return call(model.dit_forward, arguments)
 
     model.forward = lambda **arguments: forward(Changed(), **arguments)
+
+
+def test_an_export_of_its_weights_is_the_checkpoint_it_was_made_of(tiny: Path, tmp_path: Path) -> None:
+    """Save weights as the post-training code does, export them, and load them as a user does."""
+    from safetensors.torch import load_file
+
+    tensors = {f"model.{name}": tensor.bfloat16() for name, tensor in load_file(tiny / "model.safetensors").items()}
+    embedding = tensors["model.vlm.model.language_model.embed_tokens.weight"]
+    torch.save({"module": {**tensors, "model.vlm.lm_head.weight": embedding}}, tmp_path / "weights.pt")
+    statistics = json.loads((tiny / "preprocessor_config.json").read_text())["action_config"]["libero_all"]
+    (tmp_path / "statistics.json").write_text(json.dumps(statistics))
+    script = REPOSITORY / "examples" / "post_training" / "export.py"
+    command = [sys.executable, str(script), str(tmp_path / "weights.pt"), "--base", str(tiny), "--robot-type", "mine"]
+    more = ["--statistics", str(tmp_path / "statistics.json"), "--async-train", "--out"]
+
+    def exported(out: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *more, str(out)], capture_output=True, text=True)
+
+    assert exported(tmp_path / "out").returncode == 0
+    libero = load_suite("libero")
+    made = find_checkpoint(f"{tmp_path / 'out'}:preset=libero,robot_type=mine").build(libero)
+    original = find_checkpoint(f"{tiny}:async_train=true").build(libero)
+    assert made.spec.supported_prefixes == ("prefix", "rtc")
+    request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0])
+    # the robot type's name is part of the sampling seed
+    noise = torch.zeros(1, H, 32, dtype=torch.bfloat16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", lambda like: noise)
+        assert np.array_equal(made.act([request])[0], original.act([request])[0])
+    assert f"{tmp_path / 'out'} exists" in exported(tmp_path / "out").stderr
+    torch.save({"module": {name: t for name, t in tensors.items() if "sink" not in name}}, tmp_path / "weights.pt")
+    assert "lacks 1 tensors" in exported(tmp_path / "other").stderr and not (tmp_path / "other").exists()
