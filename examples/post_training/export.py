@@ -7,8 +7,8 @@ model code. This script adds those of a released checkpoint, whose parameters ha
         --base path/to/Xiaomi-Robotics-0 --robot-type my_robot --statistics statistics.json --out my-checkpoint
     evalkit run ... --checkpoint my-checkpoint:preset=libero,robot_type=my_robot --execution prefix --delay 2
 
-``statistics.json`` holds the actions' ``mean`` and ``std``, (T, 32) each, as in the training configuration. No code in the
-file of weights is run.
+``statistics.json`` holds the actions' ``mean`` and ``std``, (T, 32) each, as in the training configuration. No code in
+the file of weights is run.
 """
 
 from __future__ import annotations
