@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.policies.remote_code import code_digest, code_files, references
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-_CODE = ("*.py",)
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CONFIG = ("*.json", "*.txt", "*.jinja")
 
@@ -32,10 +32,17 @@ class CheckpointFiles:
         folder: the directory that holds them.
         identity: ``source`` and ``revision``, or ``weights_sha256``; and ``code_sha256`` and ``config_sha256``. The
             path under ``where`` is recorded, but identifies nothing. JSON values.
+        code: its Python files, relative path → SHA-256; empty if its code may not be run.
     """
 
     folder: Path
     identity: dict[str, Any]
+    code: Mapping[str, str]
+
+    @property
+    def trusted(self) -> bool:
+        """True if the Python code among the files may be run."""
+        return bool(self.code)
 
 
 def locate(
@@ -59,7 +66,7 @@ def locate(
     except RuntimeError as error:
         raise UsageError(f"{source}: {error}") from error
     if folder.is_dir():
-        if not trust_remote_code and any(folder.glob("*.py")):
+        if not trust_remote_code and (code_files(folder) or references(folder)):
             raise UsageError(f"{folder} contains Python code: set trust_remote_code=true to allow it to run")
         _check_complete(folder)
         identity: dict[str, Any] = {
@@ -77,9 +84,10 @@ def locate(
         identity = {"source": source, "revision": commit}
     else:
         raise UsageError(f"{source}: no such directory, and not a hub id (organisation/name)")
-    return CheckpointFiles(
-        folder, {**identity, "code_sha256": digest(folder, _CODE), "config_sha256": digest(folder, _CONFIG)}
-    )
+    references(folder)
+    code = code_files(folder)
+    digests = {"code_sha256": code_digest(code), "config_sha256": digest(folder, _CONFIG)}
+    return CheckpointFiles(folder, {**identity, **digests}, code if trust_remote_code else {})
 
 
 def digest(folder: Path, patterns: tuple[str, ...], more: Iterable[str] = ()) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem
+from evalkit.policies.remote_code import check_imported
 from evalkit.policies.weights import CheckpointFiles
 
 RELEASED_DTYPE = "bfloat16"
@@ -91,7 +92,9 @@ def load(files: CheckpointFiles, attention: Attention, dtype: Dtype, device: str
         metadata["attention_rejected"] = rejected
     if adapted:
         metadata["adapted_dtype"] = adapted
-    return LoadedCheckpoint(model, _processor(files), metadata)
+    processor = _processor(files)
+    check_imported(files.folder, files.code, model, model.config, processor)
+    return LoadedCheckpoint(model, processor, metadata)
 
 
 def _cast(model: Any, dtype: Any, released: bool) -> list[str]:
@@ -165,7 +168,7 @@ def _model(files: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[A
             with _silenced():
                 model, report = AutoModel.from_pretrained(
                     files.folder,
-                    trust_remote_code=True,
+                    trust_remote_code=files.trusted,
                     local_files_only=True,
                     attn_implementation=attention,
                     dtype=dtype,
@@ -200,8 +203,10 @@ def _processor(files: CheckpointFiles) -> Any:
         with _silenced():
             if importlib.util.find_spec("torchvision") is not None:
                 return AutoProcessor.from_pretrained(
-                    files.folder, trust_remote_code=True, local_files_only=True, use_fast=False
+                    files.folder, trust_remote_code=files.trusted, local_files_only=True, use_fast=False
                 )
+            if not files.trusted:
+                raise ValueError("its code may not be run")
             released = get_class_from_dynamic_module(_processor_class(files.folder), str(files.folder))
             reduced: Any = type(released.__name__, (released,), {"attributes": ["image_processor", "tokenizer"]})
             return reduced.from_pretrained(files.folder, local_files_only=True, trust_remote_code=True, use_fast=False)
