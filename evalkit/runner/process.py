@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from evalkit.descendants import MARK, Guard, kill_group, kill_marked
 from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.execution import Execution
 from evalkit.observation import ObservationSpec
@@ -92,9 +93,10 @@ class WorkerProcess:
     ``number`` names its log file. A worker's replacement takes over its number and appends to its log.
     """
 
-    def __init__(self, config: WorkerConfig, number: int) -> None:
+    def __init__(self, config: WorkerConfig, number: int, guard: Guard) -> None:
         """Start the process and send its configuration; :meth:`wait_ready` receives the reply."""
         self.number = number
+        self._config, self._guard, self._mark = config, guard, guard.mark()
         self._suite = config.suite.name
         self._log = config.folder.worker_log(number)
         self._worker_timeout_s = config.worker_timeout_s
@@ -109,7 +111,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment.variables(config.suite, config.renders),
+                env={**environment.variables(config.suite, config.renders), MARK: self._mark},
                 start_new_session=True,  # Ctrl-C is for the host, which then stops its workers
             )
         ours.settimeout(config.worker_timeout_s)
@@ -167,11 +169,15 @@ class WorkerProcess:
             self._process.wait(max(0.0, deadline - time.monotonic()))
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once, with every process that it has started."""
         self.channel.close()
-        if self._process.poll() is None:
-            self._process.kill()
+        kill_group(self._process.pid)
+        kill_marked(self._mark)
         self._process.wait()
+
+    def replacement(self) -> WorkerProcess:
+        """Start and return the worker that takes the place of this one."""
+        return WorkerProcess(self._config, self.number, self._guard)
 
     def _expect(self, kind: type[_Expected]) -> _Expected:
         """Wait for a message of one kind. Raises EnvironmentProblem for any other, or if the worker has gone."""
@@ -204,14 +210,15 @@ def start_workers(config: WorkerConfig, count: int) -> Iterator[list[WorkerProce
     A caller that replaces a worker puts the replacement into the list.
     """
     workers: list[WorkerProcess] = []
-    try:
-        for number in range(count):
-            workers.append(WorkerProcess(config, number))
-        yield workers
-    finally:
-        for worker in workers:
-            worker.request_stop()
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for worker in workers:
-            worker.wait_ended(deadline)
-            worker.kill()
+    with Guard() as guard:
+        try:
+            for number in range(count):
+                workers.append(WorkerProcess(config, number, guard))
+            yield workers
+        finally:
+            for worker in workers:
+                worker.request_stop()
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
+            for worker in workers:
+                worker.wait_ended(deadline)
+                worker.kill()

@@ -100,7 +100,6 @@ class Scheduler:
         events: RunEvents,
         workers: Sequence[WorkerProcess],
         grouped: bool = True,
-        restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
     ) -> None:
         """Prepare to play; nothing starts yet.
 
@@ -110,13 +109,11 @@ class Scheduler:
             events: receives every result.
             workers: the worker processes; the first is ready already.
             grouped: let a worker take an episode of the task it has built ahead of earlier episodes of other tasks.
-            restart: starts a worker process.
         """
         self._config = config
         self._policy = policy
         self._events = events
         self._grouped = grouped
-        self._restart = restart
         self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
         self._outcomes = 0  # episodes that ended without an error
@@ -314,7 +311,7 @@ class Scheduler:
             systematic = len(tasks) > 1 or not (self._outcomes or any(e.task_key not in tasks for e in self._queue))
             if len(self._error_streak) >= _MAX_ERROR_STREAK and systematic:
                 raise EvalkitError(f"{len(self._error_streak)} episodes in a row ended in errors; the last: {reason}")
-        slot.worker = self._restart(self._config, slot.worker.number)
+        slot.worker = slot.worker.replacement()
         slot.starting, slot.last_message = True, time.monotonic()
 
     def _error_record(self, slot: _WorkerSlot, episode: Episode, kind: str, reason: str) -> Record:

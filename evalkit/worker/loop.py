@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from evalkit.adapter import ActionError, Adapter, FrameRenderer, OraclePlanner, Setup, SimulatorError, SubtaskChain
+from evalkit.descendants import die_with_parent
 from evalkit.episode import Episode
 from evalkit.execution import Execution, Executor, Prefix
 from evalkit.execution.strategies import build_executor
@@ -259,7 +260,9 @@ def _kind_of(error: Exception) -> Literal["simulator", "policy", "crash"]:
 
 def main(descriptor: int) -> None:
     """Serve the host on an inherited socket. Exit quietly when the host has gone."""
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+    host = os.getppid()
+    die_with_parent(host)
+    threading.Thread(target=_exit_with, args=(host,), daemon=True).start()  # where the kernel does not
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(Closed, KeyboardInterrupt):
         Worker(Channel(connection)).serve()
