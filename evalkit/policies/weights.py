@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,7 +38,9 @@ class CheckpointFiles:
     identity: dict[str, Any]
 
 
-def locate(source: str, revision: str | None, trust_remote_code: bool, name: str) -> CheckpointFiles:
+def locate(
+    source: str, revision: str | None, trust_remote_code: bool, name: str, known: Mapping[str, str] | None = None
+) -> CheckpointFiles:
     """Return the files of a checkpoint, downloaded if they are not on this machine.
 
     Args:
@@ -46,6 +48,7 @@ def locate(source: str, revision: str | None, trust_remote_code: bool, name: str
         revision: the full commit, for a repository.
         trust_remote_code: True if Python files among them may be run.
         name: the checkpoint's name, for the commands that messages suggest.
+        known: a ``commit`` and the publication that it is ``named_by``, to offer if ``revision`` is None.
 
     Raises:
         UsageError: the source does not exist or is not pinned, or its code is not trusted.
@@ -64,7 +67,7 @@ def locate(source: str, revision: str | None, trust_remote_code: bool, name: str
             "where": str(folder.resolve()),
         }
     elif HUB_ID.match(source):
-        commit = _pinned_commit(source, revision, name)
+        commit = _pinned_commit(source, revision, name, known)
         if not trust_remote_code:
             raise UsageError(
                 f"{source} contains Python code: read it, then allow it to run with "
@@ -96,12 +99,12 @@ def _sha256(file: Any) -> str:
     return summary.hexdigest()
 
 
-def _pinned_commit(source: str, revision: str | None, name: str) -> str:
+def _pinned_commit(source: str, revision: str | None, name: str, known: Mapping[str, str] | None) -> str:
     """Return the commit of ``revision``.
 
     Raises:
-        UsageError: it is not a full commit, or it is None; the message names the newest commit.
-        EnvironmentProblem: it is None and the hub cannot be reached.
+        UsageError: it is not a full commit, or it is None; the message names the newest commit and the known one.
+        EnvironmentProblem: it is None and the hub cannot be reached; the message names the known commit.
     """
     if revision is not None:
         if not COMMIT.match(revision):
@@ -111,19 +114,25 @@ def _pinned_commit(source: str, revision: str | None, name: str) -> str:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     no_directory = "" if name != source else f" (and there is no directory {source})"
+    confirm = (
+        f"{known['named_by']} names commit {known['commit']}, which evalkit's authors could not verify: confirm it "
+        f"with --checkpoint {name}:revision={known['commit']}"
+        if known
+        else ""
+    )
     try:
         newest = HfApi().model_info(source, timeout=10).sha
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UsageError(f"{source}: no such repository on the hub, or no access to it{no_directory}") from error
     except Exception as error:  # being offline raises many kinds
+        remedy = f"{confirm}, or name" if known else f"name a commit (--checkpoint {name}:revision=COMMIT) or"
         raise EnvironmentProblem(
             f"its weights are not on this machine: {source} is not pinned to a commit and the hub cannot be reached"
-            f"{no_directory}; name a commit (--checkpoint {name}:revision=COMMIT) or a copy (--checkpoint "
-            f"{name}:source=DIR)"
+            f"{no_directory}; {remedy} a copy (--checkpoint {name}:source=DIR)"
         ) from error
     raise UsageError(
         f"{source} is not pinned to a commit; its newest is {newest}: run it with --checkpoint {name}:revision={newest}"
-        " (and your other parameters)"
+        f" (and your other parameters){f'; {confirm}' if known else ''}"
     )
 
 
