@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from evalkit.descendants import MARK, Guard, kill_group, kill_marked
-from evalkit.errors import EnvironmentProblem, WorkerLost
+from evalkit.errors import EnvironmentProblem, WorkerLost, excerpt
 from evalkit.execution import Execution
 from evalkit.observation import ObservationSpec
 from evalkit.records.folder import RunFolder
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from evalkit.runner.resolve import ResolvedRun
 
 _Expected = TypeVar("_Expected", Ready, Probed)
+_MAX_REASON = 1000  # characters of a suite's own report of missing parts
 _STOP_TIMEOUT_S = 3.0  # time that workers get to end by themselves
 
 
@@ -156,7 +157,7 @@ class WorkerProcess:
                 lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         except OSError:
             return ""
-        return lines[-1][:200] if lines else ""
+        return excerpt(lines[-1], 200) if lines else ""
 
     def request_stop(self) -> None:
         """Request the worker to end by itself."""
@@ -187,9 +188,11 @@ class WorkerProcess:
             loss = f"{self._suite}: {self.describe_loss(error)}"
             raise WorkerLost(f"{loss}: {self.last_log_line()}" if self.last_log_line() else loss) from error
         except ValueError as error:
-            raise EnvironmentProblem(f"{self._suite}: the worker sent an unreadable message ({error})") from error
+            raise EnvironmentProblem(
+                f"{self._suite}: the worker sent an unreadable message ({excerpt(error)})"
+            ) from error
         if isinstance(message, Failed):
-            raise EnvironmentProblem(f"{self._suite}: {message.message}")
+            raise EnvironmentProblem(f"{self._suite}: {excerpt(message.message, _MAX_REASON)}")
         if not isinstance(message, kind):
             sent = type(message).__name__
             raise EnvironmentProblem(f"{self._suite}: the worker sent {sent} instead of {kind.__name__}")

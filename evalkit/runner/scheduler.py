@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evalkit.episode import Episode
-from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
+from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, excerpt
 from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.records.journal import Record
 from evalkit.records.manifest import now
@@ -193,7 +193,7 @@ class Scheduler:
             self._replace_worker(slot, slot.worker.describe_loss(error), kind)
             return
         except ValueError as error:
-            self._replace_worker(slot, f"the worker sent an unreadable message ({error})")
+            self._replace_worker(slot, f"the worker sent an unreadable message ({excerpt(error)})")
             return
         slot.last_message = time.monotonic()
         match message:
@@ -231,7 +231,7 @@ class Scheduler:
             with self._config.folder.policy_log.open("a", encoding="utf-8") as log:
                 log.write(traceback.format_exc())
             raise PolicyProblem(
-                f"the policy failed at {_position(requests[0])}: {type(error).__name__}: {error}"
+                f"the policy failed at {_position(requests[0])}: {type(error).__name__}: {excerpt(error)}"
             ) from error
         for warning in warnings:
             self._events.policy_warning(warning)
@@ -288,8 +288,8 @@ class Scheduler:
 
     def _handle_failure(self, slot: _WorkerSlot, message: Failed) -> None:
         if message.kind == "policy" and slot.episode is not None:
-            raise PolicyProblem(f"{slot.episode.id}: {message.message}")
-        self._replace_worker(slot, message.message, kind=message.kind)
+            raise PolicyProblem(f"{slot.episode.id}: {excerpt(message.message)}")
+        self._replace_worker(slot, excerpt(message.message), kind=message.kind)
 
     def _replace_worker(self, slot: _WorkerSlot, reason: str, kind: str = "crash") -> None:
         """Replace a worker that failed, and retry its episode or record it as an error."""

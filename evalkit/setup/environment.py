@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem
+from evalkit.errors import EnvironmentProblem, excerpt
 from evalkit.locations import home_folder, package_folder
 from evalkit.suite import Suite
 
@@ -103,7 +103,7 @@ class Environment:
             result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
             if result.returncode:
                 why = (result.stderr or result.stdout).strip().splitlines() or [f"venv ended with {result.returncode}"]
-                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be created: {why[-1]}")
+                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be created: {excerpt(why[-1])}")
             say(f"installing the pinned packages of {self.suite} (and no others)")
             self._install(self.source / "requirements.txt")
             ready = {"suite": self.suite, "python": interpreter}
@@ -146,7 +146,7 @@ class Environment:
         if result.returncode:
             errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("ERROR")]
             why = errors[-1] if errors else f"pip ended with {result.returncode}"
-            raise EnvironmentProblem(f"{self.suite}: {why} (whole log: {log})")
+            raise EnvironmentProblem(f"{self.suite}: {excerpt(why)} (whole log: {log})")
 
     def _beside(self, suffix: str) -> Path:
         assert self.folder is not None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.errors import EnvironmentProblem, UsageError, excerpt
 from evalkit.locations import given_folder, home_folder, remember_folder
 from evalkit.suite import Repository, Suite
 
@@ -97,8 +97,9 @@ def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
         except (OSError, subprocess.CalledProcessError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+            why = excerpt(said[-1] if said else error)
             raise EnvironmentProblem(
-                f"{suite.name}: {repository.url} could not be fetched ({said[-1] if said else error}); give a local "
+                f"{suite.name}: {repository.url} could not be fetched ({why}); give a local "
                 f"copy with `evalkit setup {suite.name} --source DIR` or {suite.sources.variable}"
             ) from error
 

@@ -336,6 +336,7 @@ def choose_misbehaving(patch: pytest.MonkeyPatch, answer: Any) -> None:
         (np.where(np.arange(20).reshape(10, 2) == 7, np.nan, 0), r"returned nan at .* chunk index \(3, 1\)"),
         slow(np.full((10, 2), np.inf), "returned inf"),
         (RuntimeError("CUDA out of memory"), "the policy failed at .*: RuntimeError: CUDA out of memory"),
+        (RuntimeError("\x1b[2J" + "\n" * 9000), r"the policy failed at \S+ step 0: RuntimeError: \[2J"),
     ],
 )
 def test_a_policy_that_misbehaves_ends_the_run_with_one_line_and_loses_nothing(
@@ -376,6 +377,14 @@ def test_a_metric_that_is_no_number_is_an_error(pointmass: str, tmp_path: Path) 
     play(suite, tmp_path / "run", checkpoint="zero", episodes=1, tasks=["left"])
     (record,) = read_journal(tmp_path / "run").values()
     assert record.error is not None and "not a finite number" in record.error["message"]
+
+
+def test_a_simulators_text_is_recorded_short_and_without_controls(pointmass: str, tmp_path: Path) -> None:
+    suite = changed(pointmass, tmp_path, '"this scene is cursed"', '"cursed \\x1b[31m\\n" + "x" * 100_000')
+    play(suite, tmp_path / "run", checkpoint="zero", episodes=2, splits=["cursed"], tasks=["raises"])
+    (record,) = (r for r in read_journal(tmp_path / "run").values() if r.error)
+    assert record.error is not None and record.error["message"].startswith("cursed [31m xxx")
+    assert len(record.error["message"]) == 300 and len(record.host["last_log_line"]) <= 200
 
 
 def changed(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
