@@ -67,20 +67,6 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process as soon as its parent ends, even in a native call or while it is stopped.
-
-    Args:
-        parent: the parent's process id, to notice that it has ended already. Linux; elsewhere this does nothing.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(0)
-
-
 def _kill_once(mark: str) -> bool:
     """Kill the marked processes that run now. Return True if there were any."""
     found = False
