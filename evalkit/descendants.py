@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 MARK = "EVALKIT_MARK"
 _PATIENCE_S = 3.0  # killed processes may take a moment to disappear
@@ -52,6 +54,18 @@ class Guard:
         """Return a new mark, for one process and its descendants: the value of :data:`MARK` in its environment."""
         self._count += 1
         return f"{self._mark}.{self._count}."
+
+
+def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Run a command as :func:`subprocess.run` does; neither it nor a process that it started outlives this one.
+
+    Args:
+        command: the program and its arguments.
+        env: its environment variables, without the mark.
+        **options: further arguments of :func:`subprocess.run`.
+    """
+    with Guard() as guard:
+        return subprocess.run(command, env={**env, MARK: guard.mark()}, **options)
 
 
 def kill_marked(mark: str) -> None:
