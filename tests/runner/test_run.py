@@ -18,6 +18,7 @@ import pytest
 from support.marks import slow
 from support.paths import POINTMASS
 from support.processes import kill_and_resume
+from support.runs import seal
 
 from evalkit.analysis.summary import summarize
 from evalkit.documents import Section
@@ -220,7 +221,7 @@ def test_a_manifest_of_another_suite_or_of_nothing_is_refused(small_run: Path, p
     out = shutil.copytree(small_run, tmp_path / "run")
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["fingerprint"]["suite"] = "elsewhere"
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    seal(out, manifest)
     with pytest.raises(RunMismatch, match=r'fingerprint\.suite was "elsewhere"'):
         play(pointmass, out, episodes=1, resume=True)
     (out / "manifest.json").write_text("{broken")
