@@ -147,3 +147,4 @@ def _play_missing(
             scheduler.run(missing, selector.needs if selector else lambda _: True)
         finally:
             workers[:] = scheduler.workers
+        journal.check_written(() if selector else episodes)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import evalkit
 from evalkit.analysis.compare import compare
 from evalkit.analysis.summary import summarize
 from evalkit.episode import Episode
-from evalkit.errors import UsageError
+from evalkit.errors import EvalkitError, UsageError
 from evalkit.experiments.baselines import accept
 from evalkit.experiments.gate import Gate, GateOptions
 from evalkit.records.frame import read_frame
@@ -62,6 +64,51 @@ def test_a_torn_last_line_is_dropped_and_nothing_else(run: Path, torn: bytes) ->
     assert (run / "journal.jsonl").read_bytes().startswith(whole) and len(read_journal(run)) == 3
 
 
+def test_what_is_cut_off_is_kept_beside_the_journal(run: Path) -> None:
+    write(run, [record(0)])
+    whole = (run / "journal.jsonl").read_bytes()
+    torn = [b'{"id":"pointmass', b"\0" * 700, record(1).to_json().encode(), b"\0\0\0,1}\n"]
+    for number, part in enumerate(torn, start=1):
+        (run / "journal.jsonl").write_bytes(whole + part)
+        with Journal(run, read_manifest(run)):
+            pass
+        assert (run / "journal.jsonl").read_bytes() == whole
+        assert (run / f"journal.jsonl.torn-{number}").read_bytes() == part
+    with Journal(run, read_manifest(run)):
+        pass
+    assert len(list(run.glob("*.torn-*"))) == len(torn)
+
+
+def of_another_system(journal: bytes) -> dict[str, bytes]:
+    text = journal.decode()
+    return {
+        "CRLF": text.replace("\n", "\r\n").encode(),
+        "CR": text.replace("\n", "\r").encode(),
+        "UTF-16": text.encode("utf-16"),
+        "UTF-16 without a BOM": text.encode("utf-16-le"),
+        "BOM": b"\xef\xbb\xbf" + journal,
+        "first byte": b"[" + journal[1:],
+        "blank first line": b"\n" + journal,
+        "one line": journal.replace(b"\n", b" "),
+        "another file": b"# A title\n\nAnd some text.",
+        "another short file": b"hello",
+        "zeros": b"\0" * 100,
+        "valid JSON at the end": journal + b'{"a":1}\n',
+    }
+
+
+@pytest.mark.parametrize("kind", of_another_system(b"x\n"))
+def test_what_is_no_journal_is_refused_and_not_touched(run: Path, kind: str) -> None:
+    write(run, [record(n) for n in range(6)])
+    damaged = of_another_system((run / "journal.jsonl").read_bytes())[kind]
+    (run / "journal.jsonl").write_bytes(damaged)
+    for read in (lambda: Journal(run, read_manifest(run)), lambda: read_journal(run), lambda: read_frame(run)):
+        with pytest.raises(UsageError, match=r"journal\.jsonl: line \d+ "):
+            read()
+    assert (run / "journal.jsonl").read_bytes() == damaged
+    assert sorted(path.name for path in run.iterdir()) == ["journal.jsonl", "manifest.json"]
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_any_prefix_of_a_journal_is_a_journal(run: Path, cut: int) -> None:
     with Journal(run) as journal:
@@ -80,6 +127,60 @@ def test_damage_in_the_middle_is_named_and_left_alone(run: Path) -> None:
     with pytest.raises(UsageError, match=r"journal\.jsonl: line 1 is not an episode record"):
         Journal(run)
     assert (run / "journal.jsonl").read_bytes() == damaged
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "removed": (lambda path: path.unlink(), "is gone"),
+    "with its folder": (lambda path: shutil.rmtree(path.parent), "is gone"),
+    "replaced": (lambda path: (path.rename(path.with_name("x")), shutil.copy(path.with_name("x"), path)), "replaced"),
+    "emptied": (lambda path: path.write_bytes(b""), "0 bytes long"),
+    "cut": (lambda path: os.truncate(path, path.stat().st_size - 5), "bytes long where this run left"),
+    "lengthened": (lambda path: path.write_bytes(path.read_bytes() * 2), "bytes long where this run left"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_under_the_writer_is_noticed_at_the_next_record(run: Path, change: str) -> None:
+    act, message = CHANGES[change]
+    with Journal(run, read_manifest(run)) as journal:
+        journal.append(record(0))
+        journal.append(record(1))
+        act(journal.path)
+        for check in (lambda: journal.append(record(2)), journal.check_written):
+            with pytest.raises(
+                EvalkitError, match=rf"journal\.jsonl: .*{message}.*; restore it, and continue with --res"
+            ):
+                check()
+
+
+def test_the_file_is_read_back_at_the_end(run: Path) -> None:
+    write(run, [record(0)])
+    with Journal(run, read_manifest(run)) as journal:
+        journal.append(record(1))
+        journal.check_written([record(0).episode, record(1).episode])
+        with pytest.raises(
+            EvalkitError, match=r"journal\.jsonl: 1 planned episodes have no record, pointmass/near/left/2"
+        ):
+            journal.check_written([record(1).episode, record(2).episode])
+        content = journal.path.read_bytes()
+        with journal.path.open("r+b") as file:
+            file.write(content.replace(b'"success":true', b'"success":null'))
+        with pytest.raises(EvalkitError, match=r"journal\.jsonl: its content is not what this run wrote"):
+            journal.check_written()
+
+
+def test_a_full_disk_leaves_whole_records_and_is_named(run: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(run, read_manifest(run)) as journal:
+        journal.append(record(0))
+        whole = journal.path.read_bytes()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 50, hard))
+            with pytest.raises(EvalkitError, match=r"journal\.jsonl: cannot be written: File too large"):
+                journal.append(record(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert journal.path.read_bytes() == whole and list(journal.records) == [record(0).episode]
 
 
 def test_a_record_whose_id_is_not_its_episodes_is_refused(run: Path) -> None:
