@@ -1,4 +1,4 @@
-"""`evalkit list`: the suites, the checkpoints and the runs."""
+"""`evalkit list`: the suites, the families of policies, the checkpoints and the runs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,26 @@ class ListKind(str, Enum):
     """The kinds of things that `list` lists."""
 
     suites = "suites"
+    families = "families"
     checkpoints = "checkpoints"
     runs = "runs"
 
 
 def list_(
-    kind: Annotated[ListKind | None, typer.Argument(help="suites, checkpoints or runs. Default: all three.")] = None,
+    kind: Annotated[
+        ListKind | None, typer.Argument(help="suites, families (of policies), checkpoints or runs. Default: all.")
+    ] = None,
     folder: Annotated[Path, typer.Option("--runs", help="The folder of the runs.")] = Path("results/runs"),
     checkpoint_file: CheckpointFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List suites, checkpoints and runs."""
+    """List suites, families of policies, checkpoints and runs."""
     with report_errors():
         content = {}
         if kind in (None, ListKind.suites):
             content["suites"] = suites()
+        if kind in (None, ListKind.families):
+            content["families"] = policy_families()
         if kind in (None, ListKind.checkpoints):
             content["checkpoints"] = checkpoints(checkpoint_file)
         if kind in (None, ListKind.runs):
@@ -65,6 +70,21 @@ def suites() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def policy_families() -> list[dict[str, Any]]:
+    """Return every family of policies, and the state of its environment."""
+    from evalkit.policies.process.family import families
+
+    return [
+        {
+            "family": family.name,
+            "title": family.file.title,
+            "summary": family.file.summary,
+            "ready": family.environment.ready or family.importable,
+        }
+        for family in families().values()
+    ]
 
 
 def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:

@@ -12,9 +12,12 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt, unknown
+from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError, excerpt, unknown
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
+from evalkit.policies.process import messages
+from evalkit.policies.process.family import family_of
+from evalkit.policies.process.host import PolicyProcess
 from evalkit.policies.weights import COMMIT, HUB_ID
 from evalkit.policy import Policy
 from evalkit.suite import Suite
@@ -140,8 +143,14 @@ class Checkpoint:
                 raise UsageError(f"--{key.replace('_', '-')}: checkpoint {self.id!r} has no such parameter")
         return replace(self, parameters={**self.parameters, **settings})
 
-    def build(self, suite: Suite) -> Policy:
+    def build(self, suite: Suite, timeout_s: float = 300.0) -> Policy:
         """Return the policy, ready for observations of ``suite``.
+
+        A policy of a family whose environment is built runs there, in a process of its own; any other in this process.
+
+        Args:
+            suite: the suite.
+            timeout_s: seconds without an answer after which a process of its own counts as hung.
 
         Raises:
             UsageError: it does not run on this suite, or a parameter does not exist or does not fit.
@@ -155,14 +164,31 @@ class Checkpoint:
                 known = ", ".join(suite.splits)
                 raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
         try:
-            policy: Policy = self._factory()(suite, self._settings())
+            policy: Policy = self._in_process_of_its_own(suite, timeout_s) or self._factory()(suite, self._settings())
         except EvalkitError as error:
             if str(error).startswith("checkpoint "):
                 raise
             raise type(error)(f"checkpoint {self.id!r}: {error}") from error
+        except ModuleNotFoundError as error:
+            family = family_of(self.entry.policy)
+            if family is None or error.name not in family.file.libraries:
+                raise PolicyProblem(f"checkpoint {self.id!r}: ModuleNotFoundError: {error}") from error
+            remedy = f"the environment of {family.name} is not built: run `evalkit setup {family.name}`"
+            raise EnvironmentProblem(f"checkpoint {self.id!r}: {remedy}") from error
         except (Exception, SystemExit) as error:  # code that ends the process must not end this one
             raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {excerpt(error)}") from error
         return policy
+
+    def _in_process_of_its_own(self, suite: Suite, timeout_s: float) -> Policy | None:
+        """Return the policy in its family's environment, or None if it has no family or that is not built."""
+        family = family_of(self.entry.policy)
+        if family is None or family.environment.folder is None or not family.environment.ready:
+            return None
+        self._settings()  # a wrong parameter is refused here, before a process starts
+        named = {"display_name": self.asked or self.id} if issubclass(self._model(), NamedParameters) else {}
+        beside = str(self.folder) if self.folder else None
+        build = messages.build(suite, self.entry.policy, beside, {**self.parameters, **named})
+        return PolicyProcess(family.environment, build, timeout_s)
 
     def identity(self) -> dict[str, Any]:
         """Return id, code and every parameter, defaults included, for the manifest."""

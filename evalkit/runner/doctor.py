@@ -6,15 +6,13 @@ import platform
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem
 from evalkit.execution import Execution
 from evalkit.locations import home_folder
 from evalkit.observation import ObservationSpec
-from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
+from evalkit.policies.process.family import Family, families
 from evalkit.records.folder import RunFolder
 from evalkit.runner.process import WorkerConfig, start_workers
 from evalkit.setup.environment import Environment
@@ -63,21 +61,19 @@ def machine_checks() -> list[Check]:
     return [
         Check("python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.platform()}"),
         Check("home", True, f"{home_folder()} (EVALKIT_HOME)"),
-        _check_models(),
+        *(_check_family(family) for family in families().values()),
     ]
 
 
-def _check_models() -> Check:
-    """Check that checkpoints with weights can be loaded, and name the device."""
-    missing = missing_libraries()
-    if missing:
-        return Check("models", False, f"{missing} (for checkpoints with weights; the others need nothing)")
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    flash = "flash-attn" if find_spec("flash_attn") else "no flash-attn"
-    return Check("models", True, f"{versions}, {device}, {flash}")
+def _check_family(family: Family) -> Check:
+    """Check that the policies of a family can run, and name the place."""
+    environment = family.environment
+    if environment.folder is not None and environment.ready:
+        first = f", {' '.join(environment.installed_first)}" if environment.installed_first else ""
+        return Check(family.name, True, f"{environment.folder}{first}")
+    if family.importable:
+        return Check(family.name, True, f"in evalkit's own environment; `evalkit setup {family.name}` builds its own")
+    return Check(family.name, False, f"not built: run `evalkit setup {family.name}` (for its checkpoints alone)")
 
 
 def _probe(installed: InstalledSuite, video_camera: str | None) -> list[Check]:

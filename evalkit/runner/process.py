@@ -107,7 +107,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                environment.worker_command(str(theirs.fileno())),
+                environment.command("worker.loop", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -50,7 +50,7 @@ def open_candidate(suite: Suite, options: RunOptions) -> Iterator[Candidate]:
     name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
     checkpoint = find_checkpoint(name, options.checkpoint_file).having(options.settings)
     try:
-        policy = checkpoint.build(suite)
+        policy = checkpoint.build(suite, options.worker_timeout_s)
     except EnvironmentProblem as error:
         wanted = options.splits or suite.default.splits or list(suite.splits)
         oracle = set(wanted) & set(suite.oracle) and not set(options.splits) - set(suite.oracle)

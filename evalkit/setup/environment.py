@@ -1,4 +1,4 @@
-"""A suite's own Python environment: built from its pinned packages, found again, and given to worker processes."""
+"""The Python environment of a suite or of a family of policies: built from pinned packages, and found again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,14 +28,15 @@ _IMPORTED = ("numpy", "msgpack")  # by evalkit's side of the worker
 
 @dataclass(frozen=True)
 class Environment:
-    """The Python environment of a suite's workers.
+    """The Python environment of a suite's workers, or of a family's policies.
 
     Attributes:
-        suite: the suite's name.
-        source: the suite's folder (``suite.yaml``, ``adapter.py``, ``requirements.txt``).
-        folder: the virtual environment, or None for a suite without requirements, which runs in evalkit's own.
-        reference: the name or folder by which the user referred to the suite.
+        suite: the name of the suite or family.
+        source: its folder, with ``requirements.txt``.
+        folder: the virtual environment, or None without requirements: evalkit's own is used.
+        reference: the name or folder by which the user referred to it.
         other_python: the Python version to build with, e.g. ``"3.11"``, or None for evalkit's own.
+        first: packages to install before the others, with their dependencies.
     """
 
     suite: str
@@ -43,19 +44,26 @@ class Environment:
     folder: Path | None
     reference: str
     other_python: str | None = None
+    first: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, suite: Suite) -> Environment:
         """Return the environment of a suite that :func:`evalkit.suite.load_suite` read."""
-        source, name = suite.folder, suite.reference
+        return cls.in_folder(suite.name, suite.folder, suite.reference, suite.environment.python)
+
+    @classmethod
+    def in_folder(
+        cls, name: str, source: Path, reference: str, python: Sequence[str], first: Sequence[str] = ()
+    ) -> Environment:
+        """Return the environment of a folder with ``requirements.txt``, for one of these Pythons (any if empty)."""
         if not (source / "requirements.txt").is_file():
-            return cls(suite.name, source, None, name)
+            return cls(name, source, None, reference)
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        fitting = suite.environment.python or [running]
+        fitting = python or [running]
         version = running if running in fitting else max(fitting, key=lambda v: int(v.split(".")[1]))
         closure = hashlib.sha256((source / "requirements.txt").read_bytes()).hexdigest()[:12]
-        folder = home_folder() / "envs" / f"{suite.name}-py{version}-{closure}"
-        return cls(suite.name, source, folder, name, None if version == running else version)
+        folder = home_folder() / "envs" / f"{name}-py{version}-{closure}"
+        return cls(name, source, folder, reference, None if version == running else version, tuple(first))
 
     @property
     def python(self) -> Path:
@@ -67,9 +75,9 @@ class Environment:
         """True if it was built to the end."""
         return self.folder is None or ((self.folder / _READY).is_file() and self.python.exists())
 
-    def worker_command(self, argument: str) -> list[str]:
-        """Return the command that starts a worker (``argument``: its socket) or a conformance trial (``"trial"``)."""
-        return [str(self.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), argument]
+    def command(self, module: str, *arguments: str) -> list[str]:
+        """Return the command that calls ``evalkit.MODULE.main(*arguments)`` in this environment."""
+        return [str(self.python), "-I", str(package_folder() / "worker" / "_bootstrap.py"), module, *arguments]
 
     def require(self) -> None:
         """Raise EnvironmentProblem that says how to build it, unless it is ready."""
@@ -78,8 +86,19 @@ class Environment:
                 f"the environment of {self.suite} is not built: run `evalkit setup {self.reference}`"
             )
 
-    def build(self, say: Callable[[str], None]) -> bool:
+    @property
+    def installed_first(self) -> tuple[str, ...]:
+        """The packages that were installed first, with the options given then; the defaults if it is not built."""
+        if self.folder is None or not self.ready:
+            return self.first
+        return tuple(json.loads((self.folder / _READY).read_text(encoding="utf-8")).get("first", self.first))
+
+    def build(self, say: Callable[[str], None], first: Sequence[str] | None = None) -> bool:
         """Build it if it is not ready, and report each step to ``say``. Returns True if anything was built.
+
+        Args:
+            say: receives one line for each step.
+            first: replaces the packages to install first, as arguments of pip; builds anew if others were installed.
 
         An interrupted build is discarded and started again. Of two concurrent builds, one waits for the other, and for
         the installer that a killed one left behind.
@@ -88,7 +107,8 @@ class Environment:
             EnvironmentProblem: ``requirements.txt`` lacks a package that the worker imports, there is no Python to
                 build with, or pip failed; the message then has pip's last line and the path of the whole log.
         """
-        if self.folder is None or self.ready:
+        chosen = self.installed_first if first is None else tuple(first)
+        if self.folder is None or (self.ready and chosen == self.installed_first):
             return False
         _check_requirements(self.source / "requirements.txt")
         try:
@@ -96,21 +116,25 @@ class Environment:
         except OSError as error:
             raise EnvironmentProblem(f"{self.folder.parent} cannot be created ({error}); set EVALKIT_HOME") from error
         with _locked(self._beside(".lock")) as lock:
-            if self.ready:
+            if self.ready and chosen == self.installed_first:
                 return False
             interpreter = self._interpreter()
             shutil.rmtree(self.folder, ignore_errors=True)
+            self._beside(".log").unlink(missing_ok=True)
             say(f"creating {self.folder}")
             command = [interpreter, "-m", "venv", "--symlinks", str(self.folder)]
             result = descendants.run(
-                command, _neutral(), capture_output=True, text=True, stdin=subprocess.DEVNULL, pass_fds=[lock]
+                command, neutral_variables(), capture_output=True, text=True, stdin=subprocess.DEVNULL, pass_fds=[lock]
             )
             if result.returncode:
                 why = (result.stderr or result.stdout).strip().splitlines() or [f"venv ended with {result.returncode}"]
                 raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be created: {excerpt(why[-1])}")
+            if chosen:
+                say(f"installing {' '.join(chosen)}, with dependencies")
+                self._install(list(chosen), lock)
             say(f"installing the pinned packages of {self.suite} (and no others)")
-            self._install(self.source / "requirements.txt", lock)
-            ready = {"suite": self.suite, "python": interpreter}
+            self._install(["--no-deps", "-r", str(self.source / "requirements.txt")], lock)
+            ready = {"suite": self.suite, "python": interpreter, "first": chosen}
             (self.folder / _READY).write_text(json.dumps(ready) + "\n")
         return True
 
@@ -123,28 +147,30 @@ class Environment:
             if found is None:
                 continue
             question = [found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-            answer = subprocess.run(question, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
+            answer = subprocess.run(
+                question, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=neutral_variables()
+            )
             if answer.stdout.strip() == self.other_python:
                 return found
         raise EnvironmentProblem(
-            f"the simulator of {self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
+            f"{self.suite} needs Python {self.other_python} (this is {platform.python_version()}), "
             f"and there is no python{self.other_python} on PATH: install it, and run `evalkit setup {self.reference}` "
             "again"
         )
 
-    def _install(self, requirements: Path, lock: int) -> None:
-        """Install the packages. The installer holds the lock too, so that no other build starts while it runs."""
+    def _install(self, packages: list[str], lock: int) -> None:
+        """Install packages, given as arguments of pip. It holds the lock too: no other build starts while it runs."""
         assert self.folder is not None
         log = self._beside(".log")
-        command = [str(self.python), "-I", "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
+        command = [str(self.python), "-I", "-m", "pip", "install", "--no-input", *packages]
         elsewhere = (
             "PIP_TARGET",
             "PIP_PREFIX",
             "PIP_ROOT",
             "PIP_USER",
         )  # would install the packages into another folder
-        variables = {k: v for k, v in _neutral().items() if k not in elsewhere}
-        with log.open("wb") as output:
+        variables = {k: v for k, v in neutral_variables().items() if k not in elsewhere}
+        with log.open("ab") as output:
             result = descendants.run(
                 command,
                 variables,
@@ -167,7 +193,7 @@ class Environment:
 
         A worker that renders uses ``$MUJOCO_GL``, by default EGL on Linux. Other workers need no GL library at all.
         """
-        variables = _neutral()
+        variables = neutral_variables()
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         variables |= dict.fromkeys(threads, "1")
         if suite.environment.gl == "mujoco":
@@ -186,7 +212,7 @@ def _check_requirements(path: Path) -> None:
         raise EnvironmentProblem(f"{path}: lacks {' and '.join(lacking)}, which evalkit's worker imports: add {lines}")
 
 
-def _neutral() -> dict[str, str]:
+def neutral_variables() -> dict[str, str]:
     """Return the caller's environment variables without those that affect another Python."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
 

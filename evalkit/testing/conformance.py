@@ -200,7 +200,7 @@ class AdapterConformance:
             "sources": {name: str(checkout.folder) for name, checkout in installed.sources.items()},
         }
         result = subprocess.run(
-            environment.worker_command("trial"),
+            environment.command("worker.conformance"),
             input=pack({"folder": str(installed.suite.folder), "setup": setup, "trial": trial}),
             capture_output=True,
             env=environment.variables(installed.suite, renders=bool(observation_spec.cameras)),

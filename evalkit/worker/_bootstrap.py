@@ -1,9 +1,10 @@
-"""The start of a worker (or a conformance trial) in a suite's Python environment, where evalkit is not installed.
+"""The start of one of evalkit's modules in another Python environment, where evalkit is not installed.
 
-Run by path: ``python -I .../evalkit/worker/_bootstrap.py FD`` (or ``trial``). Only the ``evalkit`` package becomes
-importable, not its parent folder, so that nothing else of the host's environment is visible.
+Run by path: ``python -I .../evalkit/worker/_bootstrap.py MODULE ARGUMENT...`` calls ``evalkit.MODULE.main``. Only the
+``evalkit`` package becomes importable, not its parent folder: nothing else of the host's environment is visible.
 """
 
+import importlib
 import importlib.util
 import pathlib
 import sys
@@ -22,11 +23,4 @@ def _make_evalkit_importable() -> None:
 
 if __name__ == "__main__":
     _make_evalkit_importable()
-    if sys.argv[1] == "trial":
-        from evalkit.worker.conformance import main
-
-        main()
-    else:
-        from evalkit.worker.loop import main as serve
-
-        serve(int(sys.argv[1]))
+    importlib.import_module(f"evalkit.{sys.argv[1]}").main(*sys.argv[2:])

@@ -257,10 +257,10 @@ def _kind_of(error: Exception) -> Literal["simulator", "policy", "crash"]:
     return "simulator" if type(error) is SimulatorError else "crash"
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: str) -> None:
     """Serve the host on an inherited socket. Exit quietly when the host has gone."""
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
-    connection = socket.socket(fileno=descriptor)
+    connection = socket.socket(fileno=int(descriptor))
     with contextlib.suppress(Closed, KeyboardInterrupt):
         Worker(Channel(connection)).serve()
 
