@@ -118,6 +118,7 @@ class PolicyProcess:
     def _restart(self, reason: str) -> None:
         spec = self._start()
         if spec != self.spec:
+            self._kill()
             raise PolicyProblem(f"{reason}, and the policy that was built again is another one")
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
