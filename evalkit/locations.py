@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem, UsageError, unknown
+from evalkit.errors import EnvironmentProblem, EvalkitError, UsageError, unknown
 
 SUITES_GROUP = "evalkit.suites"
+_MAX_NAME = 120  # bytes of a file's name are limited to 255, and a letter may have two
 
 
 def own_version() -> str:
@@ -66,10 +68,25 @@ def remember_folder(suite: str, what: str, folder: Path) -> None:
     """Record a folder for :func:`remembered_folder`."""
     record = _record(suite)
     known = {key: remembered_folder(suite, key) for key in ("assets", "source")} | {what: folder}
-    record.parent.mkdir(parents=True, exist_ok=True)
     draft = record.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({key: str(path) for key, path in known.items() if path}) + "\n")
-    draft.replace(record)
+    with naming(record):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps({key: str(path) for key, path in known.items() if path}) + "\n")
+        draft.replace(record)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise EvalkitError that names ``path`` if it cannot be written: a full disk alone does not say which file."""
+    try:
+        yield
+    except OSError as error:
+        raise EvalkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def as_file_name(text: str) -> str:
+    """Return text as a name for a file or folder: other characters than letters, digits and ``._-`` become ``-``."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)[:_MAX_NAME].lstrip(".") or "-"
 
 
 def _record(suite: str) -> Path:

@@ -156,10 +156,7 @@ def test_closed_streams_change_no_verdict_and_no_file(closed: str, tmp_path: Pat
     assert subprocess.run(["bash", "-c", gate], capture_output=True).returncode == 0
     run = f"{command} run {POINTMASS} --episodes 1 --workers 1 --out {tmp_path / 'run'} {closed}"
     assert subprocess.run(["bash", "-c", run], capture_output=True).returncode == 0
-    assert (
-        "4 of 16 episodes" in invoke("table", tmp_path / "run").stdout
-        or invoke("table", tmp_path / "run").exit_code == 0
-    )
+    assert len(read_journal(tmp_path / "run")) == 4
 
 
 def test_json_without_standard_output_is_refused() -> None:
