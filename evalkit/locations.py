@@ -41,17 +41,33 @@ def published_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """Return the folder of environments and caches: ``$EVALKIT_HOME``, by default ``evalkit`` in the cache folder."""
+    """Return the folder of environments and caches: ``$EVALKIT_HOME``, by default ``evalkit`` in the cache folder.
+
+    Raises:
+        EnvironmentProblem: the user has no home folder, and neither EVALKIT_HOME nor XDG_CACHE_HOME is set.
+    """
     chosen = os.environ.get("EVALKIT_HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
+        return expanded(chosen).absolute()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
+    except RuntimeError as error:
+        reason = "this user has no home folder: set EVALKIT_HOME to a folder for environments and caches"
+        raise EnvironmentProblem(reason) from error
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with its ``~`` replaced. Raises UsageError if there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no such home folder; write the whole path") from error
 
 
 def given_folder(suite: str, what: str, variable: str) -> Path | None:
     """Return a suite's ``what`` (assets, source): its environment variable, else the recorded folder, or None."""
     chosen = os.environ.get(variable)
-    return Path(chosen).expanduser().absolute() if chosen else remembered_folder(suite, what)
+    return expanded(chosen).absolute() if chosen else remembered_folder(suite, what)
 
 
 def remembered_folder(suite: str, what: str) -> Path | None:
@@ -112,7 +128,7 @@ def suite_folder(name: str) -> Path:
     Raises UsageError for a name that does not exist, with the nearest names that do.
     """
     if os.sep in name:
-        folder = Path(name).expanduser().absolute()
+        folder = expanded(name).absolute()
         if not (folder / "suite.yaml").is_file():
             raise UsageError(f"{folder}: no suite.yaml there")
         return folder

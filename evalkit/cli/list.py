@@ -15,6 +15,8 @@ from evalkit.cli._options import AsJson, CheckpointFile
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from evalkit.suite import Suite
+
 
 class ListKind(str, Enum):
     """The kinds of things that `list` lists."""
@@ -49,7 +51,6 @@ def list_(
 def suites() -> list[dict[str, Any]]:
     """Return every suite with its splits, their number of tasks, and the state of its environment."""
     from evalkit.locations import suite_folders
-    from evalkit.setup.environment import Environment
     from evalkit.suite import load_suite
 
     rows = []
@@ -61,10 +62,21 @@ def suites() -> list[dict[str, Any]]:
                 "title": suite.title,
                 "summary": suite.summary,
                 "splits": {split: len(section.tasks) for split, section in suite.splits.items()},
-                "ready": Environment.of(suite).ready,
+                "ready": _is_ready(suite),
             }
         )
     return rows
+
+
+def _is_ready(suite: Suite) -> bool:
+    """Return True if the suite's environment is built; a machine without a place for environments has none."""
+    from evalkit.errors import EnvironmentProblem
+    from evalkit.setup.environment import Environment
+
+    try:
+        return Environment.of(suite).ready
+    except EnvironmentProblem:
+        return False
 
 
 def checkpoints(more: Path | None = None) -> list[dict[str, Any]]:

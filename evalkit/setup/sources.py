@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.locations import given_folder, home_folder, remember_folder
+from evalkit.locations import expanded, given_folder, home_folder, remember_folder
 from evalkit.suite import Repository, Suite
 
 
@@ -58,7 +58,7 @@ def use_source(suite: Suite, folder: Path) -> None:
     """Record a folder with the suite's checkouts. Raises UsageError or EnvironmentProblem if a checkout is missing."""
     if suite.sources is None:
         raise UsageError(f"--source: {suite.name} is installed from a package registry and takes no checkout")
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise UsageError(f"--source {folder}: no such folder")
     for name, repository in suite.sources.repositories.items():

@@ -170,3 +170,41 @@ def test_a_regression_is_still_one(tmp_path: Path, oracle_run: Path) -> None:
     command = [sys.executable, "-m", "evalkit", "gate", str(tmp_path / "run"), "--baseline", str(oracle_run)]
     assert subprocess.run([*command, "--margin", "0.5", "--alpha", "0.1"], capture_output=True).returncode == 1
     assert "Traceback" not in refused(invoke("gate", tmp_path / "run", "--baseline", tmp_path / "nothing"))
+
+
+HOMELESS = """
+import os, pwd
+os.environ.pop("HOME", None), os.environ.pop("XDG_CACHE_HOME", None), os.environ.pop("EVALKIT_HOME", None)
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = unknown
+from evalkit.__main__ import main
+main()
+"""
+WHAT_TO_SET = "this user has no home folder: set EVALKIT_HOME to a folder for environments and caches"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["list"], 0, ""),
+        (["table", BASELINE], 0, ""),
+        (["run", POINTMASS, "--episodes", "1", "--workers", "1", "--out", "run"], 0, ""),
+        (["doctor"], 0, WHAT_TO_SET),
+        (["doctor", "metaworld"], 2, WHAT_TO_SET),
+        (["run", "metaworld"], 2, f"evalkit: {WHAT_TO_SET}"),
+        (["setup", "metaworld"], 2, f"evalkit: {WHAT_TO_SET}"),
+        (["setup", "libero", "--assets", "~/assets"], 2, "evalkit: ~/assets: there is no such home folder"),
+        (["run", "~/suite"], 2, "evalkit: ~/suite: there is no such home folder; write the whole path"),
+    ],
+)
+def test_a_user_without_a_home_is_told_what_to_set(
+    arguments: list[object], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = started(HOMELESS, *arguments)
+    assert result.returncode == code and "internal error" not in result.stderr, result.stderr
+    assert message in " ".join((result.stdout + result.stderr).split())
+    assert "Traceback" not in result.stderr
+    if code and arguments[0] != "doctor":
+        assert len(result.stderr.strip().splitlines()) == 1
