@@ -99,7 +99,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     """Return every run under a folder, oldest first."""
     from evalkit.errors import EvalkitError
     from evalkit.records.folder import RunFolder
-    from evalkit.records.journal import read_journal
+    from evalkit.records.frame import count_verdicts
     from evalkit.records.manifest import read_manifest
 
     rows: list[dict[str, Any]] = []
@@ -107,7 +107,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     for run in sorted(found, key=lambda one: one.manifest.stat().st_mtime):
         try:
             manifest = read_manifest(run.root)
-            records = read_journal(run.root, manifest).values() if run.journal.exists() else []
+            finished = count_verdicts(run.root, manifest) if run.journal.exists() else 0
         except EvalkitError as error:
             rows.append({"run": str(run.root), "problem": str(error)})
             continue
@@ -116,7 +116,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
                 "run": str(run.root),
                 "suite": manifest.fingerprint["suite"],
                 "checkpoint": manifest.checkpoint["id"],
-                "episodes": sum(r.error is None for r in records),
+                "episodes": finished,
                 "planned": manifest.plan.size,
                 "created": manifest.created,
             }

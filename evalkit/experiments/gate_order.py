@@ -110,10 +110,14 @@ class GateOrder:
         return [episode for unit in self._units for episode in self._episodes[unit]]
 
     def on_record(self, record: Record) -> None:
-        """Take one result. A unit with an error is skipped."""
-        if Unit.of(record.episode) not in self._strata:
+        """Take one result."""
+        self.on_score(record.episode, score(record, self._chain))
+
+    def on_score(self, episode: Episode, value: float | None) -> None:
+        """Take an episode's score, None for an error. A unit with an error is skipped."""
+        if Unit.of(episode) not in self._strata:
             return
-        self._scores[record.episode] = score(record, self._chain)
+        self._scores[episode] = value
         while self._next < len(self._units) and self._advance(self._units[self._next]):
             self._next += 1
 
