@@ -53,9 +53,8 @@ class RunFolder:
         """Return the drafts of a manifest that killed processes left."""
         return list(self.root.glob(f".{self.manifest.name}.*"))
 
-    @property
     def manifest_draft(self) -> Path:
-        """The draft of this process's manifest."""
+        """Return the draft of this process's manifest."""
         return self.root / f".{self.manifest.name}.{os.getpid()}"
 
     @property

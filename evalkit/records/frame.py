@@ -244,7 +244,7 @@ def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
         FROM line GROUP BY {episode} HAVING count(*) > 1
         """
     )
-    if database.execute("SELECT bool_or(follows_a_verdict) FROM again").fetchall() != [(False,)]:
+    if database.execute("SELECT coalesce(bool_or(follows_a_verdict), false) FROM again").fetchall() != [(False,)]:
         return False
     database.execute(
         f"""

@@ -180,7 +180,7 @@ class Manifest(BaseModel):
             text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
             raise UsageError(f"{folder}: the run's identity is not JSON: {error}") from error
-        target, draft = RunFolder(folder).manifest, RunFolder(folder).manifest_draft
+        target, draft = RunFolder(folder).manifest, RunFolder(folder).manifest_draft()
         with naming(target):
             try:
                 draft.write_text(text, encoding="utf-8")
