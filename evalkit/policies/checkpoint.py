@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
+from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt, unknown
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
 from evalkit.policies.weights import COMMIT, HUB_ID
@@ -32,6 +32,13 @@ class PublishedScores(Section):
     )
 
 
+class KnownRevision(Section):
+    """A commit that somebody else names for the checkpoint. It is offered to the user and never used unasked."""
+
+    commit: str = Field(pattern=COMMIT.pattern, description="full commit of the repository, 40 hexadecimal digits")
+    named_by: str = Field(description="the publication that names it")
+
+
 class Entry(Section):
     """One checkpoint."""
 
@@ -44,6 +51,9 @@ class Entry(Section):
         default=None, description="weights, if the policy has any: a repository on the Hugging Face hub, or a directory"
     )
     revision: str | None = Field(default=None, description="full commit of the repository, 40 hexadecimal digits")
+    known_revision: KnownRevision | None = Field(
+        default=None, description="a commit to offer if `revision` is missing; the user confirms it by naming it"
+    )
     trust_remote_code: bool | None = Field(
         default=None, description="`true`: the code that comes with the weights may run in evalkit's process"
     )
@@ -77,6 +87,8 @@ class Entry(Section):
     def defaults(self) -> dict[str, Any]:
         """Return the fields that are parameters of the policy."""
         own = {k: getattr(self, k) for k in ("source", "revision", "trust_remote_code", "robot_type", "chunk")}
+        if self.known_revision is not None:
+            own["known_revision"] = self.known_revision.model_dump()
         return {**{k: v for k, v in own.items() if v is not None}, **self.parameters}
 
 
@@ -149,7 +161,7 @@ class Checkpoint:
                 raise
             raise type(error)(f"checkpoint {self.id!r}: {error}") from error
         except (Exception, SystemExit) as error:  # code that ends the process must not end this one
-            raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {error}") from error
+            raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {excerpt(error)}") from error
         return policy
 
     def identity(self) -> dict[str, Any]:
@@ -174,7 +186,8 @@ class Checkpoint:
         try:
             return load_factory(self.entry.policy, self.folder)
         except (Exception, SystemExit) as error:  # importing it runs it
-            why = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+            known = isinstance(error, ImportError | AttributeError)
+            why = excerpt(error if known else f"{type(error).__name__}: {error}")
             raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {why}") from error
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from evalkit.episode import Episode
+from evalkit.errors import excerpt
 from evalkit.locations import naming
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import now
@@ -80,7 +81,7 @@ class Recorder:
 
     def policy_warning(self, text: str) -> None:
         """Write a warning of the policy to the run's folder, and show it."""
-        path = self._run.folder.policy_log
+        text, path = excerpt(text), self._run.folder.policy_log
         with naming(path), path.open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)

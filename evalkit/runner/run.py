@@ -70,7 +70,7 @@ def run_candidate(run: ResolvedRun, progress: Progress, selector: EpisodeSelecto
     with lock_run_folder(out, run.resume):
         config = WorkerConfig.of(run)
         with start_workers(config, run.workers) as workers:
-            manifest = _preflight(run, config, workers)
+            manifest = _preflight(run, workers)
             if selector:
                 selector.on_start(manifest)
             if run.resume:
@@ -83,14 +83,14 @@ def run_candidate(run: ResolvedRun, progress: Progress, selector: EpisodeSelecto
     return out
 
 
-def _preflight(run: ResolvedRun, config: WorkerConfig, workers: list[WorkerProcess]) -> Manifest:
+def _preflight(run: ResolvedRun, workers: list[WorkerProcess]) -> Manifest:
     """Probe the suite and return the manifest. Raises EnvironmentProblem that names the missing part."""
     plan = Plan.of(run.episodes)
     try:
         ready, probed = workers[0].wait_ready(), workers[0].probe(plan.keys)
     except WorkerLost:  # one loss may be chance, so start another worker
         workers[0].kill()
-        workers[0] = WorkerProcess(config, 0)
+        workers[0] = workers[0].replacement()
         ready, probed = workers[0].wait_ready(), workers[0].probe(plan.keys)
     suite, spec = run.suite, run.candidate.policy.spec
     if probed.problems:

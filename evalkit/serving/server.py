@@ -1,8 +1,8 @@
 """A server that offers a policy to any client of the openpi protocol (:mod:`evalkit.serving.protocol`).
 
-One thread runs the connections, another the policy. When the policy is free, all pending requests go into one batch,
-however many they are, so no request waits for a batch to fill. A policy processes every request independently, so a
-reply does not depend on the other requests of its batch.
+One thread runs the connections, a few decode messages, and another runs the policy. When the policy is free, all
+pending requests go into one batch, however many they are, so no request waits for a batch to fill. A policy processes
+every request independently, so a reply does not depend on the other requests of its batch.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import http
 import itertools
 import logging
 import queue
+import re
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,15 @@ from websockets.typing import Data
 
 from evalkit.documents import parse
 from evalkit.episode import Episode
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError
+from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt
 from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.serving import protocol
+from evalkit.serving.bounds import MAX_MESSAGE_BYTES
 from evalkit.serving.protocol import ServerMetadata, pack, unpack
 
 _INTERNAL_ERROR = 1011
+_MAX_LOG_LINES = 60  # of a traceback
+_ORIGIN = re.compile(r"(https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d+)?)/?")
 _WEBSOCKETS_LOG = logging.getLogger("evalkit.serving.server.websockets")  # a port scan is not worth a message
 _WEBSOCKETS_LOG.addHandler(logging.NullHandler())
 _WEBSOCKETS_LOG.propagate = False
@@ -49,6 +53,7 @@ def serve(
     identity: dict[str, Any],
     host: str = "127.0.0.1",
     port: int = 8000,
+    allowed_origins: Sequence[str] = (),
     ready: Callable[[str], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> None:
@@ -60,13 +65,15 @@ def serve(
         host: listen address, by default this machine alone. There is no authentication: any client that can reach it
             can query the policy.
         port: listen port; 0 selects a free one.
+        allowed_origins: web origins (``https://HOST[:PORT]``) whose pages may connect. A browser sends the origin of a
+            page, so by default no page can query the policy, not even on this machine. Other clients send none.
         ready: called once with the URL, when clients can connect.
         log: called with a line for each connection, disconnection and failure.
 
     Raises:
-        UsageError: the server cannot listen on the host or port.
+        UsageError: the server cannot listen on the host or port, or an allowed origin is not one.
     """
-    server = Server(policy, identity=identity, host=host, port=port, log=log)
+    server = Server(policy, identity=identity, host=host, port=port, allowed_origins=allowed_origins, log=log)
     stopping = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in signals}
@@ -101,6 +108,7 @@ class Server:
         identity: dict[str, Any],
         host: str = "127.0.0.1",
         port: int = 0,
+        allowed_origins: Sequence[str] = (),
         log: Callable[[str], None] | None = None,
     ) -> None:
         """Create a server that does not listen yet; the arguments are those of :func:`serve`."""
@@ -113,16 +121,19 @@ class Server:
             "supported_prefixes": spec.supported_prefixes,
             "metadata": {name: value for name, value in spec.metadata.items() if name != "where"},
             "keys": protocol.observation_keys(spec.observation_spec),
+            "numbers_replies": True,
         }
         self._policy = policy
         self._metadata = parse(ServerMetadata, metadata, "identity")
         self._first_message = pack({protocol.EXTENSION_KEY: self._metadata.model_dump(mode="json")})
         self._host, self._port = host, port
+        self._allowed_origins = [parse_origin(origin) for origin in allowed_origins]
         self._log = log or (lambda line: None)
         self._session_numbers = itertools.count()
         self._queue: queue.SimpleQueue[_PendingRequest | None] = queue.SimpleQueue()
         self._pending: set[asyncio.Future[dict[str, Any]]] = set()
         self._bound: Future[str] = Future()
+        self._decoders = ThreadPoolExecutor(4, thread_name_prefix="evalkit-decoder")
         self._threads = [
             threading.Thread(target=target, daemon=True) for target in (self._connection_loop, self._policy_loop)
         ]
@@ -148,6 +159,7 @@ class Server:
         self._queue.put(None)
         for thread in self._threads:
             thread.join()
+        self._decoders.shutdown()
 
     # The thread of the connections.
 
@@ -167,8 +179,8 @@ class Server:
             self._host,
             self._port,
             compression=None,
-            max_size=protocol.MAX_MESSAGE_BYTES,
-            process_request=_health_check,
+            max_size=MAX_MESSAGE_BYTES,
+            process_request=self._check_handshake,
             ping_interval=None,  # a client that builds a simulator may not reply to pings for minutes
             close_timeout=2,
             logger=_WEBSOCKETS_LOG,
@@ -181,17 +193,28 @@ class Server:
             for reply in self._pending:
                 reply.cancel()
 
+    def _check_handshake(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        """Answer a health check, and refuse a web page whose origin was not allowed."""
+        if request.path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        refused = [origin for origin in request.headers.get_all("Origin") if origin not in self._allowed_origins]
+        if not refused:
+            return None
+        self._log(f"{_name(connection)}: refused a web page of {excerpt(refused[0])} (see --allow-origin)")
+        text = "this policy server refuses web pages; evalkit serve --allow-origin ORIGIN allows those of an origin\n"
+        return connection.respond(http.HTTPStatus.FORBIDDEN, text)
+
     async def _handle_client(self, connection: ServerConnection) -> None:
         """Serve one client, from its connection to its disconnection."""
         session = _ClientSession(next(self._session_numbers), self._metadata)
-        name = "client {}:{}".format(*(connection.remote_address or ("?", "?"))[:2])
+        name = _name(connection)
         self._log(f"{name}: connected")
         try:
             await connection.send(self._first_message)
             async for message in connection:
                 reply = await self._reply(session, message)
-                if isinstance(reply, str):
-                    self._log(f"{name}: {reply.rstrip()}")
+                for line in reply.rstrip().splitlines()[-_MAX_LOG_LINES:] if isinstance(reply, str) else ():
+                    self._log(f"{name}: {excerpt(line)}")
                 await connection.send(reply)
                 if isinstance(reply, str):
                     await connection.close(_INTERNAL_ERROR, "the previous frame has the error")
@@ -201,17 +224,18 @@ class Server:
 
     async def _reply(self, session: _ClientSession, message: Data) -> str | bytes:
         """Return the reply to a message: the packed actions, or the text of an error."""
-        try:
-            request = session.request(message)
+        try:  # in a thread: no message may make other clients wait
+            request, number = await self._loop.run_in_executor(self._decoders, session.request, message)
         except ValueError as error:
-            return f"evalkit cannot read this observation: {error}"
+            return f"evalkit cannot read this observation: {excerpt(error)}"
         pending: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         if self._stopping.is_set():
             pending.cancel()  # the policy thread has ended
         self._pending.add(pending)
         self._queue.put(_PendingRequest(request, pending))
         try:
-            return pack(await pending)
+            reply = await pending
+            return pack(reply if number is None else {**reply, protocol.EXTENSION_KEY: {protocol.NUMBER: number}})
         except EvalkitError as error:
             return str(error)
         except Exception:
@@ -278,21 +302,22 @@ class _ClientSession:
         self._scene = 0
         self._step = 0
 
-    def request(self, message: Data) -> Request:
-        """Return the request in a message. Raises ValueError if it is malformed."""
+    def request(self, message: Data) -> tuple[Request, int | None]:
+        """Return the request in a message, and the client's number of it. Raises ValueError if it is malformed."""
         fields = unpack(message) if isinstance(message, bytes) else None
         if not isinstance(fields, dict):
             raise ValueError("it must be a map in msgpack, in a binary frame")
         self.request_count += 1
         if protocol.EXTENSION_KEY in fields:
-            return protocol.decode_request(fields, self._metadata.observation_spec)
+            request = protocol.decode_request(fields, self._metadata.observation_spec)
+            return request, protocol.number_of(fields)
         if fields.get(protocol.RESET) and self._step:
             self._scene, self._step = self._scene + 1, 0
         # The connection is the repeat: two concurrent clients must not sample the same noise.
         episode = Episode(self._metadata.suite, "remote", "remote", self._scene, seed=0, repeat=self._number)
         request = Request(episode, self._step, protocol.decode_observation(fields, self._metadata.observation_spec))
         self._step += 1
-        return request
+        return request, None
 
 
 def _as_exception(error: BaseException) -> Exception:
@@ -300,8 +325,16 @@ def _as_exception(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else PolicyProblem(f"the policy ended with {error!r}")
 
 
-def _health_check(connection: ServerConnection, request: HttpRequest) -> Response | None:
-    return connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
+def _name(connection: ServerConnection) -> str:
+    return "client {}:{}".format(*(connection.remote_address or ("?", "?"))[:2])
+
+
+def parse_origin(text: str) -> str:
+    """Return a web origin as browsers send it. Raises UsageError if it is not one."""
+    match = _ORIGIN.fullmatch(text.lower())
+    if not match:
+        raise UsageError(f"--allow-origin {excerpt(text)}: must be like https://example.org or http://localhost:3000")
+    return match[1]
 
 
 def _listen_error(host: str, port: int, error: OSError) -> UsageError:
