@@ -182,7 +182,7 @@ class Checkpoint:
     def _in_process_of_its_own(self, suite: Suite, timeout_s: float) -> Policy | None:
         """Return the policy in its family's environment, or None if it has no family or that is not built."""
         family = family_of(self.entry.policy)
-        if family is None or family.environment.folder is None or not family.environment.ready:
+        if family is None or not family.built:
             return None
         self._settings()  # a wrong parameter is refused here, before a process starts
         named = {"display_name": self.asked or self.id} if issubclass(self._model(), NamedParameters) else {}

@@ -38,7 +38,10 @@ class Check:
 def check_suite(name: str) -> list[Check]:
     """Check a suite, without and with images. Raises UsageError for a suite that does not exist."""
     suite = load_suite(name)
-    environment = Environment.of(suite)
+    try:
+        environment = Environment.of(suite)
+    except EnvironmentProblem as error:
+        return [Check("environment", False, str(error))]
     if not environment.ready:
         return [Check("environment", False, f"not built: run `evalkit setup {name}`")]
     checks = [Check("environment", True, str(environment.folder or "evalkit's own environment"))]
@@ -60,17 +63,24 @@ def machine_checks() -> list[Check]:
     """Check the parts that every suite shares."""
     return [
         Check("python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.platform()}"),
-        Check("home", True, f"{home_folder()} (EVALKIT_HOME)"),
+        _check_home(),
         *(_check_family(family) for family in families().values()),
     ]
 
 
+def _check_home() -> Check:
+    """Check that there is a folder for environments and caches."""
+    try:
+        return Check("home", True, f"{home_folder()} (EVALKIT_HOME)")
+    except EnvironmentProblem as error:
+        return Check("home", False, str(error))
+
+
 def _check_family(family: Family) -> Check:
     """Check that the policies of a family can run, and name the place."""
-    environment = family.environment
-    if environment.folder is not None and environment.ready:
-        first = f", {' '.join(environment.installed_first)}" if environment.installed_first else ""
-        return Check(family.name, True, f"{environment.folder}{first}")
+    if family.built:
+        first = " ".join(family.environment.installed_first)
+        return Check(family.name, True, f"{family.environment.folder}{first and f', {first}'}")
     if family.importable:
         return Check(family.name, True, f"in evalkit's own environment; `evalkit setup {family.name}` builds its own")
     return Check(family.name, False, f"not built: run `evalkit setup {family.name}` (for its checkpoints alone)")

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from evalkit.documents import Section, parse, read_yaml
-from evalkit.errors import UsageError, unknown
+from evalkit.errors import EnvironmentProblem, UsageError, unknown
 from evalkit.locations import package_folder
 from evalkit.setup.environment import Environment
 
@@ -60,6 +60,14 @@ class Family:
     def environment(self) -> Environment:
         """Its Python environment, built or not."""
         return Environment.in_folder(self.name, self.folder, self.name, self.file.python, self.file.first)
+
+    @property
+    def built(self) -> bool:
+        """True if it has an environment of its own, which is built; False also where there is no place for one."""
+        try:
+            return self.environment.folder is not None and self.environment.ready
+        except EnvironmentProblem:
+            return False
 
     @property
     def importable(self) -> bool:
