@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem, UsageError, unknown
+from evalkit.files import read_json
 
 SUITES_GROUP = "evalkit.suites"
 
@@ -56,7 +57,7 @@ def remembered_folder(suite: str, what: str) -> Path | None:
     """Return the folder last given to ``evalkit setup`` as a suite's ``what`` (assets, source), or None."""
     record = _record(suite)
     try:
-        folder = json.loads(record.read_text()).get(what) if record.is_file() else None
+        folder = read_json(record).get(what) if record.exists() else None
         return None if folder is None else Path(folder)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise EnvironmentProblem(f"{record}: damaged; remove it and run `evalkit setup {suite}` again") from error

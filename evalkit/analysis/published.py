@@ -7,7 +7,6 @@ lengths.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from evalkit.analysis.summary import Summary
 from evalkit.documents import Section, parse, read_yaml
 from evalkit.errors import UsageError
 from evalkit.execution.delay import Delay
+from evalkit.files import read_json
 from evalkit.locations import published_folder
 
 
@@ -283,6 +283,6 @@ def _with_source(row: CollectedRow, via: str) -> PublishedRow:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(path)
+    except ValueError as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error

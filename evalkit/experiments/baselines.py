@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.documents import parse
 from evalkit.errors import RunExists, UsageError, unknown
+from evalkit.files import read_json
 from evalkit.records.folder import RunFolder
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import now, read_manifest
@@ -164,8 +165,8 @@ def accepted_baselines(folder: Path = FOLDER) -> list[Acceptance]:
 
 def _read(place: Path) -> Acceptance:
     try:
-        content = json.loads((place / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(place / FILE)
+    except ValueError as error:
         raise UsageError(f"{place / FILE}: cannot be read: {error}") from error
     return parse(Acceptance, content, place / FILE)
 
