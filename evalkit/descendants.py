@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 MARK = "EVALKIT_MARK"
 _PATIENCE_S = 3.0  # killed processes may take a moment to disappear
@@ -54,6 +56,18 @@ class Guard:
         return f"{self._mark}.{self._count}."
 
 
+def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Run a command as :func:`subprocess.run` does; neither it nor a process that it started outlives this one.
+
+    Args:
+        command: the program and its arguments.
+        env: its environment variables, without the mark.
+        **options: further arguments of :func:`subprocess.run`.
+    """
+    with Guard() as guard:
+        return subprocess.run(command, env={**env, MARK: guard.mark()}, **options)
+
+
 def kill_marked(mark: str) -> None:
     """Kill every process whose mark begins with ``mark``, and those that they start meanwhile."""
     deadline = time.monotonic() + _PATIENCE_S
@@ -65,20 +79,6 @@ def kill_group(leader: int) -> None:
     """Kill the process group that ``leader`` began, whether or not ``leader`` itself still runs."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process as soon as its parent ends, even in a native call or while it is stopped.
-
-    Args:
-        parent: the parent's process id, to notice that it has ended already. Linux; elsewhere this does nothing.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(0)
 
 
 def _kill_once(mark: str) -> bool:

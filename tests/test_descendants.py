@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.processes import gone, running
 
 from evalkit.descendants import MARK, Guard
 
@@ -26,21 +26,6 @@ own_session = subprocess.Popen(sleep, start_new_session=True)
 print(os.getpid(), child.pid, own_session.pid, flush=True)
 time.sleep(600)
 """
-
-
-def running(pid: int) -> bool:
-    """Returns True unless the process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def gone(pids: list[int], within_s: float = 4.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(running(pid) for pid in pids)
 
 
 def family(guard: Guard) -> list[int]:

@@ -24,7 +24,6 @@ from typing import Literal
 import numpy as np
 
 from evalkit.adapter import ActionError, Adapter, FrameRenderer, OraclePlanner, Setup, SimulatorError, SubtaskChain
-from evalkit.descendants import die_with_parent
 from evalkit.episode import Episode
 from evalkit.execution import Execution, Executor, Prefix
 from evalkit.execution.strategies import build_executor
@@ -260,16 +259,14 @@ def _kind_of(error: Exception) -> Literal["simulator", "policy", "crash"]:
 
 def main(descriptor: int) -> None:
     """Serve the host on an inherited socket. Exit quietly when the host has gone."""
-    host = os.getppid()
-    die_with_parent(host)
-    threading.Thread(target=_exit_with, args=(host,), daemon=True).start()  # where the kernel does not
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(Closed, KeyboardInterrupt):
         Worker(Channel(connection)).serve()
 
 
 def _exit_with(host: int) -> None:
-    """End this process soon after its host has gone, even during a call of the simulator."""
+    """End this process soon after its host has gone, also where nobody watches the host (see evalkit.descendants)."""
     while os.getppid() == host:
         time.sleep(1)
     os._exit(0)

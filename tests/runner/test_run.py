@@ -18,6 +18,7 @@ import pytest
 from support.marks import slow
 from support.paths import POINTMASS
 from support.processes import kill_and_resume
+from support.runs import changed_adapter
 
 from evalkit.analysis.summary import summarize
 from evalkit.documents import Section
@@ -366,40 +367,30 @@ def test_requests_of_several_workers_share_a_batch(
 
 
 def test_a_metric_of_the_suite_cannot_change_the_verdict(pointmass: str, tmp_path: Path) -> None:
-    suite = changed(pointmass, tmp_path, '{"distance": distance}', '{"success": 1.0, "error": 1.0, "task": 2.0}')
+    suite = changed_adapter(tmp_path, '{"distance": distance}', '{"success": 1.0, "error": 1.0, "task": 2.0}')
     play(suite, tmp_path / "run", checkpoint="zero")
     headline = summarize(tmp_path / "run").headline
     assert (headline.value, headline.n, headline.errors) == (0.0, 16, 0)
 
 
 def test_a_metric_that_is_no_number_is_an_error(pointmass: str, tmp_path: Path) -> None:
-    suite = changed(pointmass, tmp_path, '{"distance": distance}', '{"distance": float("nan")}')
+    suite = changed_adapter(tmp_path, '{"distance": distance}', '{"distance": float("nan")}')
     play(suite, tmp_path / "run", checkpoint="zero", episodes=1, tasks=["left"])
     (record,) = read_journal(tmp_path / "run").values()
     assert record.error is not None and "not a finite number" in record.error["message"]
 
 
 def test_a_simulators_text_is_recorded_short_and_without_controls(pointmass: str, tmp_path: Path) -> None:
-    suite = changed(pointmass, tmp_path, '"this scene is cursed"', '"cursed \\x1b[31m\\n" + "x" * 100_000')
+    suite = changed_adapter(tmp_path, '"this scene is cursed"', '"cursed \\x1b[31m\\n" + "x" * 100_000')
     play(suite, tmp_path / "run", checkpoint="zero", episodes=2, splits=["cursed"], tasks=["raises"])
     (record,) = (r for r in read_journal(tmp_path / "run").values() if r.error)
     assert record.error is not None and record.error["message"].startswith("cursed [31m xxx")
     assert len(record.error["message"]) == 300 and len(record.host["last_log_line"]) <= 200
 
 
-def changed(pointmass: str, tmp_path: Path, old: str, new: str) -> str:
-    """A copy of the point mass with a change in its adapter."""
-    suite = tmp_path / "pointmass"
-    shutil.copytree(pointmass, suite, ignore=shutil.ignore_patterns("__pycache__"))
-    code = (suite / "adapter.py").read_text()
-    assert old in code
-    (suite / "adapter.py").write_text(code.replace(old, new))
-    return str(suite)
-
-
 @pytest.mark.slow
 def test_one_broken_task_does_not_keep_the_others_from_being_played(pointmass: str, tmp_path: Path) -> None:
-    suite = changed(pointmass, tmp_path, "self._episode.scene == 1 and self._steps == 3", "self._steps == 3")
+    suite = changed_adapter(tmp_path, "self._episode.scene == 1 and self._steps == 3", "self._steps == 3")
     play(suite, tmp_path / "run", checkpoint="zero", tasks=["raises", "left"], episodes=12)
     records = read_journal(tmp_path / "run").values()
     assert sum(r.error is not None for r in records) == 12 and sum(r.success is False for r in records) == 12
@@ -410,7 +401,7 @@ def test_one_broken_task_does_not_keep_the_others_from_being_played(pointmass: s
 def test_a_worker_that_dies_while_it_starts_is_replaced_a_few_times(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suite = changed(pointmass, tmp_path, "def build(", STARTS_BADLY + "\n\ndef build(")
+    suite = changed_adapter(tmp_path, "def build(", STARTS_BADLY + "\n\ndef build(")
     monkeypatch.setenv("POINTMASS_MARK", str(tmp_path / "mark"))
     assert len(play(suite, tmp_path / "run", workers=2)) == 16
     assert (tmp_path / "mark").exists()
@@ -424,26 +415,6 @@ if mark.exists() and not mark.with_suffix(".2").exists():
     os.abort()
 mark.touch()
 """
-
-
-@pytest.mark.slow
-def test_workers_leave_when_the_host_is_killed_even_from_the_middle_of_a_call(pointmass: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "evalkit", "run", pointmass, "--checkpoint", "zero", "--task", "hangs"]
-    host = subprocess.Popen([*command, "--workers", "1", "--out", str(tmp_path / "run")], stderr=subprocess.DEVNULL)
-    children = Path(f"/proc/{host.pid}/task/{host.pid}/children")
-    if not children.exists():
-        pytest.skip("this system does not list child processes")
-    journal = tmp_path / "run" / "journal.jsonl"
-    while not (journal.exists() and journal.stat().st_size):
-        time.sleep(0.05)
-    time.sleep(0.5)
-    workers = [int(pid) for pid in children.read_text().split()]
-    host.kill()
-    host.wait()
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 # Videos.
@@ -461,8 +432,8 @@ def test_a_video_that_was_lost_is_made_when_the_run_is_resumed(pointmass: str, t
 
 @pytest.mark.slow
 def test_a_worker_that_dies_while_filming_loses_the_video_and_nothing_else(pointmass: str, tmp_path: Path) -> None:
-    suite = changed(
-        pointmass, tmp_path, "        image = np.zeros((24", "        os.abort()\n        image = np.zeros((24"
+    suite = changed_adapter(
+        tmp_path, "        image = np.zeros((24", "        os.abort()\n        image = np.zeros((24"
     )
     play(suite, tmp_path / "run", checkpoint="oracle", video="all", splits=["near"], episodes=2)
     assert all(r.success for r in read_journal(tmp_path / "run").values())

@@ -64,3 +64,13 @@ def shortened_folder(name: str, max_steps: int, out: Path) -> Path:
     protocol = out / "suite.yaml"
     protocol.write_text(re.sub(r"max_steps: \d+", f"max_steps: {max_steps}", protocol.read_text()))
     return out
+
+
+def changed_adapter(folder: Path, old: str, new: str) -> str:
+    """A copy of the point mass, in a new folder inside ``folder``, with a change in its adapter."""
+    suite = folder / "pointmass"
+    shutil.copytree(POINTMASS, suite, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (suite / "adapter.py").read_text()
+    assert old in code
+    (suite / "adapter.py").write_text(code.replace(old, new))
+    return str(suite)
