@@ -76,10 +76,13 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
         where = f"{error.filename}: " if error.filename else ""
         print(f"evalkit: {where}{error.strerror or error}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception:  # a defect of evalkit: exit code 1 would mean a verdict
-        traceback.print_exc()
+    except MemoryError:
+        print("evalkit: out of memory", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except Exception as error:
+        if isinstance(error, typer.Abort) or isinstance(getattr(error, "exit_code", None), int):
+            raise  # typer's own: an exit, or options that it refuses
+        traceback.print_exc()  # a defect of evalkit: exit code 1 would mean a verdict
         raise typer.Exit(FAILED) from None
 
 

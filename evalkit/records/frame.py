@@ -120,6 +120,8 @@ def _read_with_duckdb(path: Path, extras: bool) -> pd.DataFrame | None:
             return frame if whole.result() else None
     except (duckdb.Error, ValueError, TypeError, KeyError):
         return None
+    except RuntimeError as error:  # how DuckDB tells of Ctrl-C
+        raise KeyboardInterrupt from error
 
 
 def _database() -> duckdb.DuckDBPyConnection:
