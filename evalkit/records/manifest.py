@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from evalkit.documents import first_difference, parse, short
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
-from evalkit.files import read_json
 from evalkit.records.folder import RunFolder
 from evalkit.suite import Headline, Suite, protocol
 
@@ -223,7 +222,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if not path.is_file():
             raise UsageError(f"{folder}: not a run (there is no {path.name})")
-        content = read_json(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     if isinstance(content, dict) and content.get("format") != FORMAT:
