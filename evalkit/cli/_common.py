@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FAILED = 2  # usage, infrastructure, not comparable
 INTERRUPTED = 130
+_USAGE_ERROR = typer.BadParameter.__bases__[0]  # of click, or of the copy of it in typer
 _MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
 
 
@@ -74,15 +75,21 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
         raise typer.Exit(FAILED) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"evalkit: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"evalkit: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except UnicodeEncodeError as error:  # a name of other bytes than UTF-8 cannot be recorded
+        print(f"evalkit: {one_line(ascii(error.object))}: is not text in UTF-8", file=sys.stderr)
         raise typer.Exit(FAILED) from None
     except MemoryError:
         print("evalkit: out of memory", file=sys.stderr)
         raise typer.Exit(FAILED) from None
     except Exception as error:
-        if isinstance(error, typer.Abort) or isinstance(getattr(error, "exit_code", None), int):
-            raise  # typer's own: an exit, or options that it refuses
-        traceback.print_exc()  # a defect of evalkit: exit code 1 would mean a verdict
+        if isinstance(error, typer.Exit | typer.Abort) or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        if isinstance(error, _USAGE_ERROR):
+            print(f"evalkit: {one_line(usage_message(error))}", file=sys.stderr)
+        else:
+            traceback.print_exc()  # a defect of evalkit: exit code 1 would mean a verdict
         raise typer.Exit(FAILED) from None
 
 
@@ -114,7 +121,13 @@ def no_verdict(kind: str, error: Exception) -> str:
     return json.dumps({"verdict": kind, "reason": one_line(error)}, indent=1)
 
 
-def one_line(error: Exception) -> str:
+def usage_message(error: Any) -> str:
+    """Return the message on options that typer refuses, with the command that explains them."""
+    place = error.ctx.command_path.replace("python -m evalkit", "evalkit") if error.ctx else "evalkit"
+    return f"{error.format_message().rstrip('.')}; see `{place} --help`"
+
+
+def one_line(error: Exception | str) -> str:
     """Return an error's message on one line, without control characters."""
     from evalkit.errors import excerpt
 

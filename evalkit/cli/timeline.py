@@ -32,6 +32,8 @@ def timeline(
     from evalkit.report.timeline import as_text, timeline_of
 
     with report_errors():
+        if plot is not None and (not plot.name or plot.is_dir()):
+            raise UsageError(f"--plot {plot}: is a folder; name a file, such as milk")
         manifest, records = read_manifest(run), read_journal(run)
         by_id = {e.id: record for e, record in records.items()}
         if not by_id:
