@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import resource
@@ -23,16 +24,16 @@ _ALPHABET = "abcdefghijklmnopqrstuvw"
 def laughs(width: int, kind: Callable[[list[str]], str]) -> str:
     """Return YAML of a few hundred bytes that stands for width ** 22 values."""
     lines = ["a: &a [x]"]
-    lines += [f"{b}: &{b} {kind([f'*{a}'] * width)}" for a, b in zip(_ALPHABET, _ALPHABET[1:], strict=False)]
+    lines += [f"{b}: &{b} {kind([f'*{a}'] * width)}" for a, b in itertools.pairwise(_ALPHABET)]
     return "\n".join(lines)
 
 
 TEXTS = {
     "billion laughs, lists": laughs(10, lambda parts: f"[{', '.join(parts)}]"),
-    "billion laughs, mappings": laughs(9, lambda parts: "{" + ", ".join(f"k{n}: {p}" for n, p in enumerate(parts)) + "}"),
+    "billion laughs, mappings": laughs(9, lambda parts: "{" + ", ".join(f"{n}: {p}" for n, p in enumerate(parts)) + "}"),
     "merge bomb": "a: &a {x: 1}\n" + "\n".join(
         f"{b}: &{b} {{y{b}: {{<<: [*{a}, *{a}, *{a}, *{a}]}}, z: *{a}}}"
-        for a, b in zip(_ALPHABET, _ALPHABET[1:], strict=False)
+        for a, b in itertools.pairwise(_ALPHABET)
     ),
     "deep lists": "a: " + "[" * 50_000,
     "deep mappings": "a: " + "{b: " * 2_000 + "}" * 2_000,
@@ -150,8 +151,8 @@ def trials(seed: int, count: int, folder: Path) -> Iterator[Trial]:
     ]
     chance.shuffle(made)
     protocol = yaml.safe_load((Path(POINTMASS) / "suite.yaml").read_text())
-    listing = {"checkpoints": {"own": {"summary": "s", "policy": "evalkit.policies.scripted:Zero", "suites": ["pointmass"],
-                                       "chunk": 5, "parameters": {"cameras": "none"}, "splits": {"pointmass": ["near"]}}}}  # fmt: skip
+    own = {"summary": "s", "policy": "evalkit.policies.scripted:Zero", "suites": ["pointmass"], "chunk": 5}
+    listing = {"checkpoints": {"own": {**own, "parameters": {"cameras": "none"}, "splits": {"pointmass": ["near"]}}}}
     while len(made) < count:
         kind, good = chance.choice([("suite.yaml", protocol), ("checkpoints.yaml", listing)])
         made.append((kind, "a changed value", yaml.safe_dump(changed(good, chance), allow_unicode=True)))

@@ -43,7 +43,7 @@ class Hang(BaseException):
     """The end of a trial that takes too long; nothing but a trial catches it."""
 
 
-class Skip(Exception):  # noqa: N818 (not an error)
+class Skip(Exception):
     """A trial that this machine cannot make; the message is the reason."""
 
 
