@@ -1,4 +1,4 @@
-"""Files that people write: YAML read strictly, validated with pydantic, and compared field by field."""
+"""Documents: YAML and JSON read strictly, validated with pydantic, and compared field by field."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 import yaml
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
+from evalkit import files
 from evalkit.errors import UsageError, excerpt, nearest
 from evalkit.files import MAX_DEPTH, Unreadable, check_plain, read_text
 
@@ -40,6 +41,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: must be a mapping of names to values")
     return content
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file strictly. Raises UsageError that names the file; see :func:`evalkit.files.parse_json`."""
+    try:
+        return files.read_json(path)
+    except Unreadable as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
 
 
 def parse_yaml(text: str) -> Any:

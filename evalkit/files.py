@@ -6,6 +6,7 @@ Pipes, devices and folders are refused before anything waits for them, and files
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 MAX_BYTES = 1 << 27  # of a file that is read whole: far above a tokenizer or the log of a long evaluation
 MAX_DEPTH = 64  # mappings and lists within each other
 MAX_INTEGER = 2**63 - 1
+_TOO_DEEP = f"has more than {MAX_DEPTH} mappings and lists within each other"
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a named pipe",
@@ -61,35 +63,45 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
         raise Unreadable(f"is not UTF-8 text (byte {error.start})") from error
 
 
-def read_json(path: Path, plain: bool = True) -> Any:
-    """Return the JSON value in a file. Raises Unreadable as :func:`read_text` and :func:`parse_json`."""
-    return parse_json(read_text(path), plain)
+def read_json(path: Path, strict: bool = True) -> Any:
+    """Return the JSON value in a file. Raises Unreadable as :func:`read_bytes` and :func:`parse_json`."""
+    return parse_json(read_bytes(path), strict)
 
 
-def parse_json(text: str, plain: bool = True) -> Any:
-    """Return the JSON value of a text.
+def parse_json(text: str | bytes, strict: bool = True) -> Any:
+    """Return the JSON value of a text, or of bytes in UTF-8.
 
     Args:
         text: the text.
-        plain: also refuse a key that appears twice, and values that break a bound of :func:`check_plain`. False for
-            files that other programs read as well, by their own rules.
+        strict: also refuse a key that appears twice (one of the values would be lost), numbers that are not finite or
+            beyond 64 bits, and text that is not Unicode. False for files that other programs write and read by their
+            own rules.
 
     Raises:
         Unreadable: it is not such JSON, or is nested too deep.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_mapping if plain else None)
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        value = json.loads(text, **_STRICT) if strict else json.loads(text)
     except RecursionError as error:
-        raise Unreadable(f"has more than {MAX_DEPTH} mappings and lists within each other") from error
+        raise Unreadable(_TOO_DEEP) from error
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"is not UTF-8 text (byte {error.start})") from error
+    except Unreadable:
+        raise
     except ValueError as error:
         raise Unreadable(f"is not JSON ({error})") from error
-    if plain:
-        check_plain(value)
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:  # else there is nothing to find
+        check_plain(value, strict)
     return value
 
 
-def check_plain(value: Any) -> None:
+def check_plain(value: Any, strict: bool = True) -> None:
     """Check that a value of mappings, lists and plain values can be copied, compared and written again.
+
+    Args:
+        value: the value.
+        strict: also check integers and text; False for the depth alone.
 
     Raises:
         Unreadable: it is nested too deep, has an integer beyond 64 bits, or text with nulls or outside Unicode.
@@ -97,14 +109,14 @@ def check_plain(value: Any) -> None:
     pending = [(value, 1)]
     while pending:
         one, depth = pending.pop()
-        if isinstance(one, Mapping | list):
+        if isinstance(one, Mapping | list | tuple):
             if depth > MAX_DEPTH:
-                raise Unreadable(f"has more than {MAX_DEPTH} mappings and lists within each other")
+                raise Unreadable(_TOO_DEEP)
             inside = [*one, *one.values()] if isinstance(one, Mapping) else one
             pending += [(part, depth + 1) for part in inside]
-        elif isinstance(one, int) and abs(one) > MAX_INTEGER:
+        elif strict and isinstance(one, int) and abs(one) > MAX_INTEGER:
             raise Unreadable("has an integer beyond 64 bits")
-        elif isinstance(one, str):
+        elif strict and isinstance(one, str):
             _check_text(one)
 
 
@@ -118,10 +130,31 @@ def _check_text(text: str) -> None:
             raise Unreadable("has text that is not Unicode (half of a surrogate pair)") from error
 
 
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice!r} appears twice")
-    return made
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise Unreadable(f"key {name[:60]!r} appears twice")
+        mapping[name] = value
+    return mapping
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise Unreadable(f"{text[:30]} is not a finite number")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
+        raise Unreadable("has an integer beyond 64 bits")
+    return int(text)
+
+
+_STRICT: dict[str, Any] = {
+    "object_pairs_hook": _unique,
+    "parse_constant": _finite,
+    "parse_float": _finite,
+    "parse_int": _integer,
+}

@@ -33,8 +33,9 @@ def timeline(
 
     with report_errors():
         if plot is not None and (not plot.name or plot.is_dir()):
-            raise UsageError(f"--plot {plot}: is a folder; name a file, such as milk")
-        manifest, records = read_manifest(run), read_journal(run)
+            raise UsageError(f"--plot {plot}: must be the name of a file")
+        manifest = read_manifest(run)
+        records = read_journal(run, manifest)
         by_id = {e.id: record for e, record in records.items()}
         if not by_id:
             raise UsageError(f"{run}: no episode has ended yet")

@@ -18,9 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from evalkit.analysis.summary import Summary, summarize
-from evalkit.documents import parse
+from evalkit.documents import parse, read_json
 from evalkit.errors import RunExists, UsageError, unknown
-from evalkit.files import read_json
 from evalkit.records.folder import RunFolder
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import now, read_manifest
@@ -117,7 +116,7 @@ def _write(folder: Path, name: str, reason: str, summary: Summary, table: str) -
     manifest = summary.manifest.model_copy(update={"machine": {}})
     manifest.write(folder)
     suite, journal = str(manifest.fingerprint["suite"]), RunFolder(folder).journal
-    records = read_journal(summary.folder)
+    records = read_journal(summary.folder, manifest)
     lines = [replace(records[e], host={}, timeline=None).to_json() for e in manifest.plan.episodes(suite)]
     journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
     acceptance = Acceptance(
@@ -164,11 +163,7 @@ def accepted_baselines(folder: Path = FOLDER) -> list[Acceptance]:
 
 
 def _read(place: Path) -> Acceptance:
-    try:
-        content = read_json(place / FILE)
-    except ValueError as error:
-        raise UsageError(f"{place / FILE}: cannot be read: {error}") from error
-    return parse(Acceptance, content, place / FILE)
+    return parse(Acceptance, read_json(place / FILE), place / FILE)
 
 
 def _default_name(summary: Summary) -> str:

@@ -113,7 +113,7 @@ def read(path: Path, options: ImportOptions) -> ImportedRun:
 
 def _content(source: SourceFile) -> Mapping[str, Any]:
     try:
-        content = parse_json(source.text)
+        content = parse_json(source.text, strict=False)
     except ValueError as error:
         raise UsageError(f"{source.path}: {error}: is it truncated?") from error
     if isinstance(content, dict) and "per_episode" in content and "per_task" not in content:

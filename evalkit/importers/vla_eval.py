@@ -101,7 +101,7 @@ def _files(path: Path) -> list[tuple[SourceFile, Any]]:
     for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
         source = SourceFile.read(file)
         try:
-            content = parse_json(source.text)
+            content = parse_json(source.text, strict=False)
         except ValueError as error:
             raise UsageError(f"{file}: {error}: is it truncated?") from error
         if not path.is_dir() or (isinstance(content, dict) and {"tasks", "config"} <= set(content)):

@@ -267,7 +267,7 @@ def _entry_of_folder(folder: Path) -> Entry:
     """Return an entry for a directory that the user named: its code is trusted, and its content hash pins it."""
     config = folder / "config.json"
     try:
-        kind = read_json(config, plain=False)["model_type"]
+        kind = read_json(config, strict=False)["model_type"]
     except (ValueError, LookupError, TypeError) as error:
         raise UsageError(f"--checkpoint {folder}: {config.name}: has no model_type ({excerpt(error)})") from error
     if not isinstance(kind, str) or kind not in _FAMILIES:

@@ -34,7 +34,7 @@ def references(folder: Path) -> list[str]:
     found: list[str] = []
     for file in sorted(folder.rglob("*.json")):
         try:
-            content = read_json(file, plain=False)
+            content = read_json(file, strict=False)
         except ValueError as error:
             raise UsageError(f"{file}: cannot be read: {excerpt(error)}") from error
         for reference in _auto_maps(content):

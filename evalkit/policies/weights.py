@@ -170,7 +170,7 @@ def _shards(folder: Path) -> list[str]:
     if not index.is_file():
         return ["model.safetensors"]
     try:
-        shards = sorted(set(read_json(index, plain=False)["weight_map"].values()))
+        shards = sorted(set(read_json(index, strict=False)["weight_map"].values()))
         outside = [name for name in shards if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index}: not a list of shards ({error})") from error

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from support.marks import slow
 from support.paths import POINTMASS
 from support.processes import kill_and_resume
-from support.runs import changed_adapter
+from support.runs import changed_adapter, seal
 
 from evalkit.analysis.summary import summarize
 from evalkit.documents import Section
@@ -217,11 +217,67 @@ def test_a_refused_second_run_touches_nothing_of_the_first(
     assert contents(tmp_path / "run") == before
 
 
+class Meddler(Silent):
+    """A display that changes the journal when it is shown the third record."""
+
+    def __init__(self, journal: Path, change: Callable[[Path], object]) -> None:
+        self.journal, self.change, self.shown = journal, change, 0
+
+    def record(self, record: Record) -> None:
+        self.shown += 1
+        if self.shown == 3:
+            self.change(self.journal)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), r"journal\.jsonl: is gone while the run writes to it"),
+        (lambda path: path.write_bytes(b""), r"journal\.jsonl: was changed while the run writes to it: it is 0 bytes"),
+    ],
+)
+def test_a_journal_that_vanishes_under_a_run_ends_it(
+    pointmass: str, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    progress = Meddler(tmp_path / "run" / "journal.jsonl", change)
+    with pytest.raises(EvalkitError, match=message):
+        play_run(RunOptions(pointmass, out=tmp_path / "run", workers=1), progress)
+    assert progress.shown == 3, "the run went on"
+
+
+def test_a_journal_that_changes_after_the_last_record_is_noticed(pointmass: str, tmp_path: Path) -> None:
+    progress = Meddler(tmp_path / "run" / "journal.jsonl", lambda path: path.unlink())
+    with pytest.raises(EvalkitError, match=r"journal\.jsonl: is gone"):
+        play_run(RunOptions(pointmass, out=tmp_path / "run", workers=1, tasks=["left"], episodes=3), progress)
+
+
+@pytest.mark.parametrize("kind", ["CRLF", "UTF-16", "BOM"])
+def test_resume_refuses_what_it_cannot_read_and_leaves_it(
+    small_run: Path, pointmass: str, tmp_path: Path, kind: str
+) -> None:
+    out = shutil.copytree(small_run, tmp_path / "run")
+    text = (out / "journal.jsonl").read_text()
+    forms = {
+        "CRLF": text.replace("\n", "\r\n").encode(),
+        "UTF-16": text.encode("utf-16"),
+        "BOM": text.encode("utf-8-sig"),
+    }
+    (out / "journal.jsonl").write_bytes(forms[kind])
+    before = contents(out)
+    with pytest.raises(UsageError, match=r"journal\.jsonl: line 1 is not an episode record"):
+        play(pointmass, out, episodes=1, resume=True)
+    after = contents(out)
+    assert {name: after[name] for name in before if "logs" not in name} == {
+        n: b for n, b in before.items() if "logs" not in n
+    }
+    assert set(after) == set(before)
+
+
 def test_a_manifest_of_another_suite_or_of_nothing_is_refused(small_run: Path, pointmass: str, tmp_path: Path) -> None:
     out = shutil.copytree(small_run, tmp_path / "run")
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["fingerprint"]["suite"] = "elsewhere"
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    seal(out, manifest)
     with pytest.raises(RunMismatch, match=r'fingerprint\.suite was "elsewhere"'):
         play(pointmass, out, episodes=1, resume=True)
     (out / "manifest.json").write_text("{broken")

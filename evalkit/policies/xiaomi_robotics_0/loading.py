@@ -218,7 +218,7 @@ def _processor_class(folder: Path) -> str:
     """Return the processor's ``module.Class`` from the first file that names it, in AutoProcessor's order."""
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
         if (folder / name).is_file():
-            class_name = read_json(folder / name, plain=False).get("auto_map", {}).get("AutoProcessor")
+            class_name = read_json(folder / name, strict=False).get("auto_map", {}).get("AutoProcessor")
             if class_name:
                 return str(class_name)
     raise ValueError("no file names its class (auto_map.AutoProcessor)")

@@ -38,7 +38,7 @@ WRONG: dict[str, list[Any]] = {
     "steps": [-1, True, 1.5, "12", [], 10**6, 2**70, LARGE],
     "inferences": [-1, True, 1.5, "2", [], LARGE],
     "clipped_steps": [-1, True, 1.5, "0", {}],
-    "metrics": [None, [], "x", {"distance": "1"}, {"distance": None}, {"distance": True}, {"distance": [1]}, {"d": LARGE}],
+    "metrics": [None, [], "x", {"d": "1"}, {"d": None}, {"d": True}, {"distance": [1]}, {"d": LARGE}],
     "subtasks": [None, {}, "x", [1], [["a"]], [["a", 1]], [["a", None]], [[1, True]]],
     "execution_stats": [None, [], {"action_age_mean": "1"}, {"action_age_mean": {}}, {"idle_steps": LARGE}],
     "timeline": [1, "x", [], {"requests": 1}, {"requests": [[0]], "segments": []}],

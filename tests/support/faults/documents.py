@@ -30,7 +30,7 @@ def laughs(width: int, kind: Callable[[list[str]], str]) -> str:
 
 TEXTS = {
     "billion laughs, lists": laughs(10, lambda parts: f"[{', '.join(parts)}]"),
-    "billion laughs, mappings": laughs(9, lambda parts: "{" + ", ".join(f"{n}: {p}" for n, p in enumerate(parts)) + "}"),
+    "billion laughs, mappings": laughs(9, lambda parts: str(dict(enumerate(parts))).replace("'", "")),
     "merge bomb": "a: &a {x: 1}\n" + "\n".join(
         f"{b}: &{b} {{y{b}: {{<<: [*{a}, *{a}, *{a}, *{a}]}}, z: *{a}}}"
         for a, b in itertools.pairwise(_ALPHABET)
