@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalkit.cli._common import report_errors
+from evalkit.cli._common import FAILED, explain_defect, report_errors
 from evalkit.cli.baseline import accept, list_baselines
 from evalkit.cli.bench import bench
 from evalkit.cli.compare import compare
@@ -27,7 +27,7 @@ from evalkit.cli.timeline import timeline
 
 
 class Commands(TyperGroup):
-    """The commands. Each ends in one line and its exit code, also if its imports or its options fail."""
+    """The commands. Options that the parser refuses, and errors before a command's own code, are one line too."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
         """Parse the options before the command's name."""
@@ -82,9 +82,16 @@ def root(
     """Evaluate Vision-Language-Action robot policies: run a checkpoint through a benchmark, get the table."""
 
 
-def main() -> Any:
-    """Run the console script."""
+def main() -> None:
+    """Run the command line and exit. Exit code 1 is given by a gate alone; whatever goes wrong has another."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without these characters must not end a run
-    return app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 1 and not isinstance(end.__context__, typer.Exit):  # the library's own code for a closed pipe
+            raise SystemExit(FAILED) from end
+        raise
+    except Exception as error:
+        raise SystemExit(explain_defect(error)) from None

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,6 +23,8 @@ FAILED = 2  # usage, infrastructure, not comparable
 INTERRUPTED = 130
 _USAGE_ERROR = typer.BadParameter.__bases__[0]  # of click, or of the copy of it in typer
 _MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
+TRACEBACK = "EVALKIT_TRACEBACK"  # environment variable; if set, a defect of evalkit is shown with its traceback
+MAX_MESSAGE = 300  # characters of an error that nobody wrote for users
 
 
 def report(summary: Summary, as_json: bool) -> None:
@@ -83,14 +86,37 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
     except MemoryError:
         print("evalkit: out of memory", file=sys.stderr)
         raise typer.Exit(FAILED) from None
-    except Exception as error:
-        if isinstance(error, typer.Exit | typer.Abort) or type(error).__name__ == "NoArgsIsHelpError":
-            raise
-        if isinstance(error, _USAGE_ERROR):
-            print(f"evalkit: {one_line(usage_message(error))}", file=sys.stderr)
-        else:
-            traceback.print_exc()  # a defect of evalkit: exit code 1 would mean a verdict
+    except (typer.Exit, typer.Abort):
+        raise
+    except _USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise  # which shows the help
+        print(f"evalkit: {one_line(_usage_message(error))}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
+    except Exception as error:
+        raise typer.Exit(explain_defect(error)) from None
+
+
+def explain_defect(error: Exception) -> int:
+    """Print one line on an error that nobody expected, and return the exit code: 1 would mean a verdict."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+        return FAILED
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}evalkit{os.sep}" in frame.filename] or frames
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    message = one_line(error)[:MAX_MESSAGE]
+    print(
+        f"evalkit: internal error: {type(error).__name__}: {message}{place}; {TRACEBACK}=1 shows the traceback",
+        file=sys.stderr,
+    )
+    return FAILED
+
+
+def _usage_message(error: Any) -> str:
+    """Return the message on options that the parser refuses, with the command that explains them."""
+    command = error.ctx.command_path.replace("python -m evalkit", "evalkit") if error.ctx else "evalkit"
+    return f"{error.format_message().rstrip('.')}; see `{command} --help`"
 
 
 @contextlib.contextmanager
@@ -119,12 +145,6 @@ def _discard_output() -> None:
 def no_verdict(kind: str, error: Exception) -> str:
     """Return the JSON document of a comparison or gate without a verdict."""
     return json.dumps({"verdict": kind, "reason": one_line(error)}, indent=1)
-
-
-def usage_message(error: Any) -> str:
-    """Return the message on options that typer refuses, with the command that explains them."""
-    place = error.ctx.command_path.replace("python -m evalkit", "evalkit") if error.ctx else "evalkit"
-    return f"{error.format_message().rstrip('.')}; see `{place} --help`"
 
 
 def one_line(error: Exception | str) -> str:

@@ -83,6 +83,8 @@ def problem_of(result: CommandResult, *codes: int) -> str | None:
     """
     if "Traceback" in result.stderr or "Traceback" in result.stdout:
         return "traceback: " + " ".join(result.stderr.split())[-300:]
+    if "internal error" in result.stderr:
+        return " ".join(result.stderr.split())[-300:]
     if result.exit_code not in codes:
         return f"exit code {result.exit_code}: {' '.join((result.stderr or result.stdout).split())[-300:]}"
     if result.exit_code != 2:
