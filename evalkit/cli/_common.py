@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FAILED = 2  # usage, infrastructure, not comparable
 INTERRUPTED = 130
-_USAGE_ERROR = typer.BadParameter.__bases__[0]  # of click, or of the copy of it in typer
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # of click, or of the copy of it in typer
 _MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
 TRACEBACK = "EVALKIT_TRACEBACK"  # environment variable; if set, a defect of evalkit is shown with its traceback
 MAX_MESSAGE = 300  # characters of an error that nobody wrote for users
