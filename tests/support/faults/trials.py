@@ -18,7 +18,7 @@ import pytest
 from support.commands import CommandResult, invoke
 
 LONGEST_S = 60.0  # a command that takes longer hangs
-_MARK = "EVALKIT_MARK"
+IDENTITY = "FAULTS_IDENTITY"
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Trial:
         kind: the row of the table that counts it.
         name: the fault, for people.
         run: the trial; returns None if evalkit held, else a line about the end that it came to.
+        faults: the number of faults in it.
     """
 
     kind: str
     name: str
     run: Callable[[], str | None]
+    faults: int = 1
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.name}"
@@ -128,20 +130,20 @@ def working_folder(folder: Path) -> Iterator[Path]:
         os.chdir(before)
 
 
-def left_behind(seconds: float = 4.0) -> list[int]:
-    """Return the processes that evalkit marked and that still run after so many seconds, on Linux."""
-    deadline = time.monotonic() + seconds
-    while (found := _marked()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
-def _marked() -> list[int]:
+def processes_of(identity: str) -> list[int]:
+    """Return the running processes that have ``FAULTS_IDENTITY=identity`` in their environment, on Linux."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
             with contextlib.suppress(OSError):
-                environment = (process / "environ").read_bytes().split(b"\0")
-                if any(variable.startswith(f"{_MARK}=".encode()) for variable in environment):
+                if f"{IDENTITY}={identity}".encode() in (process / "environ").read_bytes().split(b"\0"):
                     found.append(int(process.name))
+    return found
+
+
+def left_behind(identity: str, seconds: float = 4.0) -> list[int]:
+    """Return those of :func:`processes_of` that still run after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (found := processes_of(identity)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return found
