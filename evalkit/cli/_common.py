@@ -24,7 +24,6 @@ INTERRUPTED = 130
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # of click, or of the copy of it in typer
 _MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
 TRACEBACK = "EVALKIT_TRACEBACK"  # environment variable; if set, a defect of evalkit is shown with its traceback
-MAX_MESSAGE = 300  # characters of an error that nobody wrote for users
 
 
 def report(summary: Summary, as_json: bool) -> None:
@@ -99,13 +98,15 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
 
 def explain_defect(error: Exception) -> int:
     """Print one line on an error that nobody expected, and return the exit code: 1 would mean a verdict."""
+    from evalkit.errors import excerpt
+
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
         return FAILED
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}evalkit{os.sep}" in frame.filename] or frames
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    message = one_line(error)[:MAX_MESSAGE]
+    message = excerpt(error)
     print(
         f"evalkit: internal error: {type(error).__name__}: {message}{place}; {TRACEBACK}=1 shows the traceback",
         file=sys.stderr,

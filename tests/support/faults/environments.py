@@ -40,6 +40,9 @@ _GONE = 'mkdir -p "$FOLDER/gone"; cd "$FOLDER/gone"; rmdir "$FOLDER/gone"'
 _SMALL = 'mkdir -p "$FOLDER/new" && mount -t tmpfs -o size={size} none "$FOLDER/new"'
 
 
+_FEW = ["--split", "near", "--task", "left", "--episodes", "2", "--workers", "1", "--json", "--out"]
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """The surroundings of a command.
@@ -182,7 +185,7 @@ def _result(place: Path, run: Path, around: Surroundings, words: str) -> Command
     shutil.copytree(run, place / "run")
     identity, new, run = uuid.uuid4().hex, place / "new" / "run", place / "run"
     arguments = {
-        "run": ["run", POINTMASS, *["--split", "near", "--task", "left", "--episodes", "2", "--workers", "1", "--json", "--out"], str(new)],
+        "run": ["run", POINTMASS, *_FEW, str(new)],
         "table": ["table", str(run), "--format", "json"],
         "gate": ["gate", str(run), "--baseline", str(run), "--json", "--junit", str(place / "junit.xml")],
         "list": ["list", "--json", "--runs", str(place)],
