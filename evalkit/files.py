@@ -40,15 +40,17 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not wait
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
-    with open(number, "rb") as file:  # noqa: PTH123 (a descriptor)
+    try:
         status = os.fstat(number)
         for matches, kind in _KINDS.items():
             if matches(status.st_mode):
                 raise Unreadable(f"is {kind}, not a file")
-        try:
+        with open(number, "rb", closefd=False) as file:
             content = file.read(limit + 1) if status.st_size <= limit else None
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from error
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
+    finally:
+        os.close(number)
     if content is None or len(content) > limit:
         size = max(status.st_size, limit + 1)
         raise Unreadable(f"has {size / 1e6:,.1f} MB; at most {limit / 1e6:,.1f} MB are read")
