@@ -172,7 +172,13 @@ def _default_name(summary: Summary) -> str:
 
 
 def _sha256(path: Path) -> str:
+    summary = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: cannot be read: it is not a file")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                summary.update(block)
+        return summary.hexdigest()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error

@@ -170,6 +170,7 @@ def _model(files: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[A
                     files.folder,
                     trust_remote_code=files.trusted,
                     local_files_only=True,
+                    use_safetensors=True,  # a pickle can run code
                     attn_implementation=attention,
                     dtype=dtype,
                     output_loading_info=True,
