@@ -24,7 +24,7 @@ VALUES = [
     *("remote:url=", "remote:url=http://", "zero:cameras=" + "x" * 5000, "trace:", "trace:/dev/zero", "normal:1:1ms"),
     *("9" * 400 + "ms", "normal:1e9:1ms", "rtc:quantile=nan", "rtc:quantile", "prefix:=", "naive:x=1", "sync:decay=1"),
     *(".", "..", "/", "~", "~nobody/x", "/dev/null", "/dev/zero", "/proc/self/mem", "x" * 300, "x/" * 3000, "a\nb"),
-    *("\x1b[31mred", "\u202etxt", "é漢", "\udcff", "%s%n", "{}", "*", "$(ls)", "🤖" * 200, "left", "near", "metaworld"),
+    *("\x1b[31mred", "\u202etxt", "é漢", "\udcff", "%s%n", "{}", "*", "$(ls)", "🤖" * 200, "left", "near", "pointmass"),
 ]  # fmt: skip
 Invocation = tuple[str, list[str]]
 

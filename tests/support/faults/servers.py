@@ -98,7 +98,7 @@ HANDLERS: dict[str, Callable[[ServerConnection, str | bytes], object]] = {
     "closes": lambda connection, message: connection.close(1011, "\x1b[31mno"),
     "drops": lambda connection, message: connection.socket.close(),
     "answers twice": lambda connection, message: [connection.send(pack({"actions": CHUNK})) for _ in range(2)],
-    "answers in pieces": lambda connection, message: connection.send(iter([b"\x81", b"\xa7acti", b"ons\xc0"])),
+    "answers in pieces": lambda connection, message: connection.send(iter([b"\x81", b"\xa7act", b"ions\xc0"])),
     "answers without end": lambda connection, message: connection.send(iter(lambda: time.sleep(0.01) or b"x", b"")),
     "answers another": lambda connection, message: connection.send(
         pack({"actions": CHUNK, "evalkit": {"request": 10**6}})
