@@ -40,7 +40,7 @@ class Prefix:
     """The remaining actions of the running chunk at the start of an inference, for policies that continue it.
 
     Attributes:
-        actions: (K, A) float32, the running chunk's actions from the step of the observation on.
+        actions: (K, A) in the suite's dtype, the running chunk's actions from the step of the observation on.
         committed: number of them that are executed whatever the reply; at most K.
         kind: ``prefix``: the reply begins with the committed actions; ``rtc``: the reply is guided towards all of them.
     """
@@ -70,7 +70,7 @@ class Executor(Protocol):
         """Return True if the pending reply must be received before ``step`` is executed."""
 
     def receive(self, chunk: np.ndarray) -> None:
-        """Accept the pending reply: (H, A) float32."""
+        """Accept the pending reply: (H, A) in the suite's dtype of actions, which every move then has."""
 
     def act(self, step: int) -> Move:
         """Return the move of ``step``."""
