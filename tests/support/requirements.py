@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from evalkit.errors import EnvironmentProblem
@@ -22,3 +25,13 @@ def need(suite: str) -> None:
         checkouts(loaded)
     except EnvironmentProblem as error:
         pytest.skip(str(error))
+
+
+def xiaomi_source(file: str) -> Path:
+    """Returns the checkout of the authors' code that EVALKIT_XIAOMI_SOURCE names; skips without this file of it."""
+    chosen = os.environ.get("EVALKIT_XIAOMI_SOURCE")
+    if not chosen:
+        pytest.skip("the authors' code is not here: set EVALKIT_XIAOMI_SOURCE to a checkout of Xiaomi-Robotics-0")
+    if not (Path(chosen) / file).is_file():
+        pytest.skip(f"EVALKIT_XIAOMI_SOURCE: this checkout has no {file}")
+    return Path(chosen)
