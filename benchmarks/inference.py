@@ -3,7 +3,7 @@
 Uses a checkpoint of the released shape with random weights (``--size full`` needs a GPU with 12 GB or more, ``tiny``
 runs anywhere), or one on disk::
 
-    python benchmarks/inference.py --size full --attention flash_attention_2 --attention sdpa --batch 1 2 4 8 16
+    python benchmarks/inference.py --size full --attention flash_attention_2 --attention eager --batch 1 2 4 8 16
     python benchmarks/inference.py --checkpoint path/to/checkpoint --batch 1 8
 
 Requests are LIBERO's: two images of 256 by 256 and an instruction. A time is that of a whole pass, processor included,
@@ -107,7 +107,7 @@ def main() -> None:
             options.trace.write_text(
                 json.dumps(trace(folder, (options.attention or ["auto"])[0], options.dtype, device)) + "\n"
             )
-        for attention in options.attention or ["sdpa"]:
+        for attention in options.attention or ["auto"]:
             try:
                 print("\n".join(measure(folder, attention, options.batch, options.repeats, options.dtype)), flush=True)
             except EvalkitError as error:

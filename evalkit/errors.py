@@ -16,6 +16,7 @@ that the simulator's side raises, ActionError and SimulatorError.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -49,6 +50,23 @@ class RunMismatch(EvalkitError):
 
 class NotComparable(EvalkitError):
     """Two runs must not be compared."""
+
+
+def excerpt(text: object, limit: int = 300) -> str:
+    """Return a text from elsewhere (a server, a client, a file, another program) as it may be shown or recorded.
+
+    Characters that could act on a terminal or hide text (controls, line separators, bidirectional and other invisible
+    ones, unpaired surrogates) become spaces, and runs of spaces become one.
+
+    Args:
+        text: the text, or an object whose ``str`` it is.
+        limit: the maximum number of characters returned; a text that is cut ends with "...".
+    """
+    found = str(text)
+    start = found[: 4 * limit]  # enough, whatever its spaces; a text of megabytes must cost no time
+    shown = "".join(" " if unicodedata.category(c)[0] == "C" or c.isspace() else c for c in start)
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= limit and len(found) <= 4 * limit else shown[: limit - 3].rstrip() + "..."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -41,7 +41,8 @@ Execution = Annotated[
     typer.Option(
         metavar="E",
         help="Execution of action chunks: sync (the simulator waits for inference), or asynchronous: hold (the "
-        "robot holds still), naive, prefix, rtc, ensemble, queue. See docs/async.md.",
+        "robot holds still), naive, prefix, rtc, ensemble, queue. Parameters: E:key=number, for example "
+        "rtc:quantile=0.95. See docs/async.md.",
     ),
 ]
 Horizon = Annotated[
@@ -57,7 +58,12 @@ Delay = Annotated[
     ),
 ]
 Prefix = Annotated[
-    int | None, typer.Option(metavar="C", min=0, help="Actions committed at each inference, for prefix. Default: D.")
+    int | None,
+    typer.Option(
+        metavar="C",
+        min=0,
+        help="Actions committed at each inference, for prefix. Default: D, or the largest drawn delay.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out. Finished episodes stay.")]
 Shuffle = Annotated[

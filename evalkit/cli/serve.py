@@ -23,6 +23,13 @@ def serve(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Listen port. 0 picks a free one.")] = 8000,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Let web pages of this origin (https://HOST[:PORT]) connect. Repeatable. Default: no web page can.",
+        ),
+    ] = None,
     checkpoint_file: CheckpointFile = None,
     max_batch: MaxBatch = None,
     batch_invariant: BatchInvariant = False,
@@ -38,10 +45,12 @@ def serve(
         evalkit run libero --checkpoint remote:url=ws://127.0.0.1:8000 --split object --episodes 1
     """
     from evalkit.policies.checkpoint import find_checkpoint
+    from evalkit.serving.server import parse_origin
     from evalkit.serving.server import serve as serve_policy
     from evalkit.suite import load_suite
 
     with report_errors():
+        origins = [parse_origin(origin) for origin in allow_origin or ()]
         chosen = find_checkpoint(checkpoint, checkpoint_file).having(batching(max_batch, batch_invariant))
         loaded = load_suite(chosen.suite(suite))
         err = console(stderr=True)
@@ -58,6 +67,7 @@ def serve(
                 },
                 host=host,
                 port=port,
+                allowed_origins=origins,
                 ready=lambda url: err.print(
                     f"{chosen.id} for {loaded.name} at {url} (Ctrl-C stops it)", soft_wrap=True
                 ),

@@ -37,7 +37,7 @@ Executions = Annotated[
     typer.Option(
         "--execution",
         metavar="E",
-        help="hold, naive, prefix, rtc, ensemble or queue. Repeatable. Default: hold and naive.",
+        help="hold, naive, prefix, rtc, ensemble or queue, as for `evalkit run`. Repeatable. Default: hold and naive.",
     ),
 ]
 Horizon = Annotated[

@@ -41,7 +41,8 @@ class Prefix:
 
     Attributes:
         actions: (K, A) in the suite's dtype, the running chunk's actions from the step of the observation on.
-        committed: number of them that are executed whatever the reply; at most K.
+        committed: number of them to be executed before the reply arrives, at most K; all are, whatever the reply,
+            with the kind ``prefix``.
         kind: ``prefix``: the reply begins with the committed actions; ``rtc``: the reply is guided towards all of them.
     """
 
@@ -78,6 +79,9 @@ class Executor(Protocol):
     def restart(self, step: int) -> None:
         """Discard the running chunk and the pending inference: a new sub-task begins with ``step``."""
 
+    def execution_stats(self) -> dict[str, float]:
+        """Return the statistics of this episode that only this execution has."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -88,7 +92,8 @@ class Execution:
         horizon: control steps executed of each chunk (s), at most H.
         delay: inference delay (d).
         prefix: committed actions (c), for ``prefix``.
-        parameters: further parameters: ``decay`` of ``ensemble``, ``blend`` of ``queue``.
+        parameters: further parameters: ``decay`` of ``ensemble``, ``blend`` of ``queue``, and ``quantile`` of ``rtc``
+            if it was given: the share of the delays that the committed actions cover.
 
     Raises:
         ValueError: the name is unknown, or the horizon is less than 1.

@@ -65,10 +65,30 @@ class Delay:
         )
 
     def nominal(self, control_hz: float) -> int:
-        """Return the delay in control steps that an executor plans for: the constant, the mean or the median."""
+        """Return the delay in control steps that is typical: the constant, the mean or the median."""
         if self.steps is not None:
             return self.steps
         return _to_steps(self.normal_ms[0] if self.normal_ms else median(self.milliseconds), control_hz)
+
+    def quantile(self, q: float, control_hz: float) -> int:
+        """Return the fewest control steps within which a share ``q`` or more of the draws arrive.
+
+        Args:
+            q: the share, 0 < q <= 1; 1 gives the largest delay that can be drawn.
+            control_hz: control steps per second.
+
+        Raises:
+            ValueError: ``q`` is outside this range.
+        """
+        if not 0 < q <= 1:
+            raise ValueError(f"a quantile must be greater than 0 and at most 1, got {q:g}")
+        if self.steps is not None:
+            return self.steps
+        if self.normal_ms is not None:
+            z = _MAX_DEVIATIONS if q == 1 else NormalDist().inv_cdf(q)
+            return _to_steps(_cut_off(self.normal_ms, z), control_hz)
+        rank = math.ceil(round(q * len(self.milliseconds), 9))
+        return _to_steps(sorted(self.milliseconds)[max(rank, 1) - 1], control_hz)
 
     def draw(self, key: str, control_hz: float) -> int:
         """Return the delay of one inference in control steps, determined by ``key`` (episode and step) alone."""
@@ -78,9 +98,8 @@ class Delay:
         quantile = (seed + 0.5) / 2**64
         if self.normal_ms is None:
             return _to_steps(self.milliseconds[int(quantile * len(self.milliseconds))], control_hz)
-        mean, deviation = self.normal_ms
         z = NormalDist().inv_cdf(min(max(quantile, 1e-9), 1 - 1e-9))
-        return _to_steps(max(0.0, mean + deviation * max(-_MAX_DEVIATIONS, min(_MAX_DEVIATIONS, z))), control_hz)
+        return _to_steps(_cut_off(self.normal_ms, z), control_hz)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON values; a trace is its list of latencies."""
@@ -109,6 +128,12 @@ class Delay:
         if self.constant:
             return f"{self.milliseconds[0]:g} ms"
         return f"{len(self.milliseconds)} latencies, median {median(self.milliseconds):g} ms"
+
+
+def _cut_off(normal_ms: tuple[float, float], z: float) -> float:
+    """Return the latency in ms that lies ``z`` standard deviations from the mean, within the cut-offs."""
+    mean, deviation = normal_ms
+    return max(0.0, mean + deviation * max(-_MAX_DEVIATIONS, min(_MAX_DEVIATIONS, z)))
 
 
 def _to_steps(milliseconds: float, control_hz: float) -> int:

@@ -66,6 +66,10 @@ class Naive:
         """Discard every chunk and the pending inference."""
         self._chunks, self._pending, self._next_inference = [], None, step
 
+    def execution_stats(self) -> dict[str, float]:
+        """Return no further statistics."""
+        return {}
+
     def _prefix(self, step: int) -> Prefix | None:
         """Return the prefix that is sent with the observation."""
         return None
@@ -107,7 +111,38 @@ class Hold(Naive):
         return Move(chunk[index], source) if index < len(chunk) else Move(None, None)
 
 
-class PrefixConditioned(Naive):
+class Committing(Naive):
+    """Naive execution that commits actions of the running chunk at each inference, and counts the late chunks.
+
+    A chunk is late if it arrives after the actions committed for it have ended. The robot then executes the rest of the
+    running chunk, idles if that has ended too, and enters the late chunk at the step of its arrival. An inference
+    without a running chunk, at the start of an episode or sub-task, commits nothing and has no late chunk.
+    """
+
+    def __init__(self, execution: Execution, key: str, control_hz: float) -> None:
+        super().__init__(execution, key, control_hz)
+        self._committed: int | None = None  # actions committed for the pending inference; None without a running chunk
+        self._late_chunks = 0
+
+    def start_inference(self, step: int) -> Prefix | None:
+        """Remember the number of committed actions."""
+        prefix = super().start_inference(step)
+        remaining = prefix.committed if prefix else 0  # 0 after a chunk so late that the running one has ended
+        self._committed = remaining if self._chunks else None
+        return prefix
+
+    def receive(self, chunk: np.ndarray) -> None:
+        """Count the chunk if it is late. Raises ValueError if it is shorter than the execution horizon."""
+        assert self._pending is not None, "receive before start_inference"
+        self._late_chunks += self._committed is not None and self._arrival - self._pending > self._committed
+        super().receive(chunk)
+
+    def execution_stats(self) -> dict[str, float]:
+        """Return the number of late chunks."""
+        return {"late_chunks": self._late_chunks}
+
+
+class PrefixConditioned(Committing):
     """Prefix conditioning: the next c actions of the running chunk are committed, and the policy continues them.
 
     They are executed whatever the reply, and the new chunk is entered after them. A policy that was trained with
@@ -134,18 +169,35 @@ class PrefixConditioned(Naive):
         return self._chunks[-1:]
 
 
-class RealTimeChunking(Naive):
+class RealTimeChunking(Committing):
     """Real-time chunking at inference time: the new chunk is guided towards the rest of the running one.
 
-    The first d actions are executed during inference, so they are frozen. The guidance towards the others has a weight
-    that falls to 0 at H - s. Guiding is the policy's part. Source: Black et al. (2025), as for :class:`Naive`.
+    The actions that are executed during inference are frozen. The guidance towards the others has a weight that falls
+    to 0 at H - s. Guiding is the policy's part. The number of frozen actions is a forecast of the delay: the largest
+    delay of this episode so far, at first the nominal one (Algorithm 1 takes the maximum of a buffer of past delays),
+    or the quantile of the delay model that the parameter ``quantile`` names. Source: Black et al. (2025), as for
+    :class:`Naive`.
     """
+
+    def __init__(self, execution: Execution, key: str, control_hz: float) -> None:
+        super().__init__(execution, key, control_hz)
+        quantile = execution.parameters.get("quantile")
+        self._follows_delays = quantile is None
+        delay = execution.delay
+        self._forecast = delay.nominal(control_hz) if quantile is None else delay.quantile(quantile, control_hz)
+
+    def receive(self, chunk: np.ndarray) -> None:
+        """Raise the forecast to this chunk's delay. Raises ValueError if it is shorter than the execution horizon."""
+        assert self._pending is not None, "receive before start_inference"
+        if self._follows_delays:
+            self._forecast = max(self._forecast, self._arrival - self._pending)
+        super().receive(chunk)
 
     def _prefix(self, step: int) -> Prefix | None:
         remaining = self._remaining(step)
         if remaining is None:
             return None
-        return Prefix(remaining, min(self._execution.delay.nominal(self._hz), len(remaining)), "rtc")
+        return Prefix(remaining, min(self._forecast, len(remaining)), "rtc")
 
 
 class Ensemble(Naive):
@@ -196,7 +248,12 @@ EXECUTORS: Mapping[str, type[Naive]] = {
     "ensemble": Ensemble,
     "queue": Queue,
 }
-PARAMETERS: Mapping[str, Mapping[str, float]] = {"ensemble": {"decay": 0.01}, "queue": {"blend": 0.7}}
+PARAMETERS: Mapping[str, Mapping[str, float | None]] = {  # with their defaults; None: the execution's own rule applies
+    "prefix": {"quantile": None},
+    "rtc": {"quantile": None},
+    "ensemble": {"decay": 0.01},
+    "queue": {"blend": 0.7},
+}
 
 
 def build_executor(execution: Execution, key: str = "", control_hz: float = 1.0) -> Executor:

@@ -86,7 +86,7 @@ def evaluate(
         metadata: JSON values that identify the policy (training step, hash of the weights, ...), for the manifest. The
             run of a function cannot be resumed without them, since nothing else identifies the function.
         workers: simulator processes; one per core if None.
-        execution: name of the execution, see :mod:`evalkit.execution.strategies`.
+        execution: name of the execution, see :mod:`evalkit.execution.strategies`, or ``NAME:key=number,...``.
         horizon: control steps executed of each chunk; the execution's default if None.
         delay: inference delay in virtual time, as for :meth:`evalkit.execution.delay.Delay.parse`.
         video: the episodes to record as video.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.analysis.pairs import Side, pair_episodes, read_side
 from evalkit.analysis.summary import summarize
 from evalkit.errors import UsageError
+from evalkit.execution.resolve import parse_execution
 from evalkit.execution.strategies import EXECUTORS
 from evalkit.records.folder import RunFolder
 from evalkit.runner.options import RunOptions
@@ -52,7 +53,7 @@ def sweep(
     Args:
         options: the options of every run, without effect of their execution and delay. All runs have the same horizon,
             by default half of the chunk.
-        executions: names of asynchronous executions.
+        executions: names of asynchronous executions, each as in ``options.execution``.
         delays: delays, as text for :meth:`evalkit.execution.delay.Delay.parse`.
         progress: makes the display of a run from its title.
 
@@ -63,7 +64,7 @@ def sweep(
         EvalkitError: see :mod:`evalkit.errors`.
     """
     for execution in executions:
-        if execution not in EXECUTORS or execution == BASELINE:
+        if execution.partition(":")[0] not in EXECUTORS or parse_execution(execution)[0] == BASELINE:
             known = ", ".join(e for e in EXECUTORS if e != BASELINE)
             raise UsageError(f"--execution {execution}: a sweep compares {known} with {BASELINE}")
     installed = InstalledSuite.find(options.suite)
@@ -109,8 +110,8 @@ def _plan_runs(out: Path, executions: Sequence[str], delays: Sequence[str]) -> I
     yield SweepRun(BASELINE, "0", out / BASELINE)
     for execution in executions:
         for delay in delays:
-            label = "".join(c if c.isalnum() or c in "._-" else "-" for c in delay.rpartition("/")[2])
-            yield SweepRun(execution, delay, out / f"{execution}-{label}")
+            label = "".join(c if c.isalnum() or c in "._-" else "-" for c in f"{execution}-{delay.rpartition('/')[2]}")
+            yield SweepRun(execution, delay, out / label)
 
 
 def _options_of(run: SweepRun, options: RunOptions, horizon: int) -> RunOptions:

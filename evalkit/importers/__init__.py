@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from evalkit.errors import UsageError, unknown
-from evalkit.importers.result import ImportedRun, ImportOptions, write
+from evalkit.importers.result import ImportedRun, ImportOptions, check_tasks, write
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def import_run(form: str, path: Path, out: Path, options: ImportOptions | None =
         raise unknown("format", form, [f.name for f in FORMATS])
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
-    imported: ImportedRun = importlib.import_module(found.module).read(path, options or ImportOptions())
+    options = options or ImportOptions()
+    imported: ImportedRun = importlib.import_module(found.module).read(path, options)
+    check_tasks(imported, path, options)
     write(imported, out)
     return out

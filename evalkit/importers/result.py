@@ -143,6 +143,23 @@ class ImportedRun:
     incomparable: Sequence[str] = field(default=())
 
 
+def check_tasks(imported: ImportedRun, path: Path, options: ImportOptions) -> None:
+    """Check that every split of the run has outcomes of all of its tasks: its mean depends on each.
+
+    Raises:
+        UsageError: a split lacks a task, and partial results were not allowed.
+    """
+    found: dict[str, set[str]] = {}
+    for task in imported.tasks:
+        found.setdefault(task.split, set()).update([task.task] if task.outcomes else [])
+    for split, names in found.items():
+        missing = [name for name in imported.suite.splits[split].tasks if name not in names]
+        if missing and not options.allow_partial:
+            shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+            count = f"{len(missing)} of {len(missing) + len(names)} tasks are missing"
+            raise UsageError(f"{path}: {imported.suite.name} {split}: {count} ({shown}): {HOW_TO_COMPLETE}")
+
+
 def write(imported: ImportedRun, out: Path) -> None:
     """Write the run's folder, journal first: a folder without a manifest is no run and can be written to again.
 

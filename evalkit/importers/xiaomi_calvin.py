@@ -160,12 +160,12 @@ def _check_summary(summary: SourceFile, outcomes: Sequence[ImportedOutcome], cha
         tasks = stated["task_info"].values()
         figures |= {"task_info.success": sum(int(t["success"]) for t in tasks)}
         figures |= {"task_info.total": sum(int(t["total"]) for t in tasks)}
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError) as error:
         raise UsageError(f"{summary.path}: is damaged ({error!r}): get it again, or remove it") from error
     computed = {"avg_seq_len": sum(lengths) / len(lengths), **{f"chain_sr.{k}": v for k, v in shares.items()}}
     computed |= {"task_info.success": sum(lengths), "task_info.total": sum(min(n + 1, chain) for n in lengths)}
     for field, value in computed.items():
-        if abs(figures.get(field, -1) - value) > 1e-6:
+        if not abs(figures.get(field, -1) - value) <= 1e-6:
             raise UsageError(
                 f"{summary.path}: {field}: {figures.get(field, 'nothing')} there and {value:g} in the logs: not "
                 "from one evaluation"

@@ -73,12 +73,11 @@ def read_libero(
             _add_task(tasks, task, log)
     result: list[TaskOutcomes] = []
     summaries: list[SourceFile] = []
-    trials = max((len(t.outcomes) for _, tasks in folders.values() for t, _ in tasks.values() if t.ended), default=None)
     for split in (name for name in suite.splits if name in folders):
         folder, tasks = folders[split]
         summary = SourceFile.read(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
         summaries += [summary] if summary else []
-        result += _checked(suite, split, tasks, trials, summary, options)
+        result += _checked(suite, split, tasks, summary, options)
     return result, summaries
 
 
@@ -159,14 +158,13 @@ def _checked(
     suite: Suite,
     split: str,
     tasks: Mapping[int, tuple[_Task, SourceFile]],
-    trials: int | None,
     summary: SourceFile | None,
     options: ImportOptions,
 ) -> Iterator[TaskOutcomes]:
     """Yield the tasks in the suite's order, checked against the summary; incomplete ones only with ``allow_partial``.
 
-    ``trials`` is the number of trials per task in this evaluation, None if no task ended. It is the only sign of a lost
-    line if every episode of a task was a success.
+    A task is complete with the protocol's number of episodes. Neither a log nor the summary states how many were
+    played, so nothing else shows a loss of the last lines if every episode was a success.
     """
     names = list(suite.splits[split].tasks)
     rates = _summary(summary, suite.splits[split].tasks) if summary else {}
@@ -176,7 +174,7 @@ def _checked(
         if number >= len(names):
             raise UsageError(f"{where}: task {number}: {split} has tasks 0 to {len(names) - 1}")
         limit = suite.scenes_of(split, names[number])
-        expected = trials or min(suite.episodes, limit)
+        expected = min(suite.episodes, limit)
         missing = format_ranges(range(len(task.outcomes) + 1, expected + 1))
         if (missing or not task.ended) and not options.allow_partial:
             problem = f"episodes {missing or 'after the last'} are missing" if log else "has no log"
@@ -192,7 +190,7 @@ def _checked(
 def _check_rate(task: _Task, rate: float | None, summary: SourceFile, log: str) -> None:
     """Raise UsageError if the summary has another success rate."""
     counted = sum(o.success for o in task.outcomes) / len(task.outcomes)
-    if rate is None or abs(counted - rate) > 1e-9:
+    if rate is None or not abs(counted - rate) <= 1e-9:
         there = "missing" if rate is None else f"{rate:g}"
         raise UsageError(
             f"{summary.path}: task_id {task.number}: success_rate is {there} there and {counted:g} in {log}: they are "
@@ -201,7 +199,7 @@ def _check_rate(task: _Task, rate: float | None, summary: SourceFile, log: str) 
 
 
 def _summary(summary: SourceFile, instructions: Mapping[str, str]) -> dict[int, float]:
-    """Return every task's success rate in ``merged_results.json``, with its instructions checked."""
+    """Return every task's success rate in ``merged_results.json``; its instructions and totals must match."""
     known = list(instructions.values())
     rates: dict[int, float] = {}
     try:
@@ -215,6 +213,14 @@ def _summary(summary: SourceFile, instructions: Mapping[str, str]) -> dict[int, 
                     f"{summary.path}: task_id {number}: instruction {entry['instruction']!r} is not the suite's "
                     f"{known[number]!r}: the tasks are in another order"
                 )
-    except (ValueError, KeyError, TypeError) as error:
+        total = content["summary"]["total_tasks"]
+        overall = float(content["summary"]["overall_success_rate"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UsageError(f"{summary.path}: is damaged ({error!r}): get it again, or remove it") from error
+    mean = sum(rates.values()) / max(len(rates), 1)
+    if total != len(rates) or not abs(overall - mean) <= 1e-9:
+        raise UsageError(
+            f"{summary.path}: summary: {overall:g} over {total} tasks there, but individual_results give {mean:g} over "
+            f"{len(rates)}: entries were changed or lost"
+        )
     return rates

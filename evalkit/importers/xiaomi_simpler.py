@@ -163,12 +163,19 @@ def _check_summary(
         counts = computed.setdefault("/".join(entries[index // rounds].task), [0, 0])
         counts[0] += outcome.success
         counts[1] += 1
+    stated: dict[str, list[int]] = {}
     try:
-        rows = csv.DictReader(summary.text.splitlines())
-        stated = {r["task_suite_name"]: [int(r["success_episodes"]), int(r["total_episodes"])] for r in rows}
-    except (ValueError, KeyError, TypeError) as error:
+        for row in csv.DictReader(summary.text.splitlines()):
+            task, counts = row["task_suite_name"], [int(row["success_episodes"]), int(row["total_episodes"])]
+            if stated.setdefault(task, counts) != counts or not abs(float(row["success_rate"]) - _rate(counts)) <= 1e-6:
+                raise UsageError(f"{summary.path}: {task}: two rows, or the counts and the rate of one, disagree")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UsageError(f"{summary.path}: is damaged ({error!r}): get it again, or remove it") from error
     for task in sorted({*computed, *stated}):
         if computed.get(task) != stated.get(task):
             there, here = (" of ".join(map(str, c[task])) if task in c else "nothing" for c in (stated, computed))
             raise UsageError(f"{summary.path}: {task}: {there} there and {here} in the logs: not from one evaluation")
+
+
+def _rate(counts: Sequence[int]) -> float:
+    return counts[0] / counts[1] if counts[1] else float("nan")

@@ -32,6 +32,13 @@ class PublishedScores(Section):
     )
 
 
+class KnownRevision(Section):
+    """A commit that somebody else names for the checkpoint. It is offered to the user and never used unasked."""
+
+    commit: str = Field(pattern=COMMIT.pattern, description="full commit of the repository, 40 hexadecimal digits")
+    named_by: str = Field(description="the publication that names it")
+
+
 class Entry(Section):
     """One checkpoint."""
 
@@ -44,6 +51,9 @@ class Entry(Section):
         default=None, description="weights, if the policy has any: a repository on the Hugging Face hub, or a directory"
     )
     revision: str | None = Field(default=None, description="full commit of the repository, 40 hexadecimal digits")
+    known_revision: KnownRevision | None = Field(
+        default=None, description="a commit to offer if `revision` is missing; the user confirms it by naming it"
+    )
     trust_remote_code: bool | None = Field(
         default=None, description="`true`: the code that comes with the weights may run in evalkit's process"
     )
@@ -77,6 +87,8 @@ class Entry(Section):
     def defaults(self) -> dict[str, Any]:
         """Return the fields that are parameters of the policy."""
         own = {k: getattr(self, k) for k in ("source", "revision", "trust_remote_code", "robot_type", "chunk")}
+        if self.known_revision is not None:
+            own["known_revision"] = self.known_revision.model_dump()
         return {**{k: v for k, v in own.items() if v is not None}, **self.parameters}
 
 

@@ -10,16 +10,16 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.policies.remote_code import code_digest, code_files, references
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-_CODE = ("*.py",)
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CONFIG = ("*.json", "*.txt", "*.jinja")
 
@@ -32,13 +32,22 @@ class CheckpointFiles:
         folder: the directory that holds them.
         identity: ``source`` and ``revision``, or ``weights_sha256``; and ``code_sha256`` and ``config_sha256``. The
             path under ``where`` is recorded, but identifies nothing. JSON values.
+        code: its Python files, relative path → SHA-256; empty if its code may not be run.
     """
 
     folder: Path
     identity: dict[str, Any]
+    code: Mapping[str, str]
+
+    @property
+    def trusted(self) -> bool:
+        """True if the Python code among the files may be run."""
+        return bool(self.code)
 
 
-def locate(source: str, revision: str | None, trust_remote_code: bool, name: str) -> CheckpointFiles:
+def locate(
+    source: str, revision: str | None, trust_remote_code: bool, name: str, known: Mapping[str, str] | None = None
+) -> CheckpointFiles:
     """Return the files of a checkpoint, downloaded if they are not on this machine.
 
     Args:
@@ -46,6 +55,7 @@ def locate(source: str, revision: str | None, trust_remote_code: bool, name: str
         revision: the full commit, for a repository.
         trust_remote_code: True if Python files among them may be run.
         name: the checkpoint's name, for the commands that messages suggest.
+        known: a ``commit`` and the publication that it is ``named_by``, to offer if ``revision`` is None.
 
     Raises:
         UsageError: the source does not exist or is not pinned, or its code is not trusted.
@@ -56,7 +66,7 @@ def locate(source: str, revision: str | None, trust_remote_code: bool, name: str
     except RuntimeError as error:
         raise UsageError(f"{source}: {error}") from error
     if folder.is_dir():
-        if not trust_remote_code and any(folder.glob("*.py")):
+        if not trust_remote_code and (code_files(folder) or references(folder)):
             raise UsageError(f"{folder} contains Python code: set trust_remote_code=true to allow it to run")
         _check_complete(folder)
         identity: dict[str, Any] = {
@@ -64,7 +74,7 @@ def locate(source: str, revision: str | None, trust_remote_code: bool, name: str
             "where": str(folder.resolve()),
         }
     elif HUB_ID.match(source):
-        commit = _pinned_commit(source, revision, name)
+        commit = _pinned_commit(source, revision, name, known)
         if not trust_remote_code:
             raise UsageError(
                 f"{source} contains Python code: read it, then allow it to run with "
@@ -74,9 +84,10 @@ def locate(source: str, revision: str | None, trust_remote_code: bool, name: str
         identity = {"source": source, "revision": commit}
     else:
         raise UsageError(f"{source}: no such directory, and not a hub id (organisation/name)")
-    return CheckpointFiles(
-        folder, {**identity, "code_sha256": digest(folder, _CODE), "config_sha256": digest(folder, _CONFIG)}
-    )
+    references(folder)
+    code = code_files(folder)
+    digests = {"code_sha256": code_digest(code), "config_sha256": digest(folder, _CONFIG)}
+    return CheckpointFiles(folder, {**identity, **digests}, code if trust_remote_code else {})
 
 
 def digest(folder: Path, patterns: tuple[str, ...], more: Iterable[str] = ()) -> str:
@@ -96,12 +107,12 @@ def _sha256(file: Any) -> str:
     return summary.hexdigest()
 
 
-def _pinned_commit(source: str, revision: str | None, name: str) -> str:
+def _pinned_commit(source: str, revision: str | None, name: str, known: Mapping[str, str] | None) -> str:
     """Return the commit of ``revision``.
 
     Raises:
-        UsageError: it is not a full commit, or it is None; the message names the newest commit.
-        EnvironmentProblem: it is None and the hub cannot be reached.
+        UsageError: it is not a full commit, or it is None; the message names the newest commit and the known one.
+        EnvironmentProblem: it is None and the hub cannot be reached; the message names the known commit.
     """
     if revision is not None:
         if not COMMIT.match(revision):
@@ -111,19 +122,25 @@ def _pinned_commit(source: str, revision: str | None, name: str) -> str:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     no_directory = "" if name != source else f" (and there is no directory {source})"
+    confirm = (
+        f"{known['named_by']} names commit {known['commit']}, which evalkit's authors could not verify: confirm it "
+        f"with --checkpoint {name}:revision={known['commit']}"
+        if known
+        else ""
+    )
     try:
         newest = HfApi().model_info(source, timeout=10).sha
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UsageError(f"{source}: no such repository on the hub, or no access to it{no_directory}") from error
     except Exception as error:  # being offline raises many kinds
+        remedy = f"{confirm}, or name" if known else f"name a commit (--checkpoint {name}:revision=COMMIT) or"
         raise EnvironmentProblem(
             f"its weights are not on this machine: {source} is not pinned to a commit and the hub cannot be reached"
-            f"{no_directory}; name a commit (--checkpoint {name}:revision=COMMIT) or a copy (--checkpoint "
-            f"{name}:source=DIR)"
+            f"{no_directory}; {remedy} a copy (--checkpoint {name}:source=DIR)"
         ) from error
     raise UsageError(
         f"{source} is not pinned to a commit; its newest is {newest}: run it with --checkpoint {name}:revision={newest}"
-        " (and your other parameters)"
+        f" (and your other parameters){f'; {confirm}' if known else ''}"
     )
 
 

@@ -43,7 +43,7 @@ def show(folder: Path, table: pd.DataFrame, files: Sequence[Path], console: Cons
     )
     for name, right in (("execution", False), ("delay", True), ("success" if max_value == 1 else "length", True)):
         shown.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for name in ("95 % interval", "against sync", "n", "idle", "age", "jump", "reversals", "seconds"):
+    for name in ("95 % interval", "against sync", "n", "idle", "late", "age", "jump", "reversals", "seconds"):
         shown.add_column(name, justify="right", no_wrap=True)
 
     def number(value: Any, form: str = "{:.2f}") -> str:
@@ -61,6 +61,7 @@ def show(folder: Path, table: pd.DataFrame, files: Sequence[Path], console: Cons
             difference,
             str(row["n"]),
             number(row.get("idle_steps"), "{:.1f}"),
+            number(row.get("late_chunks"), "{:.1f}"),
             number(row.get("action_age_mean"), "{:.1f}"),
             number(row.get("chunk_jump_position"), "{:.3f}"),
             number(row.get("gripper_reversals")),

@@ -47,6 +47,7 @@ def title(summary: Summary) -> str:
 _EXECUTION_STATS = (
     ("inferences", "{:.1f} inferences"),
     ("idle_steps", "idle for {:.1f} steps"),
+    ("late_chunks", "{:.1f} late chunks"),
     ("action_age_mean", "actions {:.1f} steps old"),
     ("chunk_jump_position", "position jumps by {:.3f}"),
     ("chunk_jump_rotation", "rotation by {:.3f}"),

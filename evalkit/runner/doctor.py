@@ -74,7 +74,7 @@ def _check_models() -> Check:
         return Check("models", False, f"{missing} (for checkpoints with weights; the others need nothing)")
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU in float32"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     flash = "flash-attn" if find_spec("flash_attn") else "no flash-attn: sdpa"
     return Check("models", True, f"{versions}, {device}, {flash}")

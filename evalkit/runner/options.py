@@ -31,11 +31,11 @@ class RunOptions:
         episodes: scenes per task; the protocol's number if None.
         repeats: attempts at each scene; the protocol's number if None.
         workers: worker processes; one per core if None.
-        execution: name of the execution, one of :data:`evalkit.execution.NAMES`.
+        execution: name of the execution, one of :data:`evalkit.execution.NAMES`, or ``NAME:key=number,...``.
         horizon: control steps executed of each chunk; the execution's default if None.
         delay: inference delay, as a Delay or as text for :meth:`evalkit.execution.delay.Delay.parse`; none if None.
         prefix: number of committed actions, for the execution ``prefix``.
-        parameters: further parameters of the execution.
+        parameters: further parameters of the execution; they override those given with its name.
         out: the run's folder; a new one under results/runs/ if None.
         resume: continue the run in ``out``.
         video: the episodes to record as video.

@@ -13,7 +13,7 @@ from evalkit.episode import Episode
 from evalkit.errors import UsageError
 from evalkit.execution import Execution
 from evalkit.execution.delay import Delay
-from evalkit.execution.resolve import resolve_execution
+from evalkit.execution.resolve import parse_execution, resolve_execution
 from evalkit.records.folder import RunFolder
 from evalkit.runner.options import Candidate, RunOptions, Video
 from evalkit.setup.installed import InstalledSuite
@@ -144,10 +144,11 @@ def _check_fits(suite: Suite, candidate: Candidate, episodes: Sequence[Episode],
     for name in spec.observation_spec.state:
         if name not in suite.state:
             raise UsageError(f"checkpoint {candidate.id!r} reads state {name!r}, which {suite.name} lacks")
-    if options.execution in ("prefix", "rtc") and options.execution not in spec.supported_prefixes:
+    execution, _ = parse_execution(options.execution)
+    if execution in ("prefix", "rtc") and execution not in spec.supported_prefixes:
         supported = ", ".join(spec.supported_prefixes) or "none"
         raise UsageError(
-            f"--execution {options.execution}: checkpoint {candidate.id!r} does not support it "
+            f"--execution {execution}: checkpoint {candidate.id!r} does not support it "
             f"(it supports: {supported}); use naive"
         )
     if options.video != "none" and suite.video is None:

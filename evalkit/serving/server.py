@@ -13,6 +13,7 @@ import http
 import itertools
 import logging
 import queue
+import re
 import signal
 import threading
 import time
@@ -32,12 +33,13 @@ from websockets.typing import Data
 
 from evalkit.documents import parse
 from evalkit.episode import Episode
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError
+from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt
 from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.serving import protocol
 from evalkit.serving.protocol import ServerMetadata, pack, unpack
 
 _INTERNAL_ERROR = 1011
+_ORIGIN = re.compile(r"(https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d+)?)/?")
 _WEBSOCKETS_LOG = logging.getLogger("evalkit.serving.server.websockets")  # a port scan is not worth a message
 _WEBSOCKETS_LOG.addHandler(logging.NullHandler())
 _WEBSOCKETS_LOG.propagate = False
@@ -49,6 +51,7 @@ def serve(
     identity: dict[str, Any],
     host: str = "127.0.0.1",
     port: int = 8000,
+    allowed_origins: Sequence[str] = (),
     ready: Callable[[str], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> None:
@@ -61,13 +64,15 @@ def serve(
         host: listen address, by default this machine alone. There is no authentication: any client that can reach it
             can query the policy.
         port: listen port; 0 selects a free one.
+        allowed_origins: web origins (``https://HOST[:PORT]``) whose pages may connect. A browser sends the origin of a
+            page, so by default no page can query the policy, not even on this machine. Other clients send none.
         ready: called once with the URL, when clients can connect.
         log: called with a line for each connection, disconnection and failure.
 
     Raises:
-        UsageError: the server cannot listen on the host or port.
+        UsageError: the server cannot listen on the host or port, or an allowed origin is not one.
     """
-    server = Server(policy, identity=identity, host=host, port=port, log=log)
+    server = Server(policy, identity=identity, host=host, port=port, allowed_origins=allowed_origins, log=log)
     stopping = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in signals}
@@ -102,6 +107,7 @@ class Server:
         identity: dict[str, Any],
         host: str = "127.0.0.1",
         port: int = 0,
+        allowed_origins: Sequence[str] = (),
         log: Callable[[str], None] | None = None,
     ) -> None:
         """Create a server that does not listen yet; the arguments are those of :func:`serve`."""
@@ -119,6 +125,7 @@ class Server:
         self._metadata = parse(ServerMetadata, metadata, "identity")
         self._first_message = pack({protocol.EXTENSION_KEY: self._metadata.model_dump(mode="json")})
         self._host, self._port = host, port
+        self._allowed_origins = [parse_origin(origin) for origin in allowed_origins]
         self._log = log or (lambda line: None)
         self._session_numbers = itertools.count()
         self._queue: queue.SimpleQueue[_PendingRequest | None] = queue.SimpleQueue()
@@ -169,7 +176,7 @@ class Server:
             self._port,
             compression=None,
             max_size=protocol.MAX_MESSAGE_BYTES,
-            process_request=_health_check,
+            process_request=self._check_handshake,
             ping_interval=None,  # a client that builds a simulator may not reply to pings for minutes
             close_timeout=2,
             logger=_WEBSOCKETS_LOG,
@@ -182,10 +189,21 @@ class Server:
             for reply in self._pending:
                 reply.cancel()
 
+    def _check_handshake(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        """Answer a health check, and refuse a web page whose origin was not allowed."""
+        if request.path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        refused = [origin for origin in request.headers.get_all("Origin") if origin not in self._allowed_origins]
+        if not refused:
+            return None
+        self._log(f"{_name(connection)}: refused a web page of {excerpt(refused[0])} (see --allow-origin)")
+        text = "this policy server refuses web pages; evalkit serve --allow-origin ORIGIN allows those of an origin\n"
+        return connection.respond(http.HTTPStatus.FORBIDDEN, text)
+
     async def _handle_client(self, connection: ServerConnection) -> None:
         """Serve one client, from its connection to its disconnection."""
         session = _ClientSession(next(self._session_numbers), self._metadata)
-        name = "client {}:{}".format(*(connection.remote_address or ("?", "?"))[:2])
+        name = _name(connection)
         self._log(f"{name}: connected")
         try:
             await connection.send(self._first_message)
@@ -302,8 +320,16 @@ def _as_exception(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else PolicyProblem(f"the policy ended with {error!r}")
 
 
-def _health_check(connection: ServerConnection, request: HttpRequest) -> Response | None:
-    return connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
+def _name(connection: ServerConnection) -> str:
+    return "client {}:{}".format(*(connection.remote_address or ("?", "?"))[:2])
+
+
+def parse_origin(text: str) -> str:
+    """Return a web origin as browsers send it. Raises UsageError if it is not one."""
+    match = _ORIGIN.fullmatch(text.lower())
+    if not match:
+        raise UsageError(f"--allow-origin {excerpt(text)}: must be like https://example.org or http://localhost:3000")
+    return match[1]
 
 
 def _listen_error(host: str, port: int, error: OSError) -> UsageError:

@@ -124,7 +124,8 @@ class Worker:
         adapter = self._simulator()
         began = time.perf_counter()
         hz = float(self._setup.split(episode.split).get("control_hz") or self._setup.suite["control_hz"])
-        trace = self._play(adapter, episode, build_executor(self._execution, episode.id, hz))
+        executor = build_executor(self._execution, episode.id, hz)
+        trace = self._play(adapter, episode, executor)
         outcome = adapter.outcome()
         if not np.isfinite(list(outcome.metrics.values())).all():
             raise SimulatorError(f"a metric is not a finite number: {dict(outcome.metrics)}")
@@ -135,7 +136,7 @@ class Worker:
             clipped_steps=trace.clipped,
             metrics={name: float(value) for name, value in outcome.metrics.items()},
             subtasks=[[str(name), bool(solved)] for name, solved in outcome.subtasks],
-            execution_stats=trace.execution_stats(),
+            execution_stats={**trace.execution_stats(), **executor.execution_stats()},
             timeline=None if self._execution.name == "sync" else trace.timeline(),
             digest=trace.digest(adapter.state()),
             wall_s=time.perf_counter() - began,

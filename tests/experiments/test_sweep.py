@@ -52,6 +52,7 @@ def test_a_sweep_is_runs_on_the_same_episodes_and_a_table_of_them(swept: tuple[P
     assert (
         rows[2]["idle_steps"] > 0 == rows[4]["idle_steps"] and rows[4]["action_age_mean"] > rows[0]["action_age_mean"]
     )
+    assert rows[4]["late_chunks"] == 0 and rows[2]["late_chunks"] is None
     assert list(pd.read_csv(out / "sweep.csv")["run"]) == [r["run"] for r in rows]
 
 

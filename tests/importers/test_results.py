@@ -82,7 +82,10 @@ def test_vla_evals_chains_and_simpler_tasks(tmp_path: Path) -> None:
     for name, wins in {"widowx_stack_cube": 12, "widowx_carrot_on_plate": 6}.items():
         tasks = {name: [episode(n, n < wins) for n in range(24)]}
         import_logs.vla_eval(tmp_path / "s" / f"{name}.json", "SimplerEnvBenchmark", {"task_name": name}, tasks)
-    summary = summarize(import_run("vla-eval", tmp_path / "s", tmp_path / "simpler"))
+    lacking = r"simpler widowx: 2 of 4 tasks are missing \(put_spoon_on_table_cloth, put_eggplant_in_basket\)"
+    with pytest.raises(UsageError, match=lacking):
+        imported("vla-eval", tmp_path / "s", tmp_path / "x")
+    summary = summarize(import_run("vla-eval", tmp_path / "s", tmp_path / "simpler", ImportOptions(allow_partial=True)))
     assert {r.task: (r.value, r.n_effective) for r in summary.rows if r.task} == {
         "stack_green_cube_on_yellow_cube": (0.5, 24),
         "put_carrot_on_plate": (0.25, 24),
@@ -100,7 +103,9 @@ def test_tasks_of_libero_90_that_share_an_instruction_need_their_number(tmp_path
         imported("vla-eval", tmp_path / "a.json", tmp_path)
     some = {"suite": "libero_90"}, {twice: [episode(0, True, task_id=number)]}
     import_logs.vla_eval(tmp_path / "b.json", "LIBEROBenchmark", *some, config={"max_tasks": 1})
-    summary = imported("vla-eval", tmp_path / "b.json", tmp_path)
+    with pytest.raises(UsageError, match=r"libero 90: 89 of 90 tasks are missing \(.* and 79 more\)"):
+        imported("vla-eval", tmp_path / "b.json", tmp_path)
+    summary = imported("vla-eval", tmp_path / "b.json", tmp_path, allow_partial=True)
     assert summary.manifest.plan.keys == [("90", list(load_suite("libero").splits["90"].tasks)[number])]
 
 
@@ -125,6 +130,8 @@ def test_bad_results_of_vla_eval_are_refused_by_name(tmp_path: Path) -> None:
     attempt("mean_success is 0.5, but its episodes give 1")
     path.write_text(whole.replace('"num_episodes": 2', '"num_episodes": 3', 1))
     attempt("num_episodes is 3, but there are 2")
+    path.write_text(whole.replace('"mean_success": 0.5', '"mean_success": NaN', 1))
+    attempt("mean_success is nan, but its episodes give 0.5")
     path.write_text(whole)
     (tmp_path / "in" / "other.json").write_text(whole.replace('"steps": 11', '"steps": 12'))
     attempt("episode 1: failure here and failure in")
@@ -150,7 +157,10 @@ def test_lerobots_results_become_a_run_that_says_what_it_lacks(tmp_path: Path) -
     assert not summary.manifest.pairable and summary.execution_stats == {}
     groups = {("easy", 0): [True], ("easy", 1): [False], ("metaworld-assembly-v3", 0): [True]}
     import_logs.lerobot(tmp_path / "m.json", groups)
-    summary = summarize(import_run("lerobot", tmp_path / "m.json", tmp_path / "m", ImportOptions("x")))
+    with pytest.raises(UsageError, match=r"metaworld easy: 26 of 28 tasks are missing \(.* and 16 more\)"):
+        import_run("lerobot", tmp_path / "m.json", tmp_path / "m", ImportOptions("x"))
+    asked = ImportOptions("x", allow_partial=True)
+    summary = summarize(import_run("lerobot", tmp_path / "m.json", tmp_path / "m", asked))
     assert list(summary.manifest.plan.keys) == [
         ("easy", "button-press-v3"), ("easy", "button-press-topdown-v3"), ("hard", "assembly-v3"),
     ]  # fmt: skip
@@ -158,7 +168,7 @@ def test_lerobots_results_become_a_run_that_says_what_it_lacks(tmp_path: Path) -
 
 def test_episodes_beyond_the_scenes_are_repeats_and_count_once(tmp_path: Path) -> None:
     import_logs.lerobot(tmp_path / "eval_info.json", {("libero_goal", 0): [True] * 75 + [False] * 25})
-    summary = imported("lerobot", tmp_path / "eval_info.json", tmp_path, checkpoint="x")
+    summary = imported("lerobot", tmp_path / "eval_info.json", tmp_path, checkpoint="x", allow_partial=True)
     assert (summary.rows[0].n, summary.rows[0].n_effective, summary.rows[0].value) == (100, 50, 0.75)
     import_logs.lerobot(tmp_path / "eval_info.json", {("libero_goal", 0): [True] * 60})
     with pytest.raises(UsageError, match="60 episodes are not a multiple of its 50 scenes"):

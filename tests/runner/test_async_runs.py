@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from evalkit.testing import canonical
 
 LATE = [name for name in EXECUTORS if name not in ("sync", "rtc")]  # the oracle is guided by nothing
 ONE_QUICK = [name if name == "prefix" else slow(name) for name in LATE]
+DRAWN = {"prefix": "prefix:quantile=0.9"}  # the largest draw would be longer than half of a chunk
 
 
 def play(suite: str, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def outcome(records: list[dict[str, Any]]) -> list[Any]:
 @pytest.mark.parametrize("execution", ONE_QUICK)
 def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, execution: str) -> None:
     options: dict[str, Any] = {
-        "execution": execution,
+        "execution": DRAWN.get(execution, execution),
         "delay": "normal:200:200ms",
         "checkpoint": "oracle-noisy",
         "episodes": 2,
@@ -47,11 +49,48 @@ def test_workers_and_order_change_no_outcome(pointmass: str, tmp_path: Path, exe
     one = play(pointmass, tmp_path / "1", **options)
     three = play(pointmass, tmp_path / "3", **options, workers=3, shuffle=1)
     assert one == three and len(one) == 8
+    late_chunks = [r["execution_stats"].get("late_chunks") for r in one]
+    assert (any(late_chunks) and None not in late_chunks) == (execution == "prefix")
+
+
+@dataclass
+class Guided:
+    """A policy that supports rtc: it moves, by an amount that the number of committed actions determines."""
+
+    spec: evalkit.Spec = field(
+        default_factory=lambda: evalkit.Spec(evalkit.ObservationSpec(), 12, {}, supported_prefixes=("rtc",))
+    )
+    committed: dict[str, list[int]] = field(default_factory=dict)
+
+    def act(self, requests: Sequence[evalkit.Request]) -> list[np.ndarray]:
+        for request in requests:
+            if request.prefix:
+                self.committed.setdefault(request.episode.id, []).append(request.prefix.committed)
+        amounts = [0.01 * (1 + request.prefix.committed if request.prefix else 0) for request in requests]
+        return [np.full((12, 2), amount, np.float32) for amount in amounts]
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_running_maximum_of_an_episode_depends_on_no_other_episode(pointmass: str, tmp_path: Path) -> None:
+    runs = []
+    for workers in (1, 3):
+        policy, out = Guided(), tmp_path / str(workers)
+        options: dict[str, Any] = {"execution": "rtc", "delay": "normal:200:90ms", "workers": workers, "episodes": 2}
+        evalkit.evaluate(policy, suite=pointmass, out=out, **options)
+        runs.append((canonical(read_journal(out).values()), dict(sorted(policy.committed.items()))))
+    assert runs[0] == runs[1] and len(runs[0][0]) == 8
+    forecasts = list(runs[0][1].values())
+    assert all(values == sorted(values) and values[0] == 2 for values in forecasts)
+    assert len({values[-1] for values in forecasts}) > 1
+    assert read_manifest(tmp_path / "3").execution["parameters"] == {}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("execution", LATE)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(pointmass: str, tmp_path: Path, execution: str) -> None:
+    execution = DRAWN.get(execution, execution)
     options = ["--execution", execution, "--delay", "normal:200:100ms", "--checkpoint", "oracle-noisy"]
     kill_and_resume(
         [pointmass, *options, "--workers", "2", "--episodes", "3"],

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import invoke, refused
 from support.runs import run_policy
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError
@@ -278,6 +280,38 @@ def test_a_health_check_is_answered_and_clients_are_logged() -> None:
 
 
 # Coming and going.
+
+
+@pytest.mark.parametrize("origin", ["https://example.org", "http://localhost:8000", "null", "http://allowed.test:1"])
+def test_a_web_page_is_refused_unless_its_origin_is_allowed(origin: str) -> None:
+    lines: list[str] = []
+    identity = {"suite": "pointmass", "action_size": 2}
+    allowed = ["http://allowed.test", "HTTPS://Other.test:444/"]
+    server = Server(Stub(), identity=identity, allowed_origins=allowed, log=lines.append)
+    url = server.start()
+    try:
+        with pytest.raises(InvalidStatus) as error, connect(url, origin=Origin(origin), proxy=None):
+            pass
+        assert error.value.response.status_code == 403 and b"--allow-origin" in (error.value.response.body or b"")
+        assert any(f"refused a web page of {origin} (see --allow-origin)" in line for line in lines)
+        for known in ("http://allowed.test", "https://other.test:444"):
+            with connect(url, origin=Origin(known), proxy=None, compression=None) as connection:
+                connection.recv()
+                assert query(connection)["actions"].shape == (3, 2)
+        with plain_client(url) as (connection, _):  # no browser, no origin
+            assert query(connection)["actions"].shape == (3, 2)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "origin", ["example.org", "https://example.org/page", "*", "", "https://", "file:///x", "a\nb"]
+)
+def test_an_allowed_origin_must_be_one(origin: str) -> None:
+    with pytest.raises(UsageError, match=r"--allow-origin .*must be like https:"):
+        Server(Stub(), identity={"suite": "pointmass", "action_size": 2}, allowed_origins=[origin])
+    line = refused(invoke("serve", "--checkpoint", "no-such-checkpoint", "--allow-origin", origin))
+    assert "--allow-origin" in line
 
 
 def test_a_port_in_use_is_one_line_and_a_stopped_server_frees_it() -> None:

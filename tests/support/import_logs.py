@@ -30,8 +30,16 @@ def libero(folder: Path, tasks: Mapping[int, Sequence[bool]], split: str = "obje
         lines.append(f"INFO:root:Task {task} Success Rate: {rate:.2%}")
         (folder / f"{task}_eval.log").write_text(NOISE + "\n".join(lines) + "\n")
         results.append({"task_id": task, "instruction": instructions[task], "success_rate": rate})
-    (folder / "merged_results.json").write_text(json.dumps({"individual_results": results, "summary": {}}))
+    mean = sum(sum(outcomes) / len(outcomes) for outcomes in tasks.values()) / len(tasks)
+    totals = {"total_tasks": len(tasks), "overall_success_rate": mean}
+    (folder / "merged_results.json").write_text(json.dumps({"individual_results": results, "summary": totals}))
     return folder
+
+
+def whole_libero(folder: Path, split: str = "object") -> Path:
+    """Logs of a whole suite, 50 episodes a task; the first has 37 successes, the others nothing else."""
+    first = ([True, False, True, True] * 13)[:50]
+    return libero(folder, {0: first, **{task: [True] * 50 for task in range(1, 10)}}, split)
 
 
 def calvin(folder: Path, ranks: Sequence[Sequence[int]]) -> Path:

@@ -2,7 +2,9 @@
 
 requests    presets per robot: observation → prompt, images, state, seed; decoded chunk → the suite's actions
 loading     AutoModel and AutoProcessor from a directory, the attention and the dtype chosen and recorded
-guidance    chunks that continue the running one: prefixes and real-time chunking
+continuation   chunks that continue the running one, by either of the next two
+post_training  passes of weights from the authors' post-training code, with prefixes
+guidance       real-time chunking: the flow guided towards the running chunk
 inference   forward passes, of one request or of a batch
 policy      evalkit's policy interface
 """

@@ -1,9 +1,8 @@
-"""Continuation of the running chunk: by an action prefix, if the model takes one, or by guiding the model's flow.
+"""Guidance of the model's flow towards the running chunk: real-time chunking at inference time.
 
-Guidance is real-time chunking at inference time. Source: Black et al., "Real-Time Execution of Action Chunking Flow
-Policies" (2025). At flow time t, from 0 (noise) to 1 (action), let x be the noisy chunk and v the model's velocity.
-Then x1 = x + (1 - t) v is the predicted chunk. Its weighted distance w from the target chunk Y is pulled back through
-the model by a vector-Jacobian product::
+Source: Black et al., "Real-Time Execution of Action Chunking Flow Policies" (2025). At flow time t, from 0 (noise) to 1
+(action), let x be the noisy chunk and v the model's velocity. Then x1 = x + (1 - t) v is the predicted chunk. Its
+weighted distance w from the target chunk Y is pulled back through the model by a vector-Jacobian product::
 
     v + min(β, (t² + (1 - t)²) / (t (1 - t))) · (∂x1/∂x)ᵀ w (Y - x1)
 
@@ -16,115 +15,14 @@ returns a velocity (B, T, 32) that autograd can differentiate. The independence 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from evalkit.errors import PolicyProblem
-from evalkit.execution import Prefix
-
-PrefixKind = Literal["prefix", "rtc"]
-_LARGE = (
-    2.0**20
-)  # the standard deviation is decoded from this value, a power of two next to which the mean is negligible
-
-
-@dataclass(frozen=True)
-class NormalizedPrefix:
-    """A prefix in the model's normalised action space.
-
-    Attributes:
-        kind: ``prefix`` or ``rtc``.
-        committed: number of actions that are executed whatever the reply, at most T.
-        length: number of actions (K), at most T.
-        actions: (1, T, 32) float32 tensor, normalised; 0 from K on and in dimensions that the robot does not use.
-    """
-
-    kind: PrefixKind
-    committed: int
-    length: int
-    actions: Any
-
-
-class Continuation:
-    """The prefixes of one loaded model.
-
-    Attributes:
-        kinds: the supported kinds of prefix: ``prefix`` if its configuration says that it was trained with one
-            (``action_prefix``), ``rtc`` if its flow can be guided.
-    """
-
-    def __init__(self, model: Any, processor: Any, robot_type: str, mask: Any, max_guidance: float) -> None:
-        """Read the statistics from the processor.
-
-        Args:
-            model: the remote code's model.
-            processor: its processor; ``decode_action`` must be scale and mean, per time index and dimension.
-            robot_type: the robot type whose statistics apply.
-            mask: (1, T, 32), 1 in the dimensions that the robot uses.
-            max_guidance: the largest weight of the guidance (β).
-        """
-        self._model, self._max_guidance = model, max_guidance
-        self._mask = mask.float()
-        self._mean = processor.decode_action(self._mask * 0, robot_type=robot_type)
-        scaled = processor.decode_action(self._mask * 0 + _LARGE, robot_type=robot_type)
-        self._std = (scaled - self._mean) / _LARGE
-        supported: dict[PrefixKind, bool] = {
-            "prefix": bool(getattr(model.config, "action_prefix", False)),
-            "rtc": callable(getattr(model, "dit_forward", None)),
-        }
-        self.kinds: tuple[PrefixKind, ...] = tuple(kind for kind, yes in supported.items() if yes)
-
-    def normalize(self, prefix: Prefix | None) -> NormalizedPrefix | None:
-        """Normalise a prefix with decoded actions (K, 32) by the statistics of the new chunk's time indices.
-
-        Raises:
-            PolicyProblem: the model does not support this kind of prefix.
-        """
-        if prefix is None or not len(prefix.actions):
-            return None
-        if prefix.kind not in self.kinds:
-            supported = ", ".join(self.kinds) or "none"
-            raise PolicyProblem(f"the model cannot continue a prefix of kind {prefix.kind} (supported: {supported})")
-        import torch
-
-        actions = torch.zeros_like(self._mask)
-        length = min(len(prefix.actions), actions.shape[1])
-        actions[0, :length] = torch.from_numpy(np.array(prefix.actions[:length], np.float32))
-        normalised = torch.where(self._mask.bool(), (actions - self._mean) / self._std, 0.0)
-        normalised[:, length:] = 0.0
-        return NormalizedPrefix(prefix.kind, min(prefix.committed, length), length, normalised)
-
-    def arguments(self, rows: Sequence[NormalizedPrefix | None]) -> dict[str, Any]:
-        """Return the arguments of ``forward`` for prefixes of kind ``prefix``; those of other rows have length 0."""
-        import torch
-
-        prefixes = [row if row is not None and row.kind == "prefix" else None for row in rows]
-        if not any(prefixes):
-            return {}
-        empty = torch.zeros_like(self._mask)
-        lengths = [row.committed if row else 0 for row in prefixes]
-        return {
-            "action_prefix": torch.cat([row.actions if row else empty for row in prefixes]),
-            "prefix_length": torch.tensor(lengths, device=self._mask.device),
-        }
-
-    def guidance(self, rows: Sequence[NormalizedPrefix | None]) -> AbstractContextManager[None]:
-        """Return a context in which the flow of rows with a prefix of kind ``rtc`` is guided."""
-        import torch
-
-        guided = [row if row is not None and row.kind == "rtc" else None for row in rows]
-        if not any(guided):
-            return nullcontext()
-        empty = torch.zeros_like(self._mask)
-        size = empty.shape[1]
-        weights = np.stack([soft_mask(row.committed, row.length, size) if row else np.zeros(size) for row in guided])
-        weight = torch.from_numpy(weights).to(empty)[..., None] * self._mask
-        target = torch.cat([row.actions if row else empty for row in guided])
-        return _guided(self._model, target, weight, self._max_guidance)
+from evalkit.policies.xiaomi_robotics_0.post_training import restore_method
 
 
 def soft_mask(committed: int, length: int, chunk_size: int) -> np.ndarray:
@@ -139,8 +37,18 @@ def soft_mask(committed: int, length: int, chunk_size: int) -> np.ndarray:
 
 
 @contextmanager
-def _guided(model: Any, target: Any, weight: Any, max_guidance: float) -> Iterator[None]:
-    """Wrap ``dit_forward`` on the instance and disable the parameters' gradients, both only within the context."""
+def guided(model: Any, target: Any, weight: Any, max_guidance: float) -> Iterator[None]:
+    """Guide the flow of ``model`` within the context, with its parameters' gradients disabled.
+
+    Args:
+        model: the remote code's model; ``dit_forward`` is wrapped on the instance.
+        target: (B, T, 32) normalised actions, the chunk that each row's is guided towards (Y).
+        weight: (B, T, 32), the weight of each (w); 0 in rows without guidance.
+        max_guidance: the largest weight of the guidance (β).
+
+    Raises:
+        PolicyProblem: the model's code does not meet the module's assumptions.
+    """
     step, times = model.dit_forward, []
 
     def dit_forward(*unnamed: Any, **arguments: Any) -> Any:
@@ -157,17 +65,10 @@ def _guided(model: Any, target: Any, weight: Any, max_guidance: float) -> Iterat
         for parameter in trainable:
             stack.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)
-        stack.callback(_restore_method, model, own_method)
+        stack.callback(restore_method, model, own_method)
         model.dit_forward = dit_forward
         yield
     _check_times([float(t.min()) for t in times])
-
-
-def _restore_method(model: Any, own_method: Any) -> None:
-    if own_method is None:
-        del model.dit_forward
-    else:
-        model.dit_forward = own_method
 
 
 def _check_times(times: list[float]) -> None:

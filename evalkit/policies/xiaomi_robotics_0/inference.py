@@ -18,8 +18,9 @@ import numpy as np
 
 from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
-from evalkit.policies.xiaomi_robotics_0.guidance import Continuation, NormalizedPrefix, PrefixKind
+from evalkit.policies.xiaomi_robotics_0.continuation import Continuation, NormalizedPrefix, PrefixKind
 from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint
+from evalkit.policies.xiaomi_robotics_0.post_training import LONGEST_PREFIX, PostTraining
 from evalkit.policies.xiaomi_robotics_0.requests import ACTION_SIZE, ModelRequest
 
 _ROUND_TO = 64  # batch-invariant prompts are padded to a multiple of this number of tokens
@@ -54,6 +55,7 @@ class Inference:
         max_batch: int = 1,
         batch_invariant: bool = False,
         max_guidance: float = 5.0,
+        post_training: PostTraining | None = None,
     ) -> None:
         """Prepare the mask and the statistics; run no inference.
 
@@ -63,6 +65,7 @@ class Inference:
             max_batch: the largest number of requests in one forward pass.
             batch_invariant: True if all passes have ``max_batch`` rows and prompts of rounded length.
             max_guidance: the largest weight with which a chunk is guided towards the running one.
+            post_training: the settings of the authors' post-training code, or None for weights of the released kind.
         """
         self._model = loaded.model
         self._processor = loaded.processor
@@ -70,8 +73,11 @@ class Inference:
         self._max_batch = max_batch
         self._invariant = batch_invariant
         self._mask = loaded.processor.get_action_mask(robot_type).to(loaded.model.device, loaded.model.dtype)
-        self._continuation = Continuation(loaded.model, loaded.processor, robot_type, self._mask, max_guidance)
+        self._continuation = Continuation(
+            loaded.model, loaded.processor, robot_type, self._mask, max_guidance, post_training
+        )
         self.warnings: list[str] = []
+        self._warned: set[str] = set()
 
     @property
     def chunk_size(self) -> int:
@@ -137,7 +143,16 @@ class Inference:
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
         state = torch.from_numpy(request.state).to(self._model.device, self._model.dtype).view(1, 1, -1)
         prompt = {name: inputs[name] for name in names}
-        return _ModelInput(prompt, state, request.seed, self._continuation.normalize(request.prefix))
+        prefix = self._continuation.normalize(request.prefix)
+        if prefix is not None and prefix.kind == "prefix" and prefix.committed > LONGEST_PREFIX:
+            trained = f"the post-training code trains with at most {LONGEST_PREFIX}"
+            self._warn_once(f"prefixes of {prefix.committed} actions: {trained}")
+        return _ModelInput(prompt, state, request.seed, prefix)
+
+    def _warn_once(self, warning: str) -> None:
+        if warning not in self._warned:
+            self._warned.add(warning)
+            self.warnings.append(warning)
 
     def _run(self, batch: list[_ModelInput]) -> list[np.ndarray]:
         """Run one pass, or two of half the size if the memory cannot hold it."""
@@ -162,29 +177,24 @@ class Inference:
         import torch
 
         rows = [*batch, *[batch[0]] * (self._max_batch - len(batch))] if self._invariant else batch
-        prefixes = [row.prefix for row in rows]
-        prefix_arguments = self._continuation.arguments(prefixes)
-        with torch.no_grad(), self._continuation.guidance(prefixes):
+        with torch.no_grad(), self._continuation.applied([row.prefix for row in rows]) as finish:
             if len(rows) == 1 and not self._invariant:
                 only = rows[0]
-                output = self._model(
-                    state=only.state, action_mask=self._mask, seed=only.seed, **only.prompt, **prefix_arguments
-                )
+                output = self._model(state=only.state, action_mask=self._mask, seed=only.seed, **only.prompt)
             else:
                 noise = torch.cat([self._noise(row.seed) for row in rows])
                 mask = self._mask.repeat(len(rows), 1, 1)
                 with _fixed_noise(noise) as fixed:
                     state = torch.cat([row.state for row in rows])
-                    output = self._model(
-                        state=state, action_mask=mask, seed=rows[0].seed, **self._collate(rows), **prefix_arguments
-                    )
+                    output = self._model(state=state, action_mask=mask, seed=rows[0].seed, **self._collate(rows))
                 if fixed.draws != 1:
                     raise PolicyProblem(
                         f"the model's code draws its noise {fixed.draws} times instead of once: use max_batch=1"
                     )
-            decoded = self._processor.decode_action(output.actions, robot_type=self._robot_type).float()
-            used = self._mask.bool().expand_as(output.actions)
-            invalid = (used & ~output.actions.isfinite()).any(dim=2).any(dim=1)
+            actions = finish(output.actions)
+            decoded = self._processor.decode_action(actions, robot_type=self._robot_type).float()
+            used = self._mask.bool().expand_as(actions)
+            invalid = (used & ~actions.isfinite()).any(dim=2).any(dim=1)
             decoded[invalid] = float("nan")  # the whole row, so that no gripper rule can hide it
         return list(decoded.cpu().numpy()[: len(batch)])
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem
+from evalkit.policies.remote_code import check_imported
 from evalkit.policies.weights import CheckpointFiles
 
+RELEASED_DTYPE = "bfloat16"
 INSTALL_COMMAND = "pip install torch 'transformers>=4.57.1,<4.58' pillow transforms3d"
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -30,7 +32,7 @@ class LoadedCheckpoint:
     Attributes:
         model: the remote code's model, in evaluation mode, on its device.
         processor: its processor, with ``tokenizer``.
-        metadata: device, dtype, attention and library versions; JSON values.
+        metadata: device, dtypes, attention and library versions; JSON values.
     """
 
     model: Any
@@ -55,7 +57,7 @@ def load(files: CheckpointFiles, attention: Attention, dtype: Dtype, device: str
     Args:
         files: the checkpoint's files.
         attention: the implementation, or auto: the first of flash, sdpa and eager that machine and model support.
-        dtype: dtype of weights and arithmetic, or auto: bfloat16 (as released) on a GPU, float32 on a CPU.
+        dtype: dtype of weights and arithmetic, or auto: bfloat16, as released.
         device: torch's name of a device, or auto: the GPU if there is one, else the CPU.
 
     Raises:
@@ -68,12 +70,13 @@ def load(files: CheckpointFiles, attention: Attention, dtype: Dtype, device: str
     import torch
 
     torch_device = _device(device)
-    dtype_name = dtype if dtype != "auto" else "bfloat16" if torch_device.type == "cuda" else "float32"
+    dtype_name = RELEASED_DTYPE if dtype == "auto" else dtype
     model, used, rejected = _model(files, _candidates(attention, torch_device.type), getattr(torch, dtype_name))
-    model = model.to(torch_device).eval()
+    adapted = _cast(model.to(torch_device).eval(), getattr(torch, dtype_name), released=dtype_name == RELEASED_DTYPE)
     metadata: dict[str, Any] = {
         "device": _device_name(torch_device),
         "dtype": dtype_name,
+        "buffers_dtype": _buffer_dtypes(model),
         "attention": used,
         "libraries": _versions(),
     }
@@ -87,7 +90,36 @@ def load(files: CheckpointFiles, attention: Attention, dtype: Dtype, device: str
         }
     if rejected:
         metadata["attention_rejected"] = rejected
-    return LoadedCheckpoint(model, _processor(files), metadata)
+    if adapted:
+        metadata["adapted_dtype"] = adapted
+    processor = _processor(files)
+    check_imported(files.folder, files.code, model, model.config, processor)
+    return LoadedCheckpoint(model, processor, metadata)
+
+
+def _cast(model: Any, dtype: Any, released: bool) -> list[str]:
+    """Give the model the dtype that its arithmetic needs; return the names of the modules that were adapted.
+
+    In the released dtype the whole model is cast once more, as the released server does at the end of its loading
+    (``deploy/server.py``). The cast reaches the rotary frequencies, which ``from_pretrained`` leaves in float32. In any
+    other dtype, a module whose own ``dtype`` is fixed (the released flow-time embedding) gets that dtype instead.
+    """
+    import torch
+
+    if released:
+        model.to(dtype)
+    adapted = []
+    for name, module in model.named_modules():
+        own = vars(module).get("dtype")
+        if isinstance(own, torch.dtype) and own != dtype:
+            module.dtype = dtype
+            adapted.append(name)
+    return adapted
+
+
+def _buffer_dtypes(model: Any) -> str:
+    """Return the dtype of the model's floating-point buffers, such as rotary frequencies."""
+    return ", ".join(sorted({str(b.dtype).removeprefix("torch.") for b in model.buffers() if b.is_floating_point()}))
 
 
 def _versions() -> dict[str, str]:
@@ -136,7 +168,7 @@ def _model(files: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[A
             with _silenced():
                 model, report = AutoModel.from_pretrained(
                     files.folder,
-                    trust_remote_code=True,
+                    trust_remote_code=files.trusted,
                     local_files_only=True,
                     attn_implementation=attention,
                     dtype=dtype,
@@ -171,8 +203,10 @@ def _processor(files: CheckpointFiles) -> Any:
         with _silenced():
             if importlib.util.find_spec("torchvision") is not None:
                 return AutoProcessor.from_pretrained(
-                    files.folder, trust_remote_code=True, local_files_only=True, use_fast=False
+                    files.folder, trust_remote_code=files.trusted, local_files_only=True, use_fast=False
                 )
+            if not files.trusted:
+                raise ValueError("its code may not be run")
             released = get_class_from_dynamic_module(_processor_class(files.folder), str(files.folder))
             reduced: Any = type(released.__name__, (released,), {"attributes": ["image_processor", "tokenizer"]})
             return reduced.from_pretrained(files.folder, local_files_only=True, trust_remote_code=True, use_fast=False)

@@ -15,6 +15,7 @@ from evalkit.policies.checkpoint import NamedParameters
 from evalkit.policies.weights import CheckpointFiles, locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
+from evalkit.policies.xiaomi_robotics_0.post_training import PostTraining
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, RobotPreset, presets
 from evalkit.policy import Request, Spec
 from evalkit.suite import Suite
@@ -27,16 +28,25 @@ class Parameters(NamedParameters):
 
     source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
     revision: str | None = Field(None, description="the full commit of that repository")
+    known_revision: dict[str, str] | None = Field(
+        None, exclude=True, description="a commit to offer without `revision`, and the publication that it is named_by"
+    )
     trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
     robot_type: str | None = Field(None, description="the model's name for the robot; by default from the suite")
     preset: str | None = Field(None, description="the preset for requests and actions; by default from the robot type")
     chunk: int | None = Field(None, ge=1, description="the expected chunk length, checked against the model")
     attention: Attention = Field("auto", description="auto selects the first of flash, sdpa, eager that works")
-    dtype: Dtype = Field("auto", description="auto is bfloat16 on a GPU, as released, and float32 on a CPU")
+    dtype: Dtype = Field("auto", description="auto is bfloat16, as released")
     device: str = Field("auto", description="auto is the GPU if there is one, else the CPU")
     max_batch: int = Field(1, ge=1, le=1024, description="largest number of requests in one pass; 1 is as released")
     batch_invariant: bool = Field(False, description="pad every pass to one shape, so that chunks are independent")
     max_guidance: float = Field(5.0, gt=0, le=1000, description="rtc: largest weight of the guidance")
+    async_train: bool | None = Field(
+        None, description="the post-training code trained the weights with prefixes; by default as config.json says"
+    )
+    local_window: int | None = Field(
+        None, ge=0, description="the attention window of post-trained weights; by default as config.json says"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -62,12 +72,14 @@ class XiaomiRobotics0:
         loaded = load(files, parameters.attention, parameters.dtype, parameters.device)
         self._preset = preset
         self._robot_type = _find_robot_type(preset, parameters, loaded.processor.list_robot_types())
+        post_training = PostTraining.find(loaded.model.config, parameters.async_train, parameters.local_window)
         self._inference = Inference(
             loaded,
             self._robot_type,
             parameters.max_batch,
             parameters.batch_invariant,
             parameters.max_guidance,
+            post_training,
         )
         if parameters.chunk not in (None, self._inference.chunk_size):
             raise PolicyProblem(
@@ -84,6 +96,7 @@ class XiaomiRobotics0:
                 "robot_type": self._robot_type,
                 "preset": preset.name,
                 "batch": {"max_batch": parameters.max_batch, "fixed_shapes": parameters.batch_invariant},
+                **({"post_training": post_training.to_dict()} if post_training else {}),
             },
             batch_invariant=parameters.batch_invariant or parameters.max_batch == 1,
             supported_prefixes=self._inference.supported_prefixes,
@@ -131,7 +144,13 @@ def _locate_files(parameters: Parameters) -> CheckpointFiles:
     """Return the checkpoint's files. Raises one EnvironmentProblem for missing libraries and missing files."""
     libraries = missing_libraries()
     try:
-        files = locate(parameters.source, parameters.revision, parameters.trust_remote_code, parameters.display_name)
+        files = locate(
+            parameters.source,
+            parameters.revision,
+            parameters.trust_remote_code,
+            parameters.display_name,
+            parameters.known_revision,
+        )
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
     if libraries:
