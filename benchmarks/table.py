@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.records.folder import RunFolder
-from evalkit.records.manifest import Manifest, Plan, PlannedTask, read_manifest
+from evalkit.records.manifest import Manifest, Plan, PlannedTask, fingerprint, read_manifest
 from evalkit.suite import Suite, load_suite
 
 SPLITS = {"metaworld": ["easy", "medium", "hard", "very_hard"], "calvin": ["abcd_d"]}
@@ -57,7 +57,7 @@ def phases(folder: Path) -> None:
     from evalkit.analysis.summary import mean_execution_stats, read_frame
 
     manifest = timed("the manifest", lambda: read_manifest(folder))
-    frame = timed("journal to frame", lambda: read_frame(folder, extras=False))
+    frame = timed("journal to frame", lambda: read_frame(folder, False, manifest))
     timed("frame to rows", lambda: compute_rows(manifest, frame))
     timed("execution statistics", lambda: mean_execution_stats(manifest, frame))
 
@@ -81,7 +81,7 @@ def write(folder: Path, shape: str, episodes: int, errors: float) -> None:
         seed=suite.seed,
     )
     Manifest(
-        fingerprint={"suite": suite.name},
+        fingerprint=fingerprint(suite, {}, {}),
         checkpoint={"id": "made-up"},
         execution={"name": "sync", "horizon": 10},
         plan=plan,

@@ -1,8 +1,9 @@
-"""Files that people write: YAML read strictly, validated with pydantic, and compared field by field."""
+"""Documents: YAML and JSON read strictly, validated with pydantic, and compared field by field."""
 
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,54 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: must be a mapping of names to values")
     return content
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises UsageError that names the file, also for a repeated key and a number without end."""
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON in UTF-8, strictly.
+
+    Raises:
+        ValueError: it is not JSON, a key appears twice (one of the values would be lost), a number is not finite, text
+            has half of a surrogate pair, or mappings and lists are nested too deeply to be read.
+    """
+    try:
+        value = json.loads(
+            text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        if b"\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise ValueError(f"key {name!r} appears twice")
+        mapping[name] = value
+    return mapping
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:30]} is not a finite number")
+    return number
 
 
 class _Strict(yaml.SafeLoader):

@@ -42,10 +42,10 @@ def read_side(folder: Path) -> Side:
     """Read a run.
 
     Raises:
-        UsageError: the folder holds no run.
+        UsageError: the folder holds no run, or its journal is not that of its manifest.
     """
     manifest = read_manifest(folder)
-    frame = read_frame(folder, extras=False)
+    frame = read_frame(folder, extras=False, manifest=manifest)
     scored = frame[frame["error"].isna()]
     chain = manifest.suite.get("chain")
     scores = scored["solved"] / chain if chain else scored["success"].astype(float)

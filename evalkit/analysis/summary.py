@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.analysis.rows import Row, compute_rows, coverage_note
-from evalkit.episode import Episode
-from evalkit.errors import UsageError
 from evalkit.records.frame import episodes_frame, read_frame
 from evalkit.records.manifest import Manifest, read_manifest
 
@@ -87,8 +85,7 @@ def summarize(folder: Path, execution_stats: bool = True) -> Summary:
         UsageError: the folder holds no readable run, or the journal and the manifest contradict each other.
     """
     manifest = read_manifest(folder)
-    frame = read_frame(folder, extras=execution_stats or manifest.execution["name"] != "sync")
-    _check_planned(folder, manifest, frame)
+    frame = read_frame(folder, execution_stats or manifest.execution["name"] != "sync", manifest)
     rows = compute_rows(manifest, frame)
     errors = int(frame["error"].notna().sum())
     uncovered = coverage_note(manifest)
@@ -104,22 +101,6 @@ def summarize(folder: Path, execution_stats: bool = True) -> Summary:
         errors=errors,
         execution_stats=mean_execution_stats(manifest, frame),
     )
-
-
-def _check_planned(folder: Path, manifest: Manifest, frame: pd.DataFrame) -> None:
-    """Raise UsageError that names an episode of the frame that the manifest does not plan."""
-    planned = {task.key: task for task in manifest.plan.tasks}
-    unplanned = (frame["suite"] != str(manifest.fingerprint["suite"])) | (frame["seed"] != manifest.plan.seed)
-    for (split, name), episodes in frame.groupby(["split", "task"], observed=True):
-        task = planned.get((str(split), str(name)))
-        if task is None:
-            unplanned[episodes.index] = True
-        elif episodes["scene"].max() >= task.scenes or episodes["repeat"].max() >= task.repeats:
-            unplanned[episodes.index] |= (episodes["scene"] >= task.scenes) | (episodes["repeat"] >= task.repeats)
-    if unplanned.any():
-        fields = frame.loc[unplanned, list(Episode.__dataclass_fields__)].astype(object).to_dict("records")
-        first = min(Episode(**{str(name): value for name, value in episode.items()}) for episode in fields)
-        raise UsageError(f"{folder}: the journal has an episode that the manifest does not plan: {first.id}")
 
 
 def rows_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
@@ -158,8 +139,7 @@ def read_episodes(*runs: Path | str) -> pd.DataFrame:
     frames = []
     for run in map(Path, runs):
         manifest = read_manifest(run)
-        frame = read_frame(run)
-        _check_planned(run, manifest, frame)
+        frame = read_frame(run, manifest=manifest)
         frame.insert(0, "run", str(run))
         frame.insert(1, "checkpoint", str(manifest.checkpoint["id"]))
         frames.append(frame.astype(dict.fromkeys(("suite", "split", "task", "digest"), object)))

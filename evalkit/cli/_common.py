@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FAILED = 2  # usage, infrastructure, not comparable
 INTERRUPTED = 130
+_MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
 
 
 def report(summary: Summary, as_json: bool) -> None:
@@ -111,5 +112,7 @@ def no_verdict(kind: str, error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())
+    """Return an error's message on one line, without control characters."""
+    from evalkit.errors import excerpt
+
+    return excerpt(error, _MAX_MESSAGE)

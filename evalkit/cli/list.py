@@ -95,7 +95,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     for run in sorted(found, key=lambda one: one.manifest.stat().st_mtime):
         try:
             manifest = read_manifest(run.root)
-            records = read_journal(run.root).values() if run.journal.exists() else []
+            records = read_journal(run.root, manifest).values() if run.journal.exists() else []
         except EvalkitError as error:
             rows.append({"run": str(run.root), "problem": str(error)})
             continue

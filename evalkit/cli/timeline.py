@@ -32,7 +32,8 @@ def timeline(
     from evalkit.report.timeline import as_text, timeline_of
 
     with report_errors():
-        manifest, records = read_manifest(run), read_journal(run)
+        manifest = read_manifest(run)
+        records = read_journal(run, manifest)
         by_id = {e.id: record for e, record in records.items()}
         if not by_id:
             raise UsageError(f"{run}: no episode has ended yet")

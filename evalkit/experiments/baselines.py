@@ -116,7 +116,7 @@ def _write(folder: Path, name: str, reason: str, summary: Summary, table: str) -
     manifest = summary.manifest.model_copy(update={"machine": {}})
     manifest.write(folder)
     suite, journal = str(manifest.fingerprint["suite"]), RunFolder(folder).journal
-    records = read_journal(summary.folder)
+    records = read_journal(summary.folder, manifest)
     lines = [replace(records[e], host={}, timeline=None).to_json() for e in manifest.plan.episodes(suite)]
     journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
     acceptance = Acceptance(

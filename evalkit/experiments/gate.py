@@ -118,7 +118,7 @@ class Gate:
         self.baseline = read_manifest(options.baseline)
         self._announce = announce
         self._chain: int | None = self.baseline.suite.get("chain")
-        records = read_journal(options.baseline).values()
+        records = read_journal(options.baseline, self.baseline).values()
         self._scores = {r.episode: s for r in records if (s := score(r, self._chain)) is not None}
         if not self._scores:
             raise UsageError(f"{options.baseline}: no episode of this baseline has a verdict")
@@ -240,7 +240,7 @@ def gate_finished_run(run: Path, options: GateOptions, announce: Announce) -> Ga
     """
     gate, manifest = Gate(options, announce), read_manifest(run)
     gate.on_start(manifest)
-    for record in read_journal(run).values():
+    for record in read_journal(run, manifest).values():
         gate.on_record(record)
     missing = gate.results.missing()
     if missing:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError, unknown
+from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt, unknown
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
 from evalkit.policies.weights import COMMIT, HUB_ID
@@ -161,7 +161,7 @@ class Checkpoint:
                 raise
             raise type(error)(f"checkpoint {self.id!r}: {error}") from error
         except (Exception, SystemExit) as error:  # code that ends the process must not end this one
-            raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {error}") from error
+            raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {excerpt(error)}") from error
         return policy
 
     def identity(self) -> dict[str, Any]:
@@ -186,7 +186,8 @@ class Checkpoint:
         try:
             return load_factory(self.entry.policy, self.folder)
         except (Exception, SystemExit) as error:  # importing it runs it
-            why = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+            known = isinstance(error, ImportError | AttributeError)
+            why = excerpt(error if known else f"{type(error).__name__}: {error}")
             raise PolicyProblem(f"checkpoint {self.id!r}: {self.entry.policy} cannot be loaded: {why}") from error
 
 

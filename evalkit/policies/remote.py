@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import re
 import threading
@@ -22,10 +23,11 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from evalkit.documents import Section
-from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError
+from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, excerpt
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.rotations import axis_angle
 from evalkit.policy import Request, Spec
+from evalkit.serving import protocol
 from evalkit.serving.client import ConnectionPool
 from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, ServerMetadata, encode_request, jsonable, pack, unpack
 from evalkit.suite import Suite
@@ -44,7 +46,9 @@ class RemoteParameters(Section):
     connect_s: float = Field(
         30, gt=0, exclude=True, description="seconds to wait for the server, at first and after a loss"
     )
-    timeout_s: float = Field(120, gt=0, exclude=True, description="seconds to wait for one reply, including queueing")
+    timeout_s: float = Field(
+        120, gt=0, exclude=True, description="seconds to wait for one reply, with queueing and resending"
+    )
     images: dict[str, str] | None = Field(None, description="key of the message → camera of the suite")
     state: dict[str, Annotated[list[str], Field(min_length=1)]] | None = Field(
         None, description="key → state vectors of the suite, concatenated; axis_angle(NAME) converts a quaternion"
@@ -191,6 +195,7 @@ class Remote:
         self._connections = ConnectionPool(
             parameters.url, parameters.connect_s, parameters.timeout_s, os.environ.get(API_KEY)
         )
+        self._numbers, self._numbers_replies = itertools.count(1), False
         self._loop = asyncio.new_event_loop()  # in its own thread, so that pings are answered at any time
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -209,8 +214,13 @@ class Remote:
             EnvironmentProblem: the connection was lost and could not be reopened.
             PolicyProblem: the server failed, was too slow or was replaced by another, or its reply is not a chunk.
         """
-        messages = [pack(self._message(request)) for request in requests]
-        return [self._chunk(reply) for reply in self._wait_for(self._connections.exchange(messages))]
+        numbers = [next(self._numbers) for _ in requests]
+        messages = [self._message(request) for request in requests]
+        for number, message in zip(numbers, messages, strict=True):
+            if protocol.EXTENSION_KEY in message:
+                message[protocol.EXTENSION_KEY][protocol.NUMBER] = number
+        replies = self._wait_for(self._connections.exchange([pack(message) for message in messages]))
+        return [self._chunk(reply, number) for reply, number in zip(replies, numbers, strict=True)]
 
     def warnings(self) -> list[str]:
         """Return the connections' warnings since the last call."""
@@ -231,8 +241,9 @@ class Remote:
         size, parameters = self._suite.action.size, self._parameters
         if (server.suite, server.action_size) != (self._suite.name, size):
             raise UsageError(
-                f"{self._url}: it serves a policy for {server.suite} (actions of {server.action_size}), and this run "
-                f"is of {self._suite.name} (actions of {size}): serve one for {self._suite.name}, or run {server.suite}"
+                f"{self._url}: it serves a policy for {excerpt(server.suite, 60)} (actions of {server.action_size}), "
+                f"and this run is of {self._suite.name} (actions of {size}): serve one for {self._suite.name}, or run "
+                "the other suite"
             )
         if server.action_dtype != self._suite.action.dtype:
             raise UsageError(
@@ -249,7 +260,7 @@ class Remote:
                 f"{self._url}: its chunks are {server.chunk_size} steps: remove chunk={parameters.chunk}, "
                 "and use --horizon to execute fewer of them"
             )
-        self._message, self._steps = encode_request, server.chunk_size
+        self._message, self._steps, self._numbers_replies = encode_request, server.chunk_size, server.numbers_replies
         identity = {
             "suite": server.suite,
             "metadata": jsonable(server.metadata),
@@ -279,26 +290,33 @@ class Remote:
         unsupported = [name for name in EXTENSIONS if not server or name not in server.extensions]
         return {"where": self._url, "extension": server is not None, "unsupported": unsupported}
 
-    def _chunk(self, reply: str | bytes) -> np.ndarray:
-        """Return the actions in a reply, (T, A) in the suite's dtype. Raises PolicyProblem if there are none."""
+    def _chunk(self, reply: str | bytes, number: int) -> np.ndarray:
+        """Return the actions in the reply to a request, (T, A) in the suite's dtype.
+
+        Raises:
+            PolicyProblem: there are none.
+        """
         if isinstance(reply, str):
-            last = (reply.strip().splitlines() or ["it gives no reason"])[-1]
-            raise PolicyProblem(f"{self._url}: the policy failed there: {last}")
+            last = (reply[-10_000:].strip().splitlines() or ["it gives no reason"])[-1]
+            raise PolicyProblem(f"{self._url}: the policy failed there: {excerpt(last)}")
         try:
             fields = unpack(reply)
         except ValueError as error:
-            raise PolicyProblem(f"{self._url}: its reply is not openpi's msgpack: {error}") from error
+            raise PolicyProblem(f"{self._url}: its reply is not openpi's msgpack: {excerpt(error)}") from error
+        if self._numbers_replies and isinstance(fields, dict) and protocol.number_of(fields) != number:
+            found = protocol.number_of(fields)
+            raise PolicyProblem(f"{self._url}: it answered request {found} instead of {number}: restart the server")
         key = self._parameters.actions
         if not isinstance(fields, dict) or key not in fields:
-            found = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+            names = excerpt(", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__)
             raise PolicyProblem(
-                f"{self._url}: its reply has no {key!r}, only: {found or 'nothing'}; set its key with actions=KEY"
+                f"{self._url}: its reply has no {key!r}, only: {names or 'nothing'}; set its key with actions=KEY"
             )
         actions, size = fields[key], self._suite.action.size
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind not in "fiu":
-            found = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
+            kind = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
             raise PolicyProblem(
-                f"{self._url}: its {key!r} are {found}, not a chunk of {self._steps} actions of {size} numbers"
+                f"{self._url}: its {key!r} are {excerpt(kind)}, not a chunk of {self._steps} actions of {size} numbers"
             )
         if not self.spec.metadata["extension"]:
             actions = actions[: self._steps, : self._parameters.columns]

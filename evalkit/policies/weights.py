@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.errors import EnvironmentProblem, UsageError, excerpt
 from evalkit.policies.remote_code import code_digest, code_files, references
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -155,10 +155,10 @@ def _download(source: str, revision: str, name: str) -> Path:
     try:
         folder = Path(snapshot_download(source, revision=revision))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = excerpt((str(error).strip() or type(error).__name__).splitlines()[0], 160)
         raise EnvironmentProblem(
             f"its weights are not (all) on this machine, and {source} at {revision[:12]} cannot be downloaded "
-            f"({reason[:160]}); name a copy with --checkpoint {name}:source=DIR"
+            f"({reason}); name a copy with --checkpoint {name}:source=DIR"
         ) from error
     _check_complete(folder)
     return folder

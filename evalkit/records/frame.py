@@ -1,9 +1,10 @@
 """A run's journal as a data frame with one row per episode, the source of every number.
 
 There are two ways to the same frame. :func:`episodes_frame` takes records. :func:`read_frame` takes the file and reads
-it in DuckDB: a million episodes in seconds. If anything there is irregular (damage, a torn line, a verdict that
-contradicts another), :func:`evalkit.records.journal.read_journal` reads the file instead; it knows every rule and names
-the line. DuckDB is more tolerant in two points: it skips blank lines and ignores unknown fields inside ``episode``.
+it in DuckDB: a million episodes in seconds. If anything there is irregular (damage, a torn line, an episode that the
+manifest does not plan, a verdict that contradicts another), :func:`evalkit.records.journal.read_journal` reads the file
+instead; it knows every rule and names the line. DuckDB takes no journal that ``read_journal`` refuses, because every
+line must be one that :meth:`evalkit.records.record.Record.to_json` writes, to the byte (:mod:`evalkit.records.lines`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.records.folder import RunFolder
-from evalkit.records.journal import Record, chain_length, check_subtasks, read_journal
+from evalkit.records.journal import Record, chain_length, read_journal
+from evalkit.records.lines import count_regular_lines
+from evalkit.records.manifest import Manifest, read_manifest
+from evalkit.records.planned import PlanRules
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,18 +67,23 @@ def episodes_frame(records: Iterable[Record]) -> pd.DataFrame:
     return _typed(pd.DataFrame(rows, columns=[*_COLUMNS, *_EXTRAS], dtype=object))
 
 
-def read_frame(folder: Path, extras: bool = True) -> pd.DataFrame:
+def read_frame(folder: Path, extras: bool = True, manifest: Manifest | None = None) -> pd.DataFrame:
     """Read the frame of the run in ``folder``, equal to :func:`episodes_frame` of its records.
 
     Args:
         folder: the run's folder.
         extras: include the columns under ``metric.`` and ``execution_stats.``, which take as long as all the others.
+        manifest: its manifest, which the records are held against; read from the folder if None.
 
     Raises:
         UsageError: see :func:`evalkit.records.journal.read_journal`.
     """
-    frame = _read_with_duckdb(RunFolder(folder).journal, extras)
-    return episodes_frame(read_journal(folder).values()) if frame is None else frame
+    manifest = manifest or read_manifest(folder)
+    frame = _read_with_duckdb(RunFolder(folder).journal, PlanRules.of(manifest), extras)
+    if frame is None:
+        frame = episodes_frame(read_journal(folder, manifest).values())
+        frame = frame if extras else frame[[name for name in frame if "." not in str(name)]]
+    return frame
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,20 +113,21 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _read_with_duckdb(path: Path, extras: bool) -> pd.DataFrame | None:
-    """Return the frame, or None if a line is irregular or two records contradict each other."""
+def _read_with_duckdb(path: Path, rules: PlanRules, extras: bool) -> pd.DataFrame | None:
+    """Return the frame, or None if a record is irregular, not planned, or in contradiction to another."""
     import duckdb
 
-    if (
-        not path.is_file() or path.stat().st_size == 0 or set("*?[") & set(str(path))
-    ):  # DuckDB would read the name as a pattern
+    # DuckDB would read a name with one of these characters as a pattern.
+    if set("*?[") & set(str(path)) or not path.is_file() or path.stat().st_size == 0:
         return None
     try:
         with ThreadPoolExecutor(1) as executor, _database() as database:
-            whole = executor.submit(_has_whole_lines, path)
-            frame = _load(database, path, extras)
-            return frame if whole.result() else None
-    except (duckdb.Error, ValueError, TypeError, KeyError):
+            regular = executor.submit(_count_regular_lines, path)
+            _load(database, path, extras)
+            if regular.result() != _count_lines(database) or not _is_planned(database, rules):
+                return None
+            return _frame_of(database, rules, extras)
+    except (duckdb.Error, OSError):
         return None
 
 
@@ -129,77 +138,106 @@ def _database() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
 
 
-def _has_whole_lines(path: Path) -> bool:
-    """Return True if every line has exactly the fields of a record."""
-    keys = ["id", *(field.name for field in fields(Record))]
-    query = "SELECT bool_and(json_keys(json) = $keys) FROM read_ndjson_objects($path)"
+def _count_regular_lines(path: Path) -> int | None:
     with _database() as database:
-        return database.execute(query, {"keys": keys, "path": str(path)}).fetchone() == (True,)
+        return count_regular_lines(database, path)
 
 
-def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> pd.DataFrame | None:
-    """Return the frame, or None if a record is irregular or two records contradict each other."""
+def _count_lines(database: duckdb.DuckDBPyConnection) -> int:
+    (row,) = database.execute("SELECT count(*) FROM line").fetchall()
+    return int(row[0])
+
+
+def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> None:
+    """Read the file into table ``line``, one row for each line."""
     record = {name: kind for name, kind in _RECORD.items() if extras or name not in _EXTRAS}
     types = ", ".join(f"{name}: '{kind}'" for name, kind in record.items())
     own = ", ".join(name for name in record if name not in ("id", "episode", "success"))
     episode = ", ".join(f"episode.{name} AS {name}" for name in _EPISODE)
-    are_mappings = "".join(f" AND {name} LIKE '{{%'" for name in _EXTRAS if extras)
     database.execute(
         f"""
         CREATE TABLE line AS
         SELECT {own}, {episode}, success = 'true' AS success,
-            coalesce(success IN ('true', 'false'), error LIKE '{{"%') AND (success IS NULL) = (error IS NOT NULL)
-            AND subtasks LIKE '[%'{are_mappings}
+            (success IS NULL) = (error IS NOT NULL)
             AND id = concat(episode.suite, '/', episode.split, '/', episode.task, '/', episode.scene,
                             '/s', episode.seed, '/r', episode.repeat) AS regular
         FROM read_ndjson($path, columns = {{{types}}})
         """,
         {"path": str(path)},
     )
-    if database.execute("SELECT bool_and(coalesce(regular, false)) FROM line").fetchone() != (True,):
-        return None
-    frame = _typed(_fetch(database, extras))
-    if not frame.duplicated(list(_EPISODE)).any():
-        return frame
-    return _typed(_fetch(database, extras)) if _keep_the_last(database) else None
+
+
+def _frame_of(database: duckdb.DuckDBPyConnection, rules: PlanRules, extras: bool) -> pd.DataFrame | None:
+    """Return the frame of table ``line``, or None if an episode has two results or more sub-tasks than its chain."""
+    frame = _fetch(database, "line", rules, extras)
+    if frame is not None and frame.duplicated(list(_EPISODE)).any():
+        frame = _fetch(database, "kept", rules, extras) if _keep_the_last(database) else None
+    return None if frame is None else _typed(frame)
+
+
+def _is_planned(database: duckdb.DuckDBPyConnection, rules: PlanRules) -> bool:
+    """Return True if every line is regular and passes :meth:`PlanRules.check`, but for the length of a chain."""
+    import pandas as pd
+
+    tasks = [
+        (task.split, task.task, task.scenes, task.repeats, rules.max_steps[task.split]) for task in rules.tasks.values()
+    ]
+    planned = pd.DataFrame(tasks, columns=["split", "task", "scenes", "repeats", "max_steps"])
+    steps = "steps BETWEEN (success IS NOT NULL)::INT AND max_steps" if rules.played else "true"
+    database.register("planned", planned)
+    found = database.execute(
+        f"""
+        SELECT bool_and(coalesce(regular AND suite = $suite AND seed = $seed AND scene < scenes AND repeat < repeats
+                                 AND {steps}, false))
+        FROM line LEFT JOIN planned USING (split, task)
+        """,
+        {"suite": rules.suite, "seed": rules.seed},
+    )
+    return found.fetchall() == [(True,)]
 
 
 def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
-    """Keep the last record of every episode, in the place of the first; return False if two verdicts differ."""
+    """Make table ``kept``: the last record of every episode, in the place of the first.
+
+    Return False if a record follows a verdict.
+    """
     episode = ", ".join(_EPISODE)
     database.execute(
         f"""
         CREATE TABLE again AS
-        SELECT {episode}, min(rowid) AS first, max(rowid) AS last, count(DISTINCT (success, subtasks))
-            FILTER (success IS NOT NULL) AS verdicts
+        SELECT {episode}, min(rowid) AS first, max(rowid) AS last,
+            coalesce(min(rowid) FILTER (success IS NOT NULL) < max(rowid), false) AS follows_a_verdict
         FROM line GROUP BY {episode} HAVING count(*) > 1
         """
     )
-    if database.execute("SELECT max(verdicts) > 1 FROM again").fetchone() != (False,):
+    if database.execute("SELECT bool_or(follows_a_verdict) FROM again").fetchall() != [(False,)]:
         return False
     database.execute(
         f"""
         CREATE TABLE kept AS
         SELECT line.* FROM line LEFT JOIN again USING ({episode})
-        WHERE last IS NULL OR last = line.rowid ORDER BY coalesce(first, line.rowid);
-        DROP TABLE line;
-        ALTER TABLE kept RENAME TO line
+        WHERE last IS NULL OR last = line.rowid ORDER BY coalesce(first, line.rowid)
         """
     )
     return True
 
 
-def _fetch(database: duckdb.DuckDBPyConnection, extras: bool) -> pd.DataFrame:
-    """Return table ``line`` as a frame with the columns of records. Repeated texts are parsed once."""
+def _fetch(database: duckdb.DuckDBPyConnection, table: str, rules: PlanRules, extras: bool) -> pd.DataFrame | None:
+    """Return a table as a frame with the columns of records, or None if one has more sub-tasks than its chain.
+
+    Repeated texts are parsed once.
+    """
     import numpy as np
     import pandas as pd
 
     names = {name: name for name in (*_COLUMNS, *(_EXTRAS if extras else ()))}
     for name in (*_NAMES, "subtasks"):
-        database.execute(f"CREATE OR REPLACE TYPE {name}_text AS ENUM (SELECT DISTINCT {name}::VARCHAR FROM line)")
+        database.execute(f"CREATE OR REPLACE TYPE {name}_text AS ENUM (SELECT DISTINCT {name}::VARCHAR FROM {table})")
         names[name] = f"{name}::VARCHAR::{name}_text AS {name}"
-    frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM line").df()
-    subtasks = [check_subtasks(json.loads(text)) for text in frame["subtasks"].cat.categories]
+    frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM {table}").df()
+    subtasks = [json.loads(text) for text in frame["subtasks"].cat.categories]
+    if rules.chain is not None and any(len(chain) > rules.chain for chain in subtasks):
+        return None
     codes = frame["subtasks"].cat.codes.to_numpy()
     frame["subtasks"] = pd.Series([subtasks[code] for code in codes], index=frame.index, dtype=object)
     frame["solved"] = np.array([chain_length(chain) for chain in subtasks], dtype="int64")[codes]

@@ -6,109 +6,108 @@ which may differ between two runs of the same thing.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
+import itertools
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from evalkit.documents import parse_json
 from evalkit.episode import Episode
-from evalkit.errors import UsageError
+from evalkit.errors import EvalkitError, UsageError
 from evalkit.records.folder import RunFolder
+from evalkit.records.manifest import Manifest, read_manifest
+from evalkit.records.planned import PlanRules
+from evalkit.records.record import Record, chain_length
 
-
-@dataclass(frozen=True)
-class Record:
-    """The result of one episode.
-
-    Attributes:
-        episode: the episode.
-        success: the suite's verdict; None if the episode ended in an error.
-        steps: control steps executed, without waiting steps; None if unknown, as in imported runs.
-        inferences: number of inference requests; None if unknown.
-        clipped_steps: steps whose action was outside the action space and was clipped under the protocol; None if
-            unknown.
-        metrics: further numbers of the suite, by name.
-        execution_stats: statistics of the execution (:meth:`evalkit.worker.trace.Trace.execution_stats`).
-        timeline: for an asynchronous execution, its inference requests and the steps that each chunk drove
-            (:meth:`~.Trace.timeline`).
-        subtasks: the attempted sub-tasks of a chain, in order: [name, solved]; the name is None if unknown.
-        digest: SHA-256 over all executed actions and the final physics state; None if unknown.
-        error: the reason for a missing verdict: {"kind", "message"}; None with a verdict.
-        host: attempts, worker, wall-clock seconds, time of day; not part of the outcome.
-    """
-
-    episode: Episode
-    success: bool | None
-    steps: int | None = 0
-    inferences: int | None = 0
-    clipped_steps: int | None = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    subtasks: list[list[Any]] = field(default_factory=list)
-    execution_stats: dict[str, float] = field(default_factory=dict)
-    timeline: dict[str, Any] | None = None
-    digest: str | None = None
-    error: dict[str, str] | None = None
-    host: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Return one line, with the keys in the order of the fields."""
-        return json.dumps({"id": self.episode.id, **asdict(self)}, separators=(",", ":"), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, line: str) -> Record:
-        """Parse a line of :meth:`to_json`.
-
-        Raises:
-            ValueError, KeyError or TypeError: the line is anything else.
-        """
-        fields = json.loads(line)
-        if not isinstance(fields, dict) or not isinstance(fields["episode"], dict):
-            raise ValueError("it is not a mapping")
-        if not isinstance(fields["success"], bool | None) or not isinstance(fields["error"], dict | None):
-            raise ValueError("success must be true, false or null, and error a mapping or null")
-        if (fields["success"] is None) == (fields["error"] is None):
-            raise ValueError("it must have either a verdict or an error")
-        check_subtasks(fields.get("subtasks", []))
-        if not all(isinstance(fields.get(name, 0), int | None) for name in ("steps", "inferences")):
-            raise ValueError("steps and inferences must be whole numbers")
-        if not all(isinstance(fields.get(name, {}), dict) for name in ("metrics", "execution_stats")):
-            raise ValueError("metrics and execution_stats must be mappings")
-        identity = fields.pop("id")
-        record = cls(**{**fields, "episode": Episode.from_dict(fields["episode"])})
-        if record.episode.id != identity:
-            raise ValueError(f"id {identity!r} is not that of its episode")
-        return record
-
-    def outcome(self) -> dict[str, Any]:
-        """Return the record without its ``host`` part: equal for equal episodes of equal runs."""
-        fields = asdict(self)
-        del fields["host"]
-        return fields
+__all__ = ["Journal", "Record", "chain_length", "read_journal"]
 
 
 class Journal:
-    """A run's journal, open for appending by one process."""
+    """A run's journal, open for appending by one process.
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the journal in ``folder`` and drop a torn last line.
+    Attributes:
+        path: the file.
+        records: the records in it, by episode.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
+        """Open or create the journal in ``folder``.
+
+        A torn last record, the trace of a killed process, is cut off and kept beside the journal. Everything else that
+        is not a record is refused before the file is touched.
+
+        Args:
+            folder: the run's folder.
+            manifest: the run's manifest, which the records are held against; None if it is written later.
 
         Raises:
-            UsageError: a line other than the last is not a record.
+            UsageError: a line other than the last is not a record, or not one of this run.
+            EvalkitError: the file cannot be written.
         """
         self.path = RunFolder(folder).journal
-        self._file = self.path.open("ab+")
-        whole = _whole_lines(self.path)
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
-        self.records = read_journal(folder)
+        self.records: dict[Episode, Record] = {}
+        with self._naming_errors():
+            if self.path.exists():
+                self.records, whole = _read(self.path, PlanRules.of(manifest) if manifest else None, cuts=True)
+                _cut(self.path, whole)
+            self._file = self.path.open("ab", buffering=0)
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._sum = _sha256(self.path)
 
     def append(self, record: Record) -> None:
-        """Append one record with a single write, so that a killed process leaves at most one torn line."""
-        self._file.write(record.to_json().encode() + b"\n")
-        self._file.flush()
+        """Append one record with a single write, so that a killed process leaves at most one torn line.
+
+        Raises:
+            EvalkitError: the file cannot be written, or is not as this process left it.
+        """
+        self._check_untouched()
+        line = record.to_json().encode() + b"\n"
+        with self._naming_errors():
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:]) or 0
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._size)
+                raise
+        self._size += len(line)
+        self._sum.update(line)
         self.records[record.episode] = record
+
+    def check_written(self, episodes: Iterable[Episode] = ()) -> None:
+        """Read the file back, and raise EvalkitError if it is not as written or lacks the record of an episode."""
+        missing = [episode for episode in episodes if episode not in self.records]
+        if missing:
+            raise EvalkitError(f"{self.path}: {len(missing)} planned episodes have no record, {missing[0].id} first")
+        self._check_untouched()
+        with self._naming_errors():
+            if _sha256(self.path).digest() != self._sum.digest():
+                raise EvalkitError(f"{self.path}: its content is not what this run wrote; {_RESTORE}")
+
+    def _check_untouched(self) -> None:
+        """Raise EvalkitError if the file is gone, another one, or of another size than this process left it with."""
+        try:
+            found, ours = self.path.stat(), os.fstat(self._file.fileno())
+        except OSError as error:
+            raise EvalkitError(
+                f"{self.path}: is gone while the run writes to it ({error.strerror}); {_RESTORE}"
+            ) from error
+        if (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+            raise EvalkitError(f"{self.path}: was replaced by another file while the run writes to it; {_RESTORE}")
+        if found.st_size != self._size:
+            sizes = f"{found.st_size} bytes long where this run left {self._size}"
+            raise EvalkitError(f"{self.path}: was changed while the run writes to it: it is {sizes}; {_RESTORE}")
+
+    @contextlib.contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EvalkitError(f"{error.filename or self.path}: cannot be written: {error.strerror}") from error
 
     def __enter__(self) -> Journal:
         return self
@@ -116,61 +115,124 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file, self._naming_errors() if kind is None else contextlib.suppress(OSError):
+            os.fsync(self._file.fileno())
 
 
-def read_journal(folder: Path) -> dict[Episode, Record]:
+_RESTORE = "restore it, and continue with --resume"
+
+
+def read_journal(folder: Path, manifest: Manifest | None = None) -> dict[Episode, Record]:
     """Read a run's records by episode, in the order first written.
 
     A later record of an episode replaces an earlier one, so an episode that ended in an error may be repeated. A torn
     last line, the trace of a killed process, is skipped.
 
+    Args:
+        folder: the run's folder.
+        manifest: its manifest, which the records are held against; read from the folder if None.
+
     Raises:
-        UsageError: any other damage, or two different verdicts on one episode; the message names the file and the line.
+        UsageError: any other damage, a record that the manifest does not plan, or a record that contradicts the verdict
+            before it; the message names the file and the line.
     """
-    path = RunFolder(folder).journal
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    records: dict[Episode, Record] = {}
-    verdicts: dict[Episode, tuple[int, Any]] = {}
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = Record.from_json(line.decode())
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: line {number} is not an episode record ({error})") from error
-        records[record.episode] = record
-        if record.success is not None:
-            verdict = (record.success, record.subtasks)
-            before, earlier = verdicts.setdefault(record.episode, (number, verdict))
-            if verdict != earlier:
-                raise UsageError(
-                    f"{path}: line {number} contradicts line {before}: two verdicts on episode {record.episode.id}; "
-                    "remove the line that is not this run's"
-                )
+    records, _ = _read(RunFolder(folder).journal, PlanRules.of(manifest or read_manifest(folder)))
     return records
 
 
-def check_subtasks(subtasks: Any) -> list[list[Any]]:
-    """Return a chain's sub-tasks, checked.
+def _read(path: Path, rules: PlanRules | None, cuts: bool = False) -> tuple[dict[Episode, Record], int]:
+    """Return the records, and the number of bytes before a torn last record.
 
-    Raises:
-        ValueError or TypeError: they are not pairs of a name (or None) and a bool.
+    Args:
+        path: the file.
+        rules: the rules that the records must pass, if the manifest is known.
+        cuts: count a last line that is no JSON as torn even if it has an end; lost blocks of a disk leave such lines.
     """
-    for name, solved in subtasks:
-        if not isinstance(name, str | None) or not isinstance(solved, bool):
-            raise ValueError("subtasks must be pairs of a name (or null) and true or false")
-    return list(subtasks)
+    records: dict[Episode, Record] = {}
+    places: dict[Episode, int] = {}
+    length = 0
+    for number, line, last in _lines(path):
+        if not line.endswith(b"\n"):
+            _check_torn(path, number, line)
+            break
+        try:
+            record = Record.from_json(line[:-1])
+        except ValueError as error:
+            if cuts and last and number > 1 and not _is_json(line):
+                break
+            raise UsageError(f"{path}: line {number} is not an episode record ({error})") from error
+        try:
+            if rules:
+                rules.check(record)
+        except ValueError as error:
+            raise UsageError(f"{path}: line {number}: {error}; remove the line that is not this run's") from error
+        before = records.get(record.episode)
+        if before and before.success is not None and before.outcome() != record.outcome():
+            raise UsageError(
+                f"{path}: line {number} contradicts line {places[record.episode]}: two results of episode "
+                f"{record.episode.id}; remove the line that is not this run's"
+            )
+        records[record.episode], places[record.episode] = record, number
+        length += len(line)
+    return records, length
 
 
-def chain_length(subtasks: list[list[Any]]) -> int:
-    """Return the number of sub-tasks solved before the first that was not."""
-    return next((place for place, (_, solved) in enumerate(subtasks) if not solved), len(subtasks))
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield the number of every line, its bytes, and True for the last."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: cannot be read: it is not a file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            end = 0
+            for number, line in enumerate(file, start=1):
+                end += len(line)
+                yield number, line, end >= size
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _whole_lines(path: Path) -> int:
-    """Return the number of bytes in whole lines."""
-    return path.read_bytes().rfind(b"\n") + 1
+def _check_torn(path: Path, number: int, line: bytes) -> None:
+    """Raise UsageError if a line without an end is more, or something else, than what one broken write leaves."""
+    begin = b'{"id":"'
+    if b"\r" in line:
+        why = "it has line ends of another system (CR)"
+    elif line.count(begin) > 1:
+        why = "it has more than one record"
+    elif number == 1 and line[: len(begin)] != begin[: len(line)]:
+        why = f"it begins with {line[:7]!r}, and a record with {begin!r}"
+    else:
+        return
+    raise UsageError(f"{path}: line {number} has no end and is no torn record: {why}; restore the file")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _cut(path: Path, length: int) -> None:
+    """Move the bytes after the first ``length`` to a new file ``<name>.torn-<number>``."""
+    with path.open("rb") as file:
+        file.seek(length)
+        torn = file.read()
+    if not torn:
+        return
+    numbered = (path.with_name(f"{path.name}.torn-{number}") for number in itertools.count(1))
+    with next(place for place in numbered if not place.exists()).open("xb") as kept:
+        kept.write(torn)
+        kept.flush()
+        os.fsync(kept.fileno())
+    os.truncate(path, length)
+
+
+def _sha256(path: Path) -> hashlib._Hash:
+    """Return the SHA-256 of a file, to go on with."""
+    summary = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            summary.update(block)
+    return summary

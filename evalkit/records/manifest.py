@@ -6,20 +6,23 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evalkit.documents import first_difference, parse, short
+from evalkit.documents import first_difference, parse, read_json, short
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
 from evalkit.records.folder import RunFolder
-from evalkit.suite import Headline, Suite, protocol
+from evalkit.records.recorded import check_parts
+from evalkit.suite import Suite, protocol
 
 FORMAT = 1
+_MAX_EPISODES = 10**7  # of a plan; a manifest with more is damaged
 
 
 class PlannedTask(BaseModel):
@@ -55,6 +58,14 @@ class Plan(BaseModel):
             for (split, task), (scene, repeat) in last.items()
         ]
         return cls(tasks=tasks, seed=episodes[0].seed)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Plan:
+        if len(set(self.keys)) < len(self.keys):
+            raise ValueError("tasks: each must be named once")
+        if self.size > _MAX_EPISODES:
+            raise ValueError(f"{self.size} episodes are more than a run can have ({_MAX_EPISODES})")
+        return self
 
     @property
     def keys(self) -> list[tuple[str, str]]:
@@ -114,6 +125,7 @@ class Manifest(BaseModel):
         origin: source of an imported run; None for evalkit's own runs.
         machine: the machine, for the record.
         created: date and time in UTC.
+        sha256: digest of the other fields, set by :meth:`write`; None in a manifest that an earlier version wrote.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,16 +141,18 @@ class Manifest(BaseModel):
     origin: Origin | None = None
     machine: dict[str, Any] = {}
     created: str = ""
+    sha256: str | None = None
 
     @model_validator(mode="after")
-    def _check_required_keys(self) -> Manifest:
-        parts = {"fingerprint": ["suite"], "checkpoint": ["id"], "execution": ["name", "horizon"]}
-        parts["suite"] = ["title", "headline", "splits", "episodes"]
-        for part, keys in parts.items():
-            for key in keys:
-                if key not in getattr(self, part):
-                    raise ValueError(f"{part}.{key} is missing")
-        Headline.model_validate(self.suite["headline"])
+    def _check_parts(self) -> Manifest:
+        check_parts(dict(self))
+        for split, task in self.plan.keys:
+            if task not in self.suite["splits"].get(split, {"tasks": {}})["tasks"]:
+                raise ValueError(f"plan.tasks: the suite has no task {split}/{task}")
+        stated = self.fingerprint["protocol"]
+        of_another_harness = self.origin is not None and not re.fullmatch(r"[0-9a-f]{64}", stated)
+        if not of_another_harness and stated != protocol_digest(self.suite):
+            raise ValueError("fingerprint.protocol is not the digest of suite: one of the two was changed")
         return self
 
     @property
@@ -148,7 +162,7 @@ class Manifest(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that must be equal to resume a run: all but the record of time and machine."""
-        whole = self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite"})
+        whole = self.model_dump(mode="json", exclude={"machine", "created", "incomparable", "suite", "sha256"})
         metadata = {k: v for k, v in whole["checkpoint"].get("metadata", {}).items() if k != "where"}
         return {**whole, "checkpoint": {**whole["checkpoint"], "metadata": metadata}}
 
@@ -158,7 +172,9 @@ class Manifest(BaseModel):
         Raises:
             RunExists: the folder has one already, even if it was written at the same moment.
         """
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        content = self.model_dump(mode="json", exclude={"sha256"})
+        sealed = {**content, "sha256": content_digest(content)}
+        text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         target = RunFolder(folder).manifest
         draft = folder / f".{target.name}.{os.getpid()}"
         try:
@@ -193,13 +209,22 @@ def fingerprint(suite: Suite, versions: dict[str, Any], metadata: dict[str, Any]
         versions: versions of the simulator's distributions.
         metadata: further fields, from the probe of the environment.
     """
-    rules = json.dumps(protocol(suite.to_message()), sort_keys=True).encode()
     return {
         "suite": suite.name,
-        "protocol": hashlib.sha256(rules).hexdigest(),
+        "protocol": protocol_digest(suite.to_message()),
         "versions": versions,
         **metadata,
     }
+
+
+def protocol_digest(suite: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a suite's protocol (:func:`evalkit.suite.protocol`), given the suite as plain data."""
+    return content_digest(protocol(suite))
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, whatever the order of the keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def machine() -> dict[str, Any]:
@@ -216,18 +241,24 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a run's manifest.
 
     Raises:
-        UsageError: it is missing or damaged; the message names the file and the field.
+        UsageError: it is missing, damaged or changed after it was written; the message names the file and the field.
     """
     path = RunFolder(folder).manifest
     try:
-        if not path.is_file():
-            raise UsageError(f"{folder}: not a run (there is no {path.name})")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        is_run = path.is_file()
+    except OSError as error:  # of a name that no file can have
+        raise UsageError(f"{short(str(folder))}: not a run ({error.strerror})") from error
+    if not is_run:
+        raise UsageError(f"{folder}: not a run (there is no {path.name})")
+    content = read_json(path)
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise UsageError(f"{path}: format {content.get('format')!r} is not one this evalkit reads ({FORMAT})")
-    return parse(Manifest, content, path)
+    manifest = parse(Manifest, content, path)
+    if manifest.sha256 is not None and manifest.sha256 != content_digest(
+        {name: value for name, value in content.items() if name != "sha256"}
+    ):
+        raise UsageError(f"{path}: was changed after it was written (sha256 is not the digest of the rest): restore it")
+    return manifest
 
 
 def run_exists_message(folder: Path) -> str:

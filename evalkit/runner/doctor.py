@@ -16,7 +16,7 @@ from evalkit.locations import home_folder
 from evalkit.observation import ObservationSpec
 from evalkit.policies.xiaomi_robotics_0.loading import missing_libraries
 from evalkit.records.folder import RunFolder
-from evalkit.runner.process import WorkerConfig, WorkerProcess
+from evalkit.runner.process import WorkerConfig, start_workers
 from evalkit.setup.environment import Environment
 from evalkit.setup.installed import InstalledSuite
 from evalkit.suite import load_suite
@@ -76,7 +76,7 @@ def _check_models() -> Check:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    flash = "flash-attn" if find_spec("flash_attn") else "no flash-attn: sdpa"
+    flash = "flash-attn" if find_spec("flash_attn") else "no flash-attn"
     return Check("models", True, f"{versions}, {device}, {flash}")
 
 
@@ -85,12 +85,9 @@ def _probe(installed: InstalledSuite, video_camera: str | None) -> list[Check]:
     tasks = [(split, task) for split, section in installed.suite.splits.items() for task in section.tasks]
     with tempfile.TemporaryDirectory() as folder:
         config = WorkerConfig(installed, ObservationSpec(), Execution("sync", 1), video_camera, RunFolder(Path(folder)))
-        worker = WorkerProcess(config, 0)
-        try:
+        with start_workers(config, 1) as (worker,):
             ready = worker.wait_ready()
             probed = worker.probe(tasks)
-        finally:
-            worker.kill()
     part = "images" if video_camera else "simulator"
     problems = [Check(part, False, problem) for problem in probed.problems]
     if video_camera:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from evalkit.errors import EnvironmentProblem, WorkerLost
+from evalkit.descendants import MARK, Guard, kill_group, kill_marked
+from evalkit.errors import EnvironmentProblem, WorkerLost, excerpt
 from evalkit.execution import Execution
 from evalkit.observation import ObservationSpec
 from evalkit.records.folder import RunFolder
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from evalkit.runner.resolve import ResolvedRun
 
 _Expected = TypeVar("_Expected", Ready, Probed)
+_MAX_REASON = 1000  # characters of a suite's own report of missing parts
 _STOP_TIMEOUT_S = 3.0  # time that workers get to end by themselves
 
 
@@ -92,9 +94,10 @@ class WorkerProcess:
     ``number`` names its log file. A worker's replacement takes over its number and appends to its log.
     """
 
-    def __init__(self, config: WorkerConfig, number: int) -> None:
+    def __init__(self, config: WorkerConfig, number: int, guard: Guard) -> None:
         """Start the process and send its configuration; :meth:`wait_ready` receives the reply."""
         self.number = number
+        self._config, self._guard, self._mark = config, guard, guard.mark()
         self._suite = config.suite.name
         self._log = config.folder.worker_log(number)
         self._worker_timeout_s = config.worker_timeout_s
@@ -109,7 +112,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment.variables(config.suite, config.renders),
+                env={**environment.variables(config.suite, config.renders), MARK: self._mark},
                 start_new_session=True,  # Ctrl-C is for the host, which then stops its workers
             )
         ours.settimeout(config.worker_timeout_s)
@@ -154,7 +157,7 @@ class WorkerProcess:
                 lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         except OSError:
             return ""
-        return lines[-1][:200] if lines else ""
+        return excerpt(lines[-1], 200) if lines else ""
 
     def request_stop(self) -> None:
         """Request the worker to end by itself."""
@@ -167,11 +170,15 @@ class WorkerProcess:
             self._process.wait(max(0.0, deadline - time.monotonic()))
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once, with every process that it has started."""
         self.channel.close()
-        if self._process.poll() is None:
-            self._process.kill()
+        kill_group(self._process.pid)
+        kill_marked(self._mark)
         self._process.wait()
+
+    def replacement(self) -> WorkerProcess:
+        """Start and return the worker that takes the place of this one."""
+        return WorkerProcess(self._config, self.number, self._guard)
 
     def _expect(self, kind: type[_Expected]) -> _Expected:
         """Wait for a message of one kind. Raises EnvironmentProblem for any other, or if the worker has gone."""
@@ -181,9 +188,11 @@ class WorkerProcess:
             loss = f"{self._suite}: {self.describe_loss(error)}"
             raise WorkerLost(f"{loss}: {self.last_log_line()}" if self.last_log_line() else loss) from error
         except ValueError as error:
-            raise EnvironmentProblem(f"{self._suite}: the worker sent an unreadable message ({error})") from error
+            raise EnvironmentProblem(
+                f"{self._suite}: the worker sent an unreadable message ({excerpt(error)})"
+            ) from error
         if isinstance(message, Failed):
-            raise EnvironmentProblem(f"{self._suite}: {message.message}")
+            raise EnvironmentProblem(f"{self._suite}: {excerpt(message.message, _MAX_REASON)}")
         if not isinstance(message, kind):
             sent = type(message).__name__
             raise EnvironmentProblem(f"{self._suite}: the worker sent {sent} instead of {kind.__name__}")
@@ -204,14 +213,15 @@ def start_workers(config: WorkerConfig, count: int) -> Iterator[list[WorkerProce
     A caller that replaces a worker puts the replacement into the list.
     """
     workers: list[WorkerProcess] = []
-    try:
-        for number in range(count):
-            workers.append(WorkerProcess(config, number))
-        yield workers
-    finally:
-        for worker in workers:
-            worker.request_stop()
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for worker in workers:
-            worker.wait_ended(deadline)
-            worker.kill()
+    with Guard() as guard:
+        try:
+            for number in range(count):
+                workers.append(WorkerProcess(config, number, guard))
+            yield workers
+        finally:
+            for worker in workers:
+                worker.request_stop()
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
+            for worker in workers:
+                worker.wait_ended(deadline)
+                worker.kill()

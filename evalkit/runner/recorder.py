@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from evalkit.episode import Episode
+from evalkit.errors import excerpt
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import now
 from evalkit.runner.video import VideoWriter
@@ -78,6 +79,7 @@ class Recorder:
 
     def policy_warning(self, text: str) -> None:
         """Write a warning of the policy to the run's folder, and show it."""
+        text = excerpt(text)
         with self._run.folder.policy_log.open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem, UsageError, WorkerLost
+from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.locations import own_version
 from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.records.journal import Journal
@@ -70,7 +70,7 @@ def run_candidate(run: ResolvedRun, progress: Progress, selector: EpisodeSelecto
     with lock_run_folder(out, run.resume):
         config = WorkerConfig.of(run)
         with start_workers(config, run.workers) as workers:
-            manifest = _preflight(run, config, workers)
+            manifest = _preflight(run, workers)
             if selector:
                 selector.on_start(manifest)
             if run.resume:
@@ -79,18 +79,18 @@ def run_candidate(run: ResolvedRun, progress: Progress, selector: EpisodeSelecto
                 manifest.write(out)
             for reason in manifest.incomparable:
                 progress.note(f"not comparable with published figures: {reason}")
-            _play_missing(run, config, workers, progress, selector)
+            _play_missing(run, manifest, config, workers, progress, selector)
     return out
 
 
-def _preflight(run: ResolvedRun, config: WorkerConfig, workers: list[WorkerProcess]) -> Manifest:
+def _preflight(run: ResolvedRun, workers: list[WorkerProcess]) -> Manifest:
     """Probe the suite and return the manifest. Raises EnvironmentProblem that names the missing part."""
     plan = Plan.of(run.episodes)
     try:
         ready, probed = workers[0].wait_ready(), workers[0].probe(plan.keys)
     except WorkerLost:  # one loss may be chance, so start another worker
         workers[0].kill()
-        workers[0] = WorkerProcess(config, 0)
+        workers[0] = workers[0].replacement()
         ready, probed = workers[0].wait_ready(), workers[0].probe(plan.keys)
     suite, spec = run.suite, run.candidate.policy.spec
     if probed.problems:
@@ -119,6 +119,7 @@ def _preflight(run: ResolvedRun, config: WorkerConfig, workers: list[WorkerProce
 
 def _play_missing(
     run: ResolvedRun,
+    manifest: Manifest,
     config: WorkerConfig,
     workers: list[WorkerProcess],
     progress: Progress,
@@ -126,9 +127,7 @@ def _play_missing(
 ) -> None:
     """Play every episode without an outcome, and retry those that ended in errors."""
     episodes, out = list(run.episodes), run.folder.root
-    with Journal(out) as journal:
-        for unplanned in set(journal.records) - set(episodes):
-            raise UsageError(f"{journal.path}: {unplanned.id} is not in the run's plan")
+    with Journal(out, manifest) as journal:
         finished = [r for r in journal.records.values() if r.error is None]
         if selector:
             episodes = selector.order(episodes)
@@ -148,3 +147,4 @@ def _play_missing(
             scheduler.run(missing, selector.needs if selector else lambda _: True)
         finally:
             workers[:] = scheduler.workers
+        journal.check_written(() if selector else episodes)

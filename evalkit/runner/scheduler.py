@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evalkit.episode import Episode
-from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem
+from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, excerpt
 from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.records.journal import Record
 from evalkit.records.manifest import now
@@ -100,7 +100,6 @@ class Scheduler:
         events: RunEvents,
         workers: Sequence[WorkerProcess],
         grouped: bool = True,
-        restart: Callable[[WorkerConfig, int], WorkerProcess] = WorkerProcess,
     ) -> None:
         """Prepare to play; nothing starts yet.
 
@@ -110,13 +109,11 @@ class Scheduler:
             events: receives every result.
             workers: the worker processes; the first is ready already.
             grouped: let a worker take an episode of the task it has built ahead of earlier episodes of other tasks.
-            restart: starts a worker process.
         """
         self._config = config
         self._policy = policy
         self._events = events
         self._grouped = grouped
-        self._restart = restart
         self._queue: list[Episode] = []
         self._attempts: dict[Episode, int] = {}
         self._outcomes = 0  # episodes that ended without an error
@@ -196,7 +193,7 @@ class Scheduler:
             self._replace_worker(slot, slot.worker.describe_loss(error), kind)
             return
         except ValueError as error:
-            self._replace_worker(slot, f"the worker sent an unreadable message ({error})")
+            self._replace_worker(slot, f"the worker sent an unreadable message ({excerpt(error)})")
             return
         slot.last_message = time.monotonic()
         match message:
@@ -234,7 +231,7 @@ class Scheduler:
             with self._config.folder.policy_log.open("a", encoding="utf-8") as log:
                 log.write(traceback.format_exc())
             raise PolicyProblem(
-                f"the policy failed at {_position(requests[0])}: {type(error).__name__}: {error}"
+                f"the policy failed at {_position(requests[0])}: {type(error).__name__}: {excerpt(error)}"
             ) from error
         for warning in warnings:
             self._events.policy_warning(warning)
@@ -291,8 +288,8 @@ class Scheduler:
 
     def _handle_failure(self, slot: _WorkerSlot, message: Failed) -> None:
         if message.kind == "policy" and slot.episode is not None:
-            raise PolicyProblem(f"{slot.episode.id}: {message.message}")
-        self._replace_worker(slot, message.message, kind=message.kind)
+            raise PolicyProblem(f"{slot.episode.id}: {excerpt(message.message)}")
+        self._replace_worker(slot, excerpt(message.message), kind=message.kind)
 
     def _replace_worker(self, slot: _WorkerSlot, reason: str, kind: str = "crash") -> None:
         """Replace a worker that failed, and retry its episode or record it as an error."""
@@ -314,7 +311,7 @@ class Scheduler:
             systematic = len(tasks) > 1 or not (self._outcomes or any(e.task_key not in tasks for e in self._queue))
             if len(self._error_streak) >= _MAX_ERROR_STREAK and systematic:
                 raise EvalkitError(f"{len(self._error_streak)} episodes in a row ended in errors; the last: {reason}")
-        slot.worker = self._restart(self._config, slot.worker.number)
+        slot.worker = slot.worker.replacement()
         slot.starting, slot.last_message = True, time.monotonic()
 
     def _error_record(self, slot: _WorkerSlot, episode: Episode, kind: str, reason: str) -> Record:

@@ -8,11 +8,13 @@ closes the connection. ``GET /healthz`` returns 200. No message can run code: ob
 An evalkit server describes its policy in its metadata, under ``"evalkit"`` (:class:`ServerMetadata`). A client with the
 extension sends four fields under ``"evalkit"`` with each observation: the episode, the step, the action prefix, and a
 flag for the first request of an episode. The served policy then receives the same request as in the client's process,
-seed included. Both ends also work with a peer that lacks the extension.
+seed included. A fifth field numbers the request, and the reply repeats the number, so that no reply is taken for that
+to another request. Both ends also work with a peer that lacks the extension.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,21 +26,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evalkit.documents import parse
 from evalkit.episode import Episode
-from evalkit.errors import PolicyProblem, UsageError
+from evalkit.errors import PolicyProblem, UsageError, excerpt
 from evalkit.execution import Prefix
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Request
+from evalkit.serving.bounds import MAX_DIMENSIONS, check_bounds
 
-MAX_MESSAGE_BYTES = 1 << 30  # openpi itself sets no limit
 EXTENSION_KEY = "evalkit"  # in the metadata and in observations
 VERSION = 1
 EXTENSIONS = ("seed", "reset", "prefix")  # parts of a request that a server without the extension ignores
+NUMBER = "request"  # under the extension's key: a client's number of a request, which the reply repeats
 IMAGE, STATE = "image/", "state/"  # an observation's keys begin with these
 PROMPT, ORACLE_PLAN = "prompt", "oracle_plan"
 RESET = "reset"  # a client without the extension may send it, True, to begin an episode
 ACTIONS = "actions"
 
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
+_MAX_DTYPE = 16  # characters; numpy reads a longer text as a list of fields
 _DTYPE_KINDS = "biufSU"  # the supported dtypes: those with the same size and meaning on every machine
 _SCALAR_TYPES: Mapping[str, tuple[type, ...]] = {"b": (bool,), "f": (int, float), "S": (bytes,), "U": (str,)}
 
@@ -57,8 +61,13 @@ def pack(message: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Return the message that :func:`pack` wrote, with read-only arrays. Raises ValueError for malformed bytes."""
+    """Return the message that :func:`pack` wrote, with read-only arrays.
+
+    Raises:
+        ValueError: the bytes are malformed, or exceed a bound (:mod:`evalkit.serving.bounds`).
+    """
     try:
+        check_bounds(data)
         return msgpack.unpackb(data, object_hook=_decode)
     except Exception as error:  # msgpack and numpy raise many kinds
         raise ValueError(str(error) or type(error).__name__) from error
@@ -78,8 +87,10 @@ def _decode(fields: dict[Any, Any]) -> Any:
     if _ARRAY not in fields and _SCALAR not in fields:
         return fields
     data, dtype, shape = fields.get(b"data"), fields.get(b"dtype"), fields.get(b"shape")
-    if not isinstance(dtype, str):
+    if not isinstance(dtype, str) or len(dtype) > _MAX_DTYPE:
         raise ValueError("an array without a dtype")
+    if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"an array of {len(shape)} dimensions; at most {MAX_DIMENSIONS} are accepted")
     parsed = np.dtype(dtype)
     _check_dtype(parsed)
     if _SCALAR in fields:
@@ -99,9 +110,17 @@ def _check_dtype(dtype: np.dtype) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """Return a server's metadata as JSON values for the manifest; a long array becomes its dtype and shape."""
+    """Return a server's metadata as JSON values for the manifest.
+
+    A long array becomes its dtype and shape. A text that is long or has control characters becomes its excerpt and its
+    SHA-256, which still tells two of them apart.
+    """
     if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
+        return {jsonable(str(key)): jsonable(item) for key, item in value.items()}
+    if isinstance(value, str):
+        shown = excerpt(value)
+        digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
+        return value if shown == value else f"{shown} (sha256 {digest[:16]})"
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
     if isinstance(value, np.ndarray):
@@ -110,7 +129,7 @@ def jsonable(value: Any) -> Any:
         return jsonable(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if isinstance(value, str | int | float | None) else f"{type(value).__name__}"
+    return value if isinstance(value, int | float | None) else f"{type(value).__name__}"
 
 
 class ServerMetadata(BaseModel):
@@ -129,6 +148,7 @@ class ServerMetadata(BaseModel):
         checkpoint: the checkpoint and its parameters.
         extensions: parts of a request that the server supports besides the observation.
         keys: the keys of an observation message, with their meanings.
+        numbers_replies: True if a reply repeats the number of its request.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -145,6 +165,7 @@ class ServerMetadata(BaseModel):
     checkpoint: dict[str, Any] = {}
     extensions: list[str] = list(EXTENSIONS)
     keys: dict[str, str] = {}
+    numbers_replies: bool = False
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], where: str) -> ServerMetadata | None:
@@ -158,7 +179,7 @@ class ServerMetadata(BaseModel):
         try:
             found = parse(cls, metadata[EXTENSION_KEY], f"{where}: metadata: {EXTENSION_KEY}")
         except UsageError as error:
-            raise PolicyProblem(str(error)) from error
+            raise PolicyProblem(excerpt(error)) from error
         if found.version != VERSION:
             raise PolicyProblem(
                 f"{where}: it has version {found.version} of evalkit's extension and this evalkit has {VERSION}; "
@@ -216,6 +237,13 @@ def decode_request(
         raise ValueError(f"{EXTENSION_KEY}.step must be 0 or more, not {step!r}")
     observation = decode_observation(message, observation_spec, action_dtype)
     return Request(episode, step, observation, None if prefix is None else _decode_prefix(prefix, action_dtype))
+
+
+def number_of(message: Mapping[str, Any]) -> int | None:
+    """Return the number of a request or of the request that a reply answers, or None if it has none."""
+    context = message.get(EXTENSION_KEY)
+    number = context.get(NUMBER) if isinstance(context, dict) else None
+    return number if type(number) is int else None
 
 
 def _decode_prefix(fields: Any, dtype: str) -> Prefix:

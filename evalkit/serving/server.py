@@ -1,8 +1,8 @@
 """A server that offers a policy to any client of the openpi protocol (:mod:`evalkit.serving.protocol`).
 
-One thread runs the connections, another the policy. When the policy is free, all pending requests go into one batch,
-however many they are, so no request waits for a batch to fill. A policy processes every request independently, so a
-reply does not depend on the other requests of its batch.
+One thread runs the connections, a few decode messages, and another runs the policy. When the policy is free, all
+pending requests go into one batch, however many they are, so no request waits for a batch to fill. A policy processes
+every request independently, so a reply does not depend on the other requests of its batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +36,11 @@ from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt
 from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.serving import protocol
+from evalkit.serving.bounds import MAX_MESSAGE_BYTES
 from evalkit.serving.protocol import ServerMetadata, pack, unpack
 
 _INTERNAL_ERROR = 1011
+_MAX_LOG_LINES = 60  # of a traceback
 _ORIGIN = re.compile(r"(https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d+)?)/?")
 _WEBSOCKETS_LOG = logging.getLogger("evalkit.serving.server.websockets")  # a port scan is not worth a message
 _WEBSOCKETS_LOG.addHandler(logging.NullHandler())
@@ -120,6 +122,7 @@ class Server:
             "supported_prefixes": spec.supported_prefixes,
             "metadata": {name: value for name, value in spec.metadata.items() if name != "where"},
             "keys": protocol.observation_keys(spec.observation_spec),
+            "numbers_replies": True,
         }
         self._policy = policy
         self._metadata = parse(ServerMetadata, metadata, "identity")
@@ -131,6 +134,7 @@ class Server:
         self._queue: queue.SimpleQueue[_PendingRequest | None] = queue.SimpleQueue()
         self._pending: set[asyncio.Future[dict[str, Any]]] = set()
         self._bound: Future[str] = Future()
+        self._decoders = ThreadPoolExecutor(4, thread_name_prefix="evalkit-decoder")
         self._threads = [
             threading.Thread(target=target, daemon=True) for target in (self._connection_loop, self._policy_loop)
         ]
@@ -156,6 +160,7 @@ class Server:
         self._queue.put(None)
         for thread in self._threads:
             thread.join()
+        self._decoders.shutdown()
 
     # The thread of the connections.
 
@@ -175,7 +180,7 @@ class Server:
             self._host,
             self._port,
             compression=None,
-            max_size=protocol.MAX_MESSAGE_BYTES,
+            max_size=MAX_MESSAGE_BYTES,
             process_request=self._check_handshake,
             ping_interval=None,  # a client that builds a simulator may not reply to pings for minutes
             close_timeout=2,
@@ -209,8 +214,8 @@ class Server:
             await connection.send(self._first_message)
             async for message in connection:
                 reply = await self._reply(session, message)
-                if isinstance(reply, str):
-                    self._log(f"{name}: {reply.rstrip()}")
+                for line in reply.rstrip().splitlines()[-_MAX_LOG_LINES:] if isinstance(reply, str) else ():
+                    self._log(f"{name}: {excerpt(line)}")
                 await connection.send(reply)
                 if isinstance(reply, str):
                     await connection.close(_INTERNAL_ERROR, "the previous frame has the error")
@@ -220,17 +225,18 @@ class Server:
 
     async def _reply(self, session: _ClientSession, message: Data) -> str | bytes:
         """Return the reply to a message: the packed actions, or the text of an error."""
-        try:
-            request = session.request(message)
+        try:  # in a thread: no message may make other clients wait
+            request, number = await self._loop.run_in_executor(self._decoders, session.request, message)
         except ValueError as error:
-            return f"evalkit cannot read this observation: {error}"
+            return f"evalkit cannot read this observation: {excerpt(error)}"
         pending: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         if self._stopping.is_set():
             pending.cancel()  # the policy thread has ended
         self._pending.add(pending)
         self._queue.put(_PendingRequest(request, pending))
         try:
-            return pack(await pending)
+            reply = await pending
+            return pack(reply if number is None else {**reply, protocol.EXTENSION_KEY: {protocol.NUMBER: number}})
         except EvalkitError as error:
             return str(error)
         except Exception:
@@ -297,14 +303,15 @@ class _ClientSession:
         self._scene = 0
         self._step = 0
 
-    def request(self, message: Data) -> Request:
-        """Return the request in a message. Raises ValueError if it is malformed."""
+    def request(self, message: Data) -> tuple[Request, int | None]:
+        """Return the request in a message, and the client's number of it. Raises ValueError if it is malformed."""
         fields = unpack(message) if isinstance(message, bytes) else None
         if not isinstance(fields, dict):
             raise ValueError("it must be a map in msgpack, in a binary frame")
         self.request_count += 1
         if protocol.EXTENSION_KEY in fields:
-            return protocol.decode_request(fields, self._metadata.observation_spec, self._metadata.action_dtype)
+            request = protocol.decode_request(fields, self._metadata.observation_spec, self._metadata.action_dtype)
+            return request, protocol.number_of(fields)
         if fields.get(protocol.RESET) and self._step:
             self._scene, self._step = self._scene + 1, 0
         # The connection is the repeat: two concurrent clients must not sample the same noise.
@@ -312,7 +319,7 @@ class _ClientSession:
         observation = protocol.decode_observation(fields, self._metadata.observation_spec, self._metadata.action_dtype)
         request = Request(episode, self._step, observation)
         self._step += 1
-        return request
+        return request, None
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem
+from evalkit import descendants
+from evalkit.errors import EnvironmentProblem, excerpt
 from evalkit.locations import home_folder, package_folder
 from evalkit.suite import Suite
 
@@ -80,7 +81,8 @@ class Environment:
     def build(self, say: Callable[[str], None]) -> bool:
         """Build it if it is not ready, and report each step to ``say``. Returns True if anything was built.
 
-        An interrupted build is discarded and started again; of two concurrent builds, one waits for the other.
+        An interrupted build is discarded and started again. Of two concurrent builds, one waits for the other, and for
+        the installer that a killed one left behind.
 
         Raises:
             EnvironmentProblem: ``requirements.txt`` lacks a package that the worker imports, there is no Python to
@@ -93,19 +95,21 @@ class Environment:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EnvironmentProblem(f"{self.folder.parent} cannot be created ({error}); set EVALKIT_HOME") from error
-        with _locked(self._beside(".lock")):
+        with _locked(self._beside(".lock")) as lock:
             if self.ready:
                 return False
             interpreter = self._interpreter()
             shutil.rmtree(self.folder, ignore_errors=True)
             say(f"creating {self.folder}")
             command = [interpreter, "-m", "venv", "--symlinks", str(self.folder)]
-            result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_neutral())
+            result = descendants.run(
+                command, _neutral(), capture_output=True, text=True, stdin=subprocess.DEVNULL, pass_fds=[lock]
+            )
             if result.returncode:
                 why = (result.stderr or result.stdout).strip().splitlines() or [f"venv ended with {result.returncode}"]
-                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be created: {why[-1]}")
+                raise EnvironmentProblem(f"{self.folder}: a virtual environment cannot be created: {excerpt(why[-1])}")
             say(f"installing the pinned packages of {self.suite} (and no others)")
-            self._install(self.source / "requirements.txt")
+            self._install(self.source / "requirements.txt", lock)
             ready = {"suite": self.suite, "python": interpreter}
             (self.folder / _READY).write_text(json.dumps(ready) + "\n")
         return True
@@ -128,7 +132,8 @@ class Environment:
             "again"
         )
 
-    def _install(self, requirements: Path) -> None:
+    def _install(self, requirements: Path, lock: int) -> None:
+        """Install the packages. The installer holds the lock too, so that no other build starts while it runs."""
         assert self.folder is not None
         log = self._beside(".log")
         command = [str(self.python), "-I", "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
@@ -140,13 +145,18 @@ class Environment:
         )  # would install the packages into another folder
         variables = {k: v for k, v in _neutral().items() if k not in elsewhere}
         with log.open("wb") as output:
-            result = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
+            result = descendants.run(
+                command,
+                variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[lock],
             )
         if result.returncode:
             errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("ERROR")]
             why = errors[-1] if errors else f"pip ended with {result.returncode}"
-            raise EnvironmentProblem(f"{self.suite}: {why} (whole log: {log})")
+            raise EnvironmentProblem(f"{self.suite}: {excerpt(why)} (whole log: {log})")
 
     def _beside(self, suffix: str) -> Path:
         assert self.folder is not None
@@ -182,7 +192,8 @@ def _neutral() -> dict[str, str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[int]:
+    """Hold a lock file, whose descriptor it yields. The lock ends when the last process that holds it does."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem, UsageError
+from evalkit.descendants import MARK, Guard
+from evalkit.errors import EnvironmentProblem, UsageError, excerpt
 from evalkit.locations import given_folder, home_folder, remember_folder
 from evalkit.suite import Repository, Suite
 
@@ -89,16 +90,18 @@ def fetch_sources(suite: Suite, say: Callable[[str], None]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
-            for command in (["init", "-q"], ["fetch", "-q", "--depth", "1", repository.url, repository.commit]):
-                _git(draft, *command)
-            _git(draft, "checkout", "-q", "FETCH_HEAD")
+            with Guard() as guard:  # a killed setup leaves no download behind
+                for command in (["init", "-q"], ["fetch", "-q", "--depth", "1", repository.url, repository.commit]):
+                    _git(draft, *command, mark=guard.mark())
+                _git(draft, "checkout", "-q", "FETCH_HEAD", mark=guard.mark())
             shutil.rmtree(target, ignore_errors=True)
             draft.replace(target)
         except (OSError, subprocess.CalledProcessError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+            why = excerpt(said[-1] if said else error)
             raise EnvironmentProblem(
-                f"{suite.name}: {repository.url} could not be fetched ({said[-1] if said else error}); give a local "
+                f"{suite.name}: {repository.url} could not be fetched ({why}); give a local "
                 f"copy with `evalkit setup {suite.name} --source DIR` or {suite.sources.variable}"
             ) from error
 
@@ -138,10 +141,10 @@ def _checked(name: str, repository: Repository, folder: Path) -> Checkout:
     return Checkout(folder, commit, changed)
 
 
-def _git(folder: Path, *command: str) -> str:
+def _git(folder: Path, *command: str, mark: str = "") -> str:
     """Return git's output. ``safe.directory``: a checkout may belong to another user, as in a container."""
     whole = ["git", "-c", "safe.directory=*", "-C", str(folder), *command]
-    variables = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    variables = {**os.environ, "GIT_TERMINAL_PROMPT": "0", MARK: mark}
     return subprocess.run(
         whole, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=variables
     ).stdout.strip()

@@ -267,7 +267,7 @@ def main(descriptor: int) -> None:
 
 
 def _exit_with(host: int) -> None:
-    """End this process soon after its host has gone, even during a call of the simulator."""
+    """End this process soon after its host has gone, also where nobody watches the host (see evalkit.descendants)."""
     while os.getppid() == host:
         time.sleep(1)
     os._exit(0)

@@ -46,7 +46,7 @@ class Simulation:
         Args:
             action: (7,) within the action space.
         """
-        _, _, done, _, _ = self.env.step(action.astype(np.float64, copy=False))
+        _, _, done, _, _ = self.env.step(np.array(action, np.float64))  # a copy: SciPy takes no read-only array
         self.success = bool(done)
         return self.success
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import CommandResult, evalkit, invoke, refused
+from support.runs import seal
 
 
 @pytest.fixture
@@ -224,6 +225,7 @@ def test_a_table_fits_a_narrow_terminal_with_all_its_numbers(finished: Path, tmp
     for file in ("manifest.json", "journal.jsonl"):
         text = (finished / file).read_text()
         (finished / file).write_text(text.replace('"left"', f'"{"left_" * 20}"').replace("/left/", f"/{'left_' * 20}/"))
+    seal(finished, json.loads((finished / "manifest.json").read_text()))
     for columns in ("80", "60", "0"):
         shown = invoke("table", finished, env={"COLUMNS": columns}).stdout
         assert "100.0" in shown and "51.0–100.0" in shown and "80.6–100.0" in shown

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import time
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,7 @@ from evalkit.errors import PolicyProblem
 from evalkit.execution import Prefix
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policy import Request
+from evalkit.serving.bounds import MAX_MESSAGE_BYTES, MAX_VALUES, check_bounds
 from evalkit.serving.protocol import (
     ServerMetadata,
     decode_request,
@@ -133,6 +136,72 @@ def raw(data: Any = bytes(4), dtype: Any = "<f4", shape: Any = (1,), kind: bytes
 def test_malformed_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         unpack(data)
+
+
+@given(st.binary(max_size=60))
+def test_the_bounds_refuse_nothing_that_msgpack_reads(data: bytes) -> None:
+    try:
+        msgpack.unpackb(data, strict_map_key=False)
+    except Exception:
+        return
+    check_bounds(data)
+
+
+def test_every_format_of_msgpack_is_known_to_the_bounds() -> None:
+    sizes = (0, 1, 15, 16, 31, 32, 255, 256, 65535, 65536)
+    numbers = [sign * 2**power + more for power in range(63) for more in (-1, 0) for sign in (1, -1)]
+    values: list[Any] = [None, True, False, 1.5, *numbers, *("x" * n for n in sizes), *(bytes(n) for n in sizes)]
+    values += [msgpack.ExtType(4, bytes(n)) for n in (*sizes, 2, 4, 8)]
+    values += [[None] * n for n in sizes] + [{str(k): None for k in range(n)} for n in (0, 1, 15, 16, 40_000)]
+    for value in values:
+        for data in (msgpack.packb(value), msgpack.packb(value, use_single_float=True)):
+            check_bounds(data)
+            for cut in {0, len(data) - 1}:
+                if isinstance(value, list | dict) or not cut:
+                    with pytest.raises(ValueError, match="truncated"):
+                        check_bounds(data[:cut])
+
+
+@pytest.mark.parametrize(
+    ("accepted", "refused", "message"),
+    [
+        (b"\x91" * 32 + b"\xc0", b"\x91" * 33 + b"\xc0", "more than 32 maps and lists within each other"),
+        (
+            b"\xdd" + (MAX_VALUES - 1).to_bytes(4, "big") + b"\x80" * (MAX_VALUES - 1),
+            b"\xdd" + MAX_VALUES.to_bytes(4, "big") + b"\x80" * MAX_VALUES,
+            "more than 100000 values",
+        ),
+        (raw(shape=(1,) * 32), raw(shape=(1,) * 33), "33 dimensions; at most 32"),
+        (raw(), b"\xc6" + (MAX_MESSAGE_BYTES - 4).to_bytes(4, "big") + bytes(MAX_MESSAGE_BYTES - 4), "a message of "),
+    ],
+    ids=["depth", "values", "dimensions", "bytes"],
+)
+def test_a_bound_is_accepted_and_one_more_is_not(accepted: bytes, refused: bytes, message: str) -> None:
+    unpack(accepted)
+    with pytest.raises(ValueError, match=message):
+        unpack(refused)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        raw(shape=(2**31,) * 20_000),
+        b"\xdd" + (10_000_000).to_bytes(4, "big") + b"\x80" * 10_000_000,
+        (b"\xdd" + MAX_VALUES.to_bytes(4, "big")) * 1000,
+        raw(dtype=",".join(["f4"] * 100_000)),
+    ],
+    ids=["dimensions", "maps", "announced", "dtype"],
+)
+def test_a_hostile_message_takes_neither_time_nor_memory(data: bytes) -> None:
+    began = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError):
+            unpack(data)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - began < 2
 
 
 @given(st.binary(max_size=200))

@@ -314,6 +314,40 @@ def test_an_allowed_origin_must_be_one(origin: str) -> None:
     assert "--allow-origin" in line
 
 
+def test_a_message_that_takes_long_to_read_makes_no_other_client_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = threading.Event()
+
+    def slow_unpack(data: bytes) -> Any:
+        if b"slow" in data:
+            reading.set()
+            time.sleep(1.5)
+        return unpack(data)
+
+    monkeypatch.setattr("evalkit.serving.server.unpack", slow_unpack)
+    with served(Stub()) as url, plain_client(url) as (slow, _), plain_client(url) as (quick, _):
+        slow.send(pack({"prompt": "slow"}))
+        assert reading.wait(5)
+        began = time.monotonic()
+        assert query(quick)["actions"].shape == (3, 2)
+        assert time.monotonic() - began < 1
+        assert "has no 'image/above'" in slow.recv(timeout=5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"\x1b[31m" + "k" * 100_000: 1}, {"evalkit": {"episode": {"x\x07" * 9_000: 1}}}, {"prompt": "\x1b" * 9_000}],
+)
+def test_a_hostile_message_is_one_short_line_in_log_and_reply(fields: dict[str, Any]) -> None:
+    lines: list[str] = []
+    server = Server(Stub(), identity={"suite": "pointmass", "action_size": 2}, log=lines.append)
+    with plain_client(server.start()) as (connection, _):
+        connection.send(pack(fields))
+        reply = connection.recv(timeout=5)
+    server.stop()
+    assert isinstance(reply, str) and len(reply) < 400 and "\x1b" not in reply
+    assert all(len(line) < 400 and line.isprintable() for line in lines)
+
+
 def test_a_port_in_use_is_one_line_and_a_stopped_server_frees_it() -> None:
     identity = {"suite": "pointmass", "action_size": 2}
     first = Server(Stub(), identity=identity)

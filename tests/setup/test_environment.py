@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
+from typing import IO
 
 import pytest
+from support.processes import gone
 
 from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.locations import suite_folders
@@ -149,3 +155,58 @@ def test_an_installed_package_can_offer_a_suite(
     monkeypatch.setattr("evalkit.locations.entry_points", lambda group: [offered])
     assert suite_folders()["theirs"] == package
     assert load_suite("theirs").title == "Point mass"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="marked processes are found through /proc")
+@pytest.mark.parametrize("watched", [True, False], ids=["watched", "the watcher killed too"])
+def test_a_killed_setup_leaves_no_installer_that_writes_into_the_next_build(
+    small: Path, tmp_path: Path, watched: bool
+) -> None:
+    """The setup installs a package whose build never ends."""
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    (endless / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (endless / "backend.py").write_text(
+        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    (small / "requirements.txt").write_text(f"{WORKER}endless @ file://{endless}\n")
+    command = [sys.executable, "-m", "evalkit", "setup", str(small)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    environment = Environment.of(load_suite(str(small)))
+    assert environment.folder is not None
+    try:
+        while not (tmp_path / "pid").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        installer = int((tmp_path / "pid").read_text())
+        watcher = next(child for child in children(first.pid) if b"descendants" in command_of(child))
+        if not watched:
+            os.kill(watcher, signal.SIGKILL)
+        first.kill()
+        first.wait()
+        if watched:
+            assert gone([installer])
+        lock = environment.folder.with_name(f"{environment.folder.name}.lock").open()
+        locked = not free(lock)
+        assert locked == (not watched), "the lock is held exactly as long as an installer runs"
+    finally:
+        subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)], check=False)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def free(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

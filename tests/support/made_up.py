@@ -8,8 +8,9 @@ from typing import Any
 
 from evalkit.episode import Episode
 from evalkit.records.journal import Record
-from evalkit.records.manifest import Manifest, Plan
+from evalkit.records.manifest import Manifest, Plan, fingerprint
 from evalkit.suite import load_suite
+from support.paths import POINTMASS
 
 Outcome = Callable[[Episode], bool | int | None]
 
@@ -26,22 +27,30 @@ def made_up(
     loaded = load_suite(suite)
     episodes = loaded.plan(**plan)
     folder.mkdir(parents=True)
-    fields = {
-        "fingerprint": {"suite": loaded.name},
+    known = {k: v for k, v in fingerprint(loaded, {}, {}).items() if k != "versions"}
+    fields: dict[str, Any] = {
         "checkpoint": {"id": checkpoint},
         "execution": {"name": "sync", "horizon": 10},
         "plan": Plan.of(episodes),
         "code": {},
         "suite": loaded.to_message(),
     }
-    Manifest.model_validate({**fields, **(manifest or {})}).write(folder)
+    stated = {**known, **(manifest or {}).get("fingerprint", {})}
+    Manifest.model_validate({**fields, **(manifest or {}), "fingerprint": stated}).write(folder)
     write(folder, [record(episode, outcome(episode), loaded.chain) for episode in episodes])
     return folder
 
 
-def write(folder: Path, records: Sequence[Record]) -> None:
-    """The journal with these records."""
+def planned(folder: Path, suite: str = POINTMASS, **plan: Any) -> Path:
+    """A run of which no episode has been played."""
+    made_up(folder, suite, lambda e: True, **plan)
+    return write(folder, [])
+
+
+def write(folder: Path, records: Sequence[Record]) -> Path:
+    """The journal with these records; return the folder."""
     (folder / "journal.jsonl").write_text("".join(record.to_json() + "\n" for record in records))
+    return folder
 
 
 def record(episode: Episode, came: bool | int | None, chain: int | None = None, digest: str | None = None) -> Record:
@@ -58,7 +67,7 @@ def record(episode: Episode, came: bool | int | None, chain: int | None = None, 
         **({"gripper_reversals": 2} if episode.scene % 2 else {}),
     }
     made = {
-        "steps": 10 + episode.scene,
+        "steps": 10 + episode.scene % 20,
         "inferences": 2,
         "metrics": {"distance": 0.25},
         "execution_stats": execution_stats,

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -44,3 +44,19 @@ def _started(arguments: Sequence[str], out: Path, env: dict[str, str]) -> subpro
 def _recorded(out: Path) -> int:
     journal = out / "journal.jsonl"
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def running(pid: int) -> bool:
+    """Returns True unless the process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids: Iterable[int], within_s: float = 4.0) -> bool:
+    """Returns True if all processes end in time."""
+    pids, deadline = list(pids), time.monotonic() + within_s
+    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(running(pid) for pid in pids)

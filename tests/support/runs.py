@@ -10,6 +10,7 @@ from typing import Any
 
 from evalkit.locations import suite_folder
 from evalkit.records.journal import read_journal
+from evalkit.records.manifest import content_digest, protocol_digest
 from evalkit.runner.options import Candidate, RunOptions
 from evalkit.runner.progress import Silent
 from evalkit.runner.resolve import resolve_run
@@ -25,7 +26,7 @@ def run(out: Path, suite: str = POINTMASS, **options: Any) -> Path:
 
 
 def altered(run: Path, out: Path, change: dict[str, Any]) -> Path:
-    """A copy of a run with other values in its manifest, by dotted field."""
+    """A copy of a run with other values in its manifest, by dotted field, as if it had been written with them."""
     shutil.copytree(run, out)
     manifest = json.loads((out / "manifest.json").read_text())
     for field, value in change.items():
@@ -34,8 +35,16 @@ def altered(run: Path, out: Path, change: dict[str, Any]) -> Path:
         for part in path:
             place = place[part]
         place[last] = value
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    seal(out, manifest)
     return out
+
+
+def seal(run: Path, manifest: dict[str, Any]) -> None:
+    """Write a changed manifest so that no digest tells of the change."""
+    if manifest["origin"] is None:
+        manifest["fingerprint"]["protocol"] = protocol_digest(manifest["suite"])
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    (run / "manifest.json").write_text(json.dumps({**content, "sha256": content_digest(content)}))
 
 
 def kept(run: Path, out: Path, keep: Any) -> Path:
@@ -64,3 +73,13 @@ def shortened_folder(name: str, max_steps: int, out: Path) -> Path:
     protocol = out / "suite.yaml"
     protocol.write_text(re.sub(r"max_steps: \d+", f"max_steps: {max_steps}", protocol.read_text()))
     return out
+
+
+def changed_adapter(folder: Path, old: str, new: str) -> str:
+    """A copy of the point mass, in a new folder inside ``folder``, with a change in its adapter."""
+    suite = folder / "pointmass"
+    shutil.copytree(POINTMASS, suite, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (suite / "adapter.py").read_text()
+    assert old in code
+    (suite / "adapter.py").write_text(code.replace(old, new))
+    return str(suite)

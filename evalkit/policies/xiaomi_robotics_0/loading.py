@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evalkit.errors import EnvironmentProblem, PolicyProblem
+from evalkit.errors import EnvironmentProblem, PolicyProblem, excerpt
 from evalkit.policies.remote_code import check_imported
 from evalkit.policies.weights import CheckpointFiles
 
@@ -140,7 +140,7 @@ def _device(name: str) -> Any:
         device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = excerpt((str(error).strip() or type(error).__name__).splitlines()[0])
         raise EnvironmentProblem(f"device {name!r} cannot be used on this machine: {reason}") from error
     return device
 
@@ -233,8 +233,7 @@ def _is_about_attention(error: Exception) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 240 else f"{text[:237]}..."
+    return excerpt(error, 240) or type(error).__name__
 
 
 @contextlib.contextmanager
