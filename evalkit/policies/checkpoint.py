@@ -244,9 +244,9 @@ def _folder(name: str) -> Path | None:
     """Return the directory of that name, or None."""
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # ~name of a user that this machine does not have
+        return folder if name and folder.is_dir() else None
+    except (RuntimeError, OSError):  # ~name of a user that this machine does not have, or a name that no file can have
         return None
-    return folder if name and folder.is_dir() else None
 
 
 def _given(text: str, name: str, settings: str) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def _given(text: str, name: str, settings: str) -> dict[str, Any]:
         try:
             given[key] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--checkpoint {text}: {value!r} is not a value for {key}") from error
+            raise UsageError(f"--checkpoint {excerpt(text, 200)}: {excerpt(value, 60)!r} is not a value for {key}") from error
     return given
 
 
