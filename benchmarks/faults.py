@@ -86,6 +86,7 @@ def play(campaign: str, seed: int, count: int | None) -> Counts:
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a fault must not take the machine's memory
     found: Counts = {}
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        Path(folder).chmod(0o755)  # some faults are another user's
         for trial in make(seed, count or usual, Path(folder)):
             counts = found.setdefault(trial.kind, Counter())
             try:

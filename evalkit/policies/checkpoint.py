@@ -259,7 +259,8 @@ def _given(text: str, name: str, settings: str) -> dict[str, Any]:
         try:
             given[key] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--checkpoint {excerpt(text, 200)}: {excerpt(value, 60)!r} is not a value for {key}") from error
+            shown = f"--checkpoint {excerpt(text, 200)}: {excerpt(value, 60)!r}"
+            raise UsageError(f"{shown} is not a value for {key}") from error
     return given
 
 
