@@ -61,7 +61,7 @@ def parse_yaml(text: str) -> Any:
 
 
 _MAX_YAML_BYTES = 1 << 20
-_MAX_VALUES = 100_000  # keys, lists, mappings and plain values; those behind an alias count each time
+_MAX_VALUES = 30_000  # keys, lists, mappings and plain values; those behind an alias count each time
 _YAML = "tag:yaml.org,2002:"
 _SCALARS = {f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp", "merge")}
 _TAGS = {yaml.ScalarNode: _SCALARS, yaml.SequenceNode: {f"{_YAML}seq"}, yaml.MappingNode: {f"{_YAML}map"}}

@@ -13,9 +13,9 @@ from evalkit.documents import parse_yaml, read_yaml
 from evalkit.errors import UsageError
 
 MESSAGES = {
-    "billion laughs, lists": "more than 100000 values",
-    "billion laughs, mappings": "more than 100000 values",
-    "merge bomb": "more than 100000 values",
+    "billion laughs, lists": "more than 30000 values",
+    "billion laughs, mappings": "more than 30000 values",
+    "merge bomb": "more than 30000 values",
     "deep lists": "line 1, column 67: more than 64 mappings and lists within each other",
     "a list in itself": "*a stands for a value that contains it",
     "a merge of itself": "*a stands for a value that contains it",
@@ -32,7 +32,7 @@ MESSAGES = {
     "a list": "must be a mapping of names to values",
     "no document": "must be a mapping of names to values",
 }
-PLAIN = {"a day", "100,000 keys", "a key of a megabyte"}  # YAML as it should be; the schema refuses the content
+PLAIN = {"a day", "a key of a megabyte"}  # YAML as it should be; the schema refuses the content
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if name not in PLAIN])

@@ -36,6 +36,14 @@ evalkit.records.manifest.datetime = evalkit.runner.resolve.datetime = Clock
 from evalkit.__main__ import main
 main()
 """
+_NOBODYS = """
+import pwd
+def unknown(user):
+    raise KeyError(f"getpwuid(): uid not found: {user}")
+pwd.getpwuid = unknown
+from evalkit.__main__ import main
+main()
+"""
 _GONE = 'mkdir -p "$FOLDER/gone"; cd "$FOLDER/gone"; rmdir "$FOLDER/gone"'
 _SMALL = 'mkdir -p "$FOLDER/new" && mount -t tmpfs -o size={size} none "$FOLDER/new"'
 
@@ -93,6 +101,7 @@ def surroundings() -> list[Surroundings]:
     )
     found += [
         Surroundings("no home", "HOME unset, no passwd entry", {"HOME": None, "EVALKIT_HOME": None}, user=_NOBODY),
+        Surroundings("no home", "no passwd entry", {"HOME": None, "EVALKIT_HOME": None}, code=_NOBODYS),
         Surroundings("no home", "HOME does not exist", {"HOME": "/nowhere", "EVALKIT_HOME": None}),
         Surroundings("no home", "HOME empty", {"HOME": "", "EVALKIT_HOME": None}),
         Surroundings("no home", "HOME is a file", {"HOME": "/etc/passwd", "EVALKIT_HOME": None}),
@@ -216,7 +225,7 @@ def _result(place: Path, run: Path, around: Surroundings, words: str) -> Command
         raise Skip(f"{around.name}: {error}") from error
     except subprocess.TimeoutExpired:
         return CommandResult(1, "", "hangs: more than 60 s")
-    if ended.returncode == 77 or b"No module named" in ended.stderr or b"can't open file" in ended.stderr:
+    if ended.returncode in (77, 126) or b"No module named" in ended.stderr or b"can't open file" in ended.stderr:
         raise Skip(f"{around.name}: {ended.stderr.decode(errors='replace').strip()[-100:]}")
     if left := left_behind(identity):
         return CommandResult(1, "", f"{len(left)} processes left behind")
