@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from evalkit.documents import choices
 from evalkit.policies.checkpoint import Listing
+from evalkit.policies.process.family import FamilyFile
 from evalkit.suite import Suite
 
 FOLDER = Path(__file__).resolve().parent
@@ -63,9 +64,32 @@ checkpoints:
 """
 
 
+FAMILIES = """# `family.yaml`
+
+A family of policies is a package with `family.yaml`, `requirements.txt` and the code of its policies.
+[Policies and their environments](policies.md) describes its use. This page lists every key.
+
+`requirements.txt` is the whole closure, installed with `pip install --no-deps`, besides the packages under `first`, which
+bring their own dependencies. It must have evalkit's side of the process: numpy, msgpack, pydantic and PyYAML, with the
+packages that these need.
+
+```yaml
+name: my-family
+title: My policies
+summary: Policies of my laboratory.
+libraries: [torch]
+first: [torch==2.13.0]
+```
+"""
+
+
 def pages() -> dict[str, str]:
     """Return the content of every reference page by file name."""
-    return {"suite-yaml.md": page(SUITE, Suite), "checkpoint-files.md": page(CHECKPOINTS, Listing)}
+    return {
+        "suite-yaml.md": page(SUITE, Suite),
+        "checkpoint-files.md": page(CHECKPOINTS, Listing),
+        "family-yaml.md": page(FAMILIES, FamilyFile),
+    }
 
 
 def page(introduction: str, model: type[BaseModel]) -> str:
@@ -120,7 +144,9 @@ def described(node: dict[str, Any], places: dict[str, str]) -> str:
     words = {"string": "text", "integer": "integer", "number": "number", "boolean": "`true` or `false`"}
     limits = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
     stated = [
-        form.format(f"{node[key]:g}" if node[key] < 1e6 else "2³²") for key, form in limits.items() if key in node
+        form.format("2³²" if node[key] == 2**32 else f"{node[key]:,.10g}")
+        for key, form in limits.items()
+        if key in node
     ]
     return " ".join([words[node["type"]], ", ".join(stated)]).strip()
 

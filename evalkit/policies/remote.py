@@ -26,7 +26,7 @@ from evalkit.documents import Section
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, excerpt
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.rotations import axis_angle
-from evalkit.policy import Request, Spec
+from evalkit.policy import MAX_CHUNK_SIZE, Request, Spec
 from evalkit.serving import protocol
 from evalkit.serving.client import ConnectionPool
 from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, ServerMetadata, encode_request, jsonable, pack, unpack
@@ -56,10 +56,13 @@ class RemoteParameters(Section):
     prompt: str = Field(PROMPT, description="key of the instruction")
     flip: bool | None = Field(None, description="flip the images along both axes; false by default")
     resize: int | None = Field(
-        None, gt=0, description="scale the images into a square with sides of so many pixels, padded with zeros"
+        None,
+        gt=0,
+        le=10_000,
+        description="scale the images into a square with sides of so many pixels, padded with zeros",
     )
     actions: str = Field(ACTIONS, description="key of the actions in the reply")
-    chunk: int | None = Field(None, ge=1, description="T, the number of steps to use of each reply")
+    chunk: int | None = Field(None, ge=1, le=MAX_CHUNK_SIZE, description="T, the number of steps to use of each reply")
     columns: int | None = Field(None, ge=1, description="A, if the server returns more columns: the first are used")
 
     @model_validator(mode="before")
@@ -208,7 +211,7 @@ class Remote:
             raise
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Return one (T, A) float32 chunk per request; the requests are sent concurrently.
+        """Return one (T, A) chunk per request, in the suite's dtype of actions; the requests are sent concurrently.
 
         Raises:
             EnvironmentProblem: the connection was lost and could not be reopened.
@@ -244,6 +247,11 @@ class Remote:
                 f"{self._url}: it serves a policy for {excerpt(server.suite, 60)} (actions of {server.action_size}), "
                 f"and this run is of {self._suite.name} (actions of {size}): serve one for {self._suite.name}, or run "
                 "the other suite"
+            )
+        if server.action_dtype != self._suite.action.dtype:
+            raise UsageError(
+                f"{self._url}: its actions are {server.action_dtype}, and those of {self._suite.name} here are "
+                f"{self._suite.action.dtype}; use the same evalkit on both sides"
             )
         unused = sorted(_LAYOUT_FIELDS & parameters.model_fields_set)
         if unused:
@@ -286,7 +294,11 @@ class Remote:
         return {"where": self._url, "extension": server is not None, "unsupported": unsupported}
 
     def _chunk(self, reply: str | bytes, number: int) -> np.ndarray:
-        """Return the actions in the reply to a request, (T, A) float32. Raises PolicyProblem if there are none."""
+        """Return the actions in the reply to a request, (T, A) in the suite's dtype.
+
+        Raises:
+            PolicyProblem: there are none.
+        """
         if isinstance(reply, str):
             last = (reply[-10_000:].strip().splitlines() or ["it gives no reason"])[-1]
             raise PolicyProblem(f"{self._url}: the policy failed there: {excerpt(last)}")
@@ -316,7 +328,7 @@ class Remote:
                 f"{self._url}: its chunk is {fields[key].shape}, not ({self._steps}, {size}) as chunk and the actions "
                 f"of {self._suite.name} require; if it has more columns, columns={size} uses the first"
             )
-        chunk: np.ndarray = actions.astype(np.float32)
+        chunk: np.ndarray = actions.astype(self._suite.action.dtype)
         return chunk
 
     def _wait_for(self, work: Coroutine[Any, Any, _Result]) -> _Result:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evalkit.errors import EnvironmentProblem, UsageError, excerpt
+from evalkit.files import read_json
 from evalkit.policies.remote_code import code_digest, code_files, references
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -170,7 +170,7 @@ def _shards(folder: Path) -> list[str]:
     if not index.is_file():
         return ["model.safetensors"]
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(read_json(index, strict=False)["weight_map"].values()))
         outside = [name for name in shards if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index}: not a list of shards ({error})") from error

@@ -229,22 +229,22 @@ class Scheduler:
             raise PolicyProblem(f"the policy returned {count} chunks for {len(requests)} requests")
         for slot, request, chunk in zip(waiting, requests, chunks, strict=True):
             assert slot.request is not None
-            reply = Chunk(slot.request.request, self._as_float32(request, chunk))
+            reply = Chunk(slot.request.request, self._executable(request, chunk))
             slot.request = None
             self._send(slot, reply)
 
-    def _as_float32(self, request: Request, chunk: Any) -> np.ndarray:
-        """Return a chunk as finite (T, A) float32. Raises PolicyProblem if it cannot be executed."""
+    def _executable(self, request: Request, chunk: Any) -> np.ndarray:
+        """Return a chunk as finite (T, A), in the suite's dtype. Raises PolicyProblem if it cannot be executed."""
         expected = (self._policy.spec.chunk_size, self._config.suite.action.size)
         if not isinstance(chunk, np.ndarray) or chunk.shape != expected or chunk.dtype.kind not in "fiu":
             got = f"{chunk.dtype} {chunk.shape}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
             raise PolicyProblem(f"the policy returned {got} at {_position(request)}, not a float {expected} chunk")
         with np.errstate(over="ignore"):
-            single = chunk.astype(np.float32, copy=False)
-        if not np.isfinite(single).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(single))[0])
+            converted = chunk.astype(self._config.suite.action.dtype, copy=False)
+        if not np.isfinite(converted).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(converted))[0])
             raise PolicyProblem(f"the policy returned {chunk[index]} at {_position(request)}, chunk index {index}")
-        return single
+        return converted
 
     def _record(self, slot: _WorkerSlot, message: EpisodeDone) -> None:
         assert slot.episode is not None

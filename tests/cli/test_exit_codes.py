@@ -72,6 +72,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_defect_is_one_line_with_its_place_and_a_traceback_on_demand(tmp_path: Path) -> None:
     arguments = ["gate", BASELINE, "--baseline", BASELINE, "--json", "--junit", tmp_path / "gate.xml"]
     result = started(DEFECT, *arguments)
@@ -95,6 +96,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -124,6 +126,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -138,6 +141,7 @@ def test_an_error_during_the_imports_is_no_verdict(error: str, code: int, messag
     assert result.returncode == code and line.startswith(message)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_verdict() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -149,6 +153,7 @@ def test_a_closed_pipe_is_no_verdict() -> None:
     os.close(writing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_no_verdict_and_no_file(closed: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m evalkit"
@@ -159,12 +164,14 @@ def test_closed_streams_change_no_verdict_and_no_file(closed: str, tmp_path: Pat
     assert len(read_journal(tmp_path / "run")) == 4
 
 
+@pytest.mark.slow
 def test_json_without_standard_output_is_refused() -> None:
     command = f"{sys.executable} -m evalkit list --json >&-"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr == "evalkit: --json: standard output is closed\n"
 
 
+@pytest.mark.slow
 def test_a_regression_is_still_one(tmp_path: Path, oracle_run: Path) -> None:
     invoke("run", POINTMASS, "--checkpoint", "zero", "--workers", "1", "--out", tmp_path / "run")
     command = [sys.executable, "-m", "evalkit", "gate", str(tmp_path / "run"), "--baseline", str(oracle_run)]
@@ -184,6 +191,7 @@ main()
 WHAT_TO_SET = "this user has no home folder: set EVALKIT_HOME to a folder for environments and caches"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
