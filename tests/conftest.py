@@ -64,7 +64,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_vla(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
+@pytest.fixture
+def family_process() -> None:
+    """Let policies run in the environment of their family; skips where Xiaomi-Robotics-0's is not built."""
+    from evalkit.policies.process.family import find_family
+
+    if not find_family("xiaomi").built:
+        pytest.skip("the environment of xiaomi is not built: run `evalkit setup xiaomi`")
+
+
 @pytest.fixture(autouse=True)
-def _undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _undisturbed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "family_process" not in request.fixturenames:  # tests look into policies, which must be in this process
+        monkeypatch.setattr("evalkit.policies.process.family.Family.built", False)
     for name in [n for n in os.environ if n.startswith("POINTMASS_")]:
         monkeypatch.delenv(name)

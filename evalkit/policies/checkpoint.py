@@ -167,7 +167,7 @@ class Checkpoint:
                 known = ", ".join(suite.splits)
                 raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
         try:
-            policy: Policy = self._in_process_of_its_own(suite, timeout_s) or self._factory()(suite, self._settings())
+            policy: Policy = self._in_process_of_its_own(suite, timeout_s) or self.build_here(suite)
         except EvalkitError as error:
             if str(error).startswith("checkpoint "):
                 raise
@@ -180,6 +180,11 @@ class Checkpoint:
             raise EnvironmentProblem(f"checkpoint {self.id!r}: {remedy}") from error
         except (Exception, SystemExit) as error:  # code that ends the process must not end this one
             raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {excerpt(error)}") from error
+        return policy
+
+    def build_here(self, suite: Suite) -> Policy:
+        """Return the policy in this process. Its code may raise any error."""
+        policy: Policy = self._factory()(suite, self._settings())
         return policy
 
     def _in_process_of_its_own(self, suite: Suite, timeout_s: float) -> Policy | None:

@@ -17,6 +17,7 @@ from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError
 from evalkit.execution import Prefix
 from evalkit.observation import Observation
+from evalkit.policies.checkpoint import find_checkpoint
 from evalkit.policies.process import messages
 from evalkit.policies.process.family import families, family_of
 from evalkit.policies.process.host import PolicyProcess
@@ -195,3 +196,26 @@ def test_a_family_is_found_by_its_module_and_by_its_name() -> None:
     assert family is not None and family.name == "xiaomi" and families()["xiaomi"] == family
     assert family_of("evalkit.policies.xiaomi_robotics_0.policy:XiaomiRobotics0") == family
     assert family_of("evalkit.policies.scripted:Oracle") is None and family_of("no.such.module:X") is None
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("family_process")
+def test_a_released_checkpoint_gives_the_same_chunks_in_its_familys_environment(tiny: Path) -> None:
+    from support.observations import observations
+
+    libero = load_suite("libero")
+    asked = [
+        Request(Episode("libero", "object", "t", 0, 7), step, seen)
+        for step, seen in enumerate(observations("libero", 4))
+    ]
+    checkpoint = find_checkpoint(str(tiny))
+    there = checkpoint.build(libero)
+    here = checkpoint.build_here(libero)
+    try:
+        assert isinstance(there, PolicyProcess) and not isinstance(here, PolicyProcess)
+        assert there.spec.observation_spec == here.spec.observation_spec
+        assert [there.spec.metadata[k] == here.spec.metadata[k] for k in ("dtype", "weights_sha256")] == [True, True]
+        assert all(map(np.array_equal, there.act(asked), here.act(asked)))
+    finally:
+        there.close()
+        here.close()
