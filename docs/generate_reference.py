@@ -70,8 +70,8 @@ A family of policies is a package with `family.yaml`, `requirements.txt` and the
 [Policies and their environments](policies.md) describes its use. This page lists every key.
 
 `requirements.txt` is the whole closure, installed with `pip install --no-deps`, besides the packages under `first`,
-which bring their own dependencies. It must have evalkit's side of the process: numpy, msgpack, pydantic and PyYAML, with
-the packages that these need.
+which bring their own dependencies. It must have evalkit's side of the process: numpy, msgpack, pydantic and PyYAML,
+with the packages that these need.
 
 ```yaml
 name: my-family
