@@ -15,7 +15,7 @@ from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
 from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt, unknown
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
-from evalkit.policies.weights import COMMIT, HUB_ID
+from evalkit.policies.hub import COMMIT, HUB_ID, REVISION
 from evalkit.policy import Policy
 from evalkit.suite import Suite
 
@@ -33,7 +33,7 @@ class PublishedScores(Section):
 
 
 class KnownRevision(Section):
-    """A commit that somebody else names for the checkpoint. It is offered to the user and never used unasked."""
+    """A commit that somebody else names for the checkpoint. The user is told of it; it is never used unasked."""
 
     commit: str = Field(pattern=COMMIT.pattern, description="full commit of the repository, 40 hexadecimal digits")
     named_by: str = Field(description="the publication that names it")
@@ -50,12 +50,19 @@ class Entry(Section):
     source: str | None = Field(
         default=None, description="weights, if the policy has any: a repository on the Hugging Face hub, or a directory"
     )
-    revision: str | None = Field(default=None, description="full commit of the repository, 40 hexadecimal digits")
+    revision: str | None = Field(
+        default=None,
+        pattern=REVISION.pattern,
+        description="full commit of the repository, or a branch or tag, whose commit the lock file keeps; the "
+        "default branch by default",
+    )
     known_revision: KnownRevision | None = Field(
-        default=None, description="a commit to offer if `revision` is missing; the user confirms it by naming it"
+        default=None, description="a commit to mention when the user is asked about the code"
     )
     trust_remote_code: bool | None = Field(
-        default=None, description="`true`: the code that comes with the weights may run in evalkit's process"
+        default=None,
+        description="`true`: the code that comes with the weights may run without a question; `false`: never; by "
+        "default the user is asked",
     )
     robot_type: str | None = Field(default=None, description="the model's own name for the robot")
     suites: list[str] | None = Field(default=None, description="names of the suites that it is for; any by default")
@@ -69,13 +76,6 @@ class Entry(Section):
     published: PublishedScores | None = Field(
         default=None, description="the authors' reported results; none by default"
     )
-
-    @field_validator("revision")
-    @classmethod
-    def _is_a_commit(cls, value: str | None) -> str | None:
-        if value is not None and not COMMIT.match(value):
-            raise ValueError(f"{value!r} must be a full commit (40 hexadecimal digits): a branch or tag can move")
-        return value
 
     @field_validator("policy", mode="before")
     @classmethod
@@ -104,6 +104,24 @@ class NamedParameters(Section):
     """Parameters of a policy whose messages name its checkpoint, in commands that they suggest."""
 
     display_name: str = Field("", exclude=True, description="the checkpoint's name as given; set by evalkit")
+
+
+class HubParameters(NamedParameters):
+    """Parameters of a policy with weights, from a directory or from a repository on the Hugging Face hub.
+
+    evalkit resolves ``revision`` to a full commit, downloads the files and asks about code among them before it builds
+    a policy with such parameters (:mod:`evalkit.policies.trust`).
+    """
+
+    source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
+    revision: str | None = Field(
+        None, pattern=REVISION.pattern, description="the commit of that repository; a branch or tag before it is built"
+    )
+    known_revision: dict[str, str] | None = Field(
+        None, exclude=True, description="a commit to mention to the user, and the publication that it is named_by"
+    )
+    trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
+    code_sha256: str | None = Field(None, exclude=True, description="the code that may run; set by evalkit")
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,24 @@ class Checkpoint:
                 raise UsageError(f"--{key.replace('_', '-')}: checkpoint {self.id!r} has no such parameter")
         return replace(self, parameters={**self.parameters, **settings})
 
+    def check_suite(self, suite: Suite) -> None:
+        """Raise UsageError if the checkpoint is not for this suite, or for a split that the suite does not have."""
+        if self.entry.suites is not None and suite.name not in self.entry.suites:
+            raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
+        for split in self.entry.splits.get(suite.name, []):
+            if split not in suite.splits:
+                known = ", ".join(suite.splits)
+                raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
+
+    def hub_parameters(self) -> HubParameters | None:
+        """Return the parameters if its weights are a repository on the hub, else None. Raises UsageError if unfit."""
+        if not issubclass(self._model(), HubParameters):
+            return None
+        settings = self._settings()
+        assert isinstance(settings, HubParameters)
+        named = HUB_ID.match(settings.source) and _folder(settings.source) is None
+        return settings if named else None
+
     def build(self, suite: Suite) -> Policy:
         """Return the policy, ready for observations of ``suite``.
 
@@ -148,12 +184,7 @@ class Checkpoint:
             EnvironmentProblem: it needs something that this machine lacks.
             PolicyProblem: its code cannot be imported or fails.
         """
-        if self.entry.suites is not None and suite.name not in self.entry.suites:
-            raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
-        for split in self.entry.splits.get(suite.name, []):
-            if split not in suite.splits:
-                known = ", ".join(suite.splits)
-                raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
+        self.check_suite(suite)
         try:
             policy: Policy = self._factory()(suite, self._settings())
         except EvalkitError as error:
@@ -234,7 +265,10 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
         raise UsageError(f"--checkpoint {name}: no such directory")
     else:
         raise unknown("checkpoint", name, entries)
-    return Checkpoint(label, entry, {**entry.defaults(), **_given(text, name, settings)}, asked=name, folder=beside)
+    given = _given(text, name, settings)
+    if "source" in given and "trust_remote_code" not in given and _folder(str(given["source"])):
+        given["trust_remote_code"] = True  # as for any directory on the command line
+    return Checkpoint(label, entry, {**entry.defaults(), **given}, asked=name, folder=beside)
 
 
 def _folder(name: str) -> Path | None:

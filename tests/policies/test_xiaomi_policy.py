@@ -40,7 +40,7 @@ def suite() -> Suite:
 @pytest.fixture(scope="module")
 def loaded(tiny: Path) -> LoadedCheckpoint:
     """Return the checkpoint in float32, in which equal chunks of different batches are near one another."""
-    return load(locate(str(tiny), None, True, "tiny"), "auto", "float32", "auto")
+    return load(locate(str(tiny), None, True), "auto", "float32", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +106,19 @@ def test_shards_in_a_folder_are_part_of_what_a_checkpoint_is(copy: Path) -> None
     (copy / "model.safetensors").rename(copy / "shards" / "one.safetensors")
     index = copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "shards/one.safetensors"}}))
-    before = locate(str(copy), None, True, "tiny").identity["weights_sha256"]
+    before = locate(str(copy), None, True).identity["weights_sha256"]
     with (copy / "shards" / "one.safetensors").open("ab") as file:
         file.write(b"more")
-    assert locate(str(copy), None, True, "tiny").identity["weights_sha256"] != before
+    assert locate(str(copy), None, True).identity["weights_sha256"] != before
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
     with pytest.raises(UsageError, match="outside the checkpoint's directory"):
-        locate(str(copy), None, True, "tiny")
+        locate(str(copy), None, True)
 
 
 def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
-    metadata = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").metadata
+    metadata = load(locate(str(tiny), None, True), "auto", "auto", "auto").metadata
     assert metadata["attention"] == "eager" and list(metadata["attention_rejected"]) == ["flash_attention_2", "sdpa"]
 
 
@@ -244,7 +244,7 @@ def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
 
 
 def test_one_request_is_asked_exactly_as_released(tiny: Path, asked: list[ModelRequest]) -> None:
-    loaded = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
+    loaded = load(locate(str(tiny), None, True), "auto", "auto", "auto")
     chunks = Inference(loaded, "libero_all").chunks(asked[:2])
     for request, chunk in zip(asked, chunks, strict=False):
         assert chunk.shape == (10, 32) and chunk.dtype == np.float32

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, unknown
 from evalkit.observation import Observation
-from evalkit.policies.checkpoint import NamedParameters
+from evalkit.policies.checkpoint import HubParameters
 from evalkit.policies.weights import CheckpointFiles, locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
@@ -23,15 +23,9 @@ from evalkit.suite import Suite
 _INVARIANT_BATCH = 8  # rows of a batch-invariant pass, by default
 
 
-class Parameters(NamedParameters):
+class Parameters(HubParameters):
     """Parameters of a checkpoint of this family, in ``checkpoints.yaml`` or on the command line."""
 
-    source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
-    revision: str | None = Field(None, description="the full commit of that repository")
-    known_revision: dict[str, str] | None = Field(
-        None, exclude=True, description="a commit to offer without `revision`, and the publication that it is named_by"
-    )
-    trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
     robot_type: str | None = Field(None, description="the model's name for the robot; by default from the suite")
     preset: str | None = Field(None, description="the preset for requests and actions; by default from the robot type")
     chunk: int | None = Field(None, ge=1, description="the expected chunk length, checked against the model")
@@ -148,8 +142,7 @@ def _locate_files(parameters: Parameters) -> CheckpointFiles:
             parameters.source,
             parameters.revision,
             parameters.trust_remote_code,
-            parameters.display_name,
-            parameters.known_revision,
+            code_sha256=parameters.code_sha256,
         )
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
