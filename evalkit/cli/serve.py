@@ -56,7 +56,7 @@ def serve(
         origins = [parse_origin(origin) for origin in allow_origin or ()]
         chosen = find_checkpoint(checkpoint, checkpoint_file).having(batching(max_batch, batch_invariant))
         loaded = load_suite(chosen.suite(suite))
-        chosen.check_suite(loaded)
+        chosen.check_ready(loaded)
         chosen = confirm(chosen, trust_of(trust_remote_code, lock))
         err = console(stderr=True)
         with err.status(f"loading {chosen.id} ..."):

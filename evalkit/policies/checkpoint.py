@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
-from evalkit.errors import EvalkitError, PolicyProblem, UsageError, excerpt, unknown
+from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError, excerpt, unknown
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
 from evalkit.policies.hub import COMMIT, HUB_ID, REVISION
@@ -123,6 +123,11 @@ class HubParameters(NamedParameters):
     trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
     code_sha256: str | None = Field(None, exclude=True, description="the code that may run; set by evalkit")
 
+    @classmethod
+    def missing_libraries(cls) -> str | None:
+        """Return a message about the first library that the policy lacks on this machine, or None."""
+        return None
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -158,14 +163,23 @@ class Checkpoint:
                 raise UsageError(f"--{key.replace('_', '-')}: checkpoint {self.id!r} has no such parameter")
         return replace(self, parameters={**self.parameters, **settings})
 
-    def check_suite(self, suite: Suite) -> None:
-        """Raise UsageError if the checkpoint is not for this suite, or for a split that the suite does not have."""
+    def check_ready(self, suite: Suite) -> None:
+        """Check all that needs neither the checkpoint's files nor the user: this comes before a question or a download.
+
+        Raises:
+            UsageError: it is not for this suite, is for a split that the suite does not have, or a parameter is unfit.
+            EnvironmentProblem: libraries of its policy are missing.
+        """
         if self.entry.suites is not None and suite.name not in self.entry.suites:
             raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
         for split in self.entry.splits.get(suite.name, []):
             if split not in suite.splits:
                 known = ", ".join(suite.splits)
                 raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
+        settings = self._settings()
+        missing = settings.missing_libraries() if isinstance(settings, HubParameters) else None
+        if missing:
+            raise EnvironmentProblem(f"checkpoint {self.id!r}: {missing}")
 
     def hub_parameters(self) -> HubParameters | None:
         """Return the parameters if its weights are a repository on the hub, else None. Raises UsageError if unfit."""
@@ -184,7 +198,7 @@ class Checkpoint:
             EnvironmentProblem: it needs something that this machine lacks.
             PolicyProblem: its code cannot be imported or fails.
         """
-        self.check_suite(suite)
+        self.check_ready(suite)
         try:
             policy: Policy = self._factory()(suite, self._settings())
         except EvalkitError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import importlib
 import re
 import shutil
 import time
@@ -249,7 +250,8 @@ def _download(snapshot: Snapshot, names: list[str]) -> None:
             grown = _bytes(snapshot.folder / name for name in names) + _bytes(parts) > before
             stalls = 0 if grown else stalls + 1
             explained = _explained(error, snapshot.repository, snapshot.commit)
-            if not isinstance(explained, HubUnreachable) or _offline() or stalls == _STALLS:
+            given_up = stalls == _STALLS or _status(error) is not None or _offline()  # it repeated a bad status itself
+            if given_up or not isinstance(explained, HubUnreachable):
                 if "Consistency check" in str(error):  # its first part is of no use to the next attempt
                     for part in parts:
                         part.unlink(missing_ok=True)
@@ -259,9 +261,9 @@ def _download(snapshot: Snapshot, names: list[str]) -> None:
 
 def _terminal_bar() -> Any:
     """Return the client's progress bar, silent where standard error is no terminal."""
-    from huggingface_hub.utils import tqdm
+    bar: Any = importlib.import_module("huggingface_hub.utils").tqdm
 
-    class TerminalBar(tqdm):  # type: ignore[misc]
+    class TerminalBar(bar):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{"disable": None, **options})
 
@@ -279,7 +281,7 @@ def _explained(error: Exception, repository: str, revision: str | None) -> Evalk
     from huggingface_hub import errors
 
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         return UsageError(
             f"{repository} is gated: accept its terms at https://huggingface.co/{repository}, then {log_in}"
@@ -299,6 +301,12 @@ def _explained(error: Exception, repository: str, revision: str | None) -> Evalk
     if status is not None and status < 500:
         return EnvironmentProblem(f"{repository}: {_reason(error)}")
     return HubUnreachable(f"{repository}: {_reason(error)}")
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status of the hub's answer, or None if there was none."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return None if status is None else int(status)
 
 
 def _reason(error: Exception) -> str:

@@ -76,7 +76,7 @@ class Question:
         ]
         paragraphs = [
             f"{repository} brings Python code, which would run as you.",
-            f"  commit  {commit}\n  named   {excerpt(self.asked.revision or 'nothing: the default branch', 60)}",
+            f"  commit  {commit}\n  named   {excerpt(self.asked.revision or 'the default branch', 60)}",
             "\n".join(lines),
             f"Read it in\n{self.snapshot.folder}",
             *self._remarks(),
@@ -101,8 +101,8 @@ class Question:
             else:
                 name = self.checkpoint.asked or self.checkpoint.id
                 remarks.append(
-                    f"{known['named_by']} names another commit, which evalkit's authors could not verify. It takes "
-                    f"\n  --checkpoint {name}:\n  revision={known['commit']}"
+                    f"{known['named_by']} names another commit, which evalkit's authors could not verify. To use it:\n"
+                    f"  --checkpoint {name}:revision={known['commit']}"
                 )
         if self.snapshot.files is None:
             remarks.append("The hub cannot be reached. This is the commit that was downloaded last.")

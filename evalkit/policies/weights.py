@@ -1,8 +1,7 @@
 """Files of a checkpoint: their location, their identity, and the permission to run the code among them.
 
-A checkpoint on the Hugging Face hub is identified by its repository and a full commit, which
-:mod:`evalkit.policies.trust` finds, a local directory by the SHA-256 of its files. Code that comes with either runs only
-if the user allowed it.
+A checkpoint on the Hugging Face hub is identified by its repository and a full commit (:mod:`evalkit.policies.trust`),
+a local directory by the SHA-256 of its files. Code that comes with either runs only if the user allowed it.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def open_candidate(suite: Suite, options: RunOptions) -> Iterator[Candidate]:
     """Load the checkpoint that ``options`` name, and close it at the end."""
     name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
     checkpoint = find_checkpoint(name, options.checkpoint_file).having(options.settings)
-    checkpoint.check_suite(suite)
     try:
+        checkpoint.check_ready(suite)
         checkpoint = confirm(checkpoint, options.trust)
         policy = checkpoint.build(suite)
     except EnvironmentProblem as error:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
 
 class Hub:
     """The state of the hub: repositories, and the faults to show.
@@ -87,6 +89,63 @@ def serve_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+        _forget_sessions()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+    """Point the client of this process at a hub and at an empty cache."""
+    from huggingface_hub import constants, file_download
+
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    _forget_sessions()
+
+
+def _forget_sessions() -> None:
+    """Close the client's connections, which know whether they may reach a network."""
+    from huggingface_hub import utils
+
+    for name in ("reset_sessions", "close_session"):  # before 1.0, and since
+        getattr(utils, name, lambda: None)()
+
+
+def hub_environment(url: str, folder: Path) -> dict[str, str]:
+    """Return the variables that point a process at a hub, and evalkit and the client at a folder for their files."""
+    return {
+        "HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0", "EVALKIT_HOME": str(folder / "home")
+    }  # fmt: skip
+
+
+POLICY = """
+from dataclasses import replace
+
+from evalkit.policies.checkpoint import HubParameters
+from evalkit.policies.scripted import ScriptedParameters, Zero
+from evalkit.policies.weights import locate
+
+
+def Mine(suite, parameters: HubParameters):
+    files = locate(
+        parameters.source, parameters.revision, parameters.trust_remote_code, code_sha256=parameters.code_sha256
+    )
+    policy = Zero(suite, ScriptedParameters())
+    policy.spec = replace(policy.spec, metadata=files.identity)
+    return policy
+"""
+
+
+def hub_checkpoint(folder: Path, repository: str, **fields: object) -> Path:
+    """Write a checkpoint file with the entry ``mine``: a policy with weights on a hub, but without a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hub_policy.py").write_text(POLICY)
+    entry = {"summary": "mine", "policy": "hub_policy:Mine", "source": repository, **fields}
+    path = folder / "own.yaml"
+    path.write_text(json.dumps({"checkpoints": {"mine": entry}}))
+    return path
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field, model_validator
 
-from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, unknown
+from evalkit.errors import PolicyProblem, UsageError, unknown
 from evalkit.observation import Observation
 from evalkit.policies.checkpoint import HubParameters
-from evalkit.policies.weights import CheckpointFiles, locate
+from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
 from evalkit.policies.xiaomi_robotics_0.post_training import PostTraining
@@ -42,6 +42,11 @@ class Parameters(HubParameters):
         None, ge=0, description="the attention window of post-trained weights; by default as config.json says"
     )
 
+    @classmethod
+    def missing_libraries(cls) -> str | None:
+        """See :meth:`evalkit.policies.checkpoint.HubParameters.missing_libraries`."""
+        return missing_libraries()
+
     @model_validator(mode="before")
     @classmethod
     def _default_invariant_batch(cls, values: object) -> object:
@@ -61,7 +66,12 @@ class XiaomiRobotics0:
             EnvironmentProblem: libraries, weights or the device are missing on this machine.
             PolicyProblem: weights, code or processor cannot be loaded.
         """
-        files = _locate_files(parameters)
+        files = locate(
+            parameters.source,
+            parameters.revision,
+            parameters.trust_remote_code,
+            code_sha256=parameters.code_sha256,
+        )
         preset = _find_preset(suite, parameters)
         loaded = load(files, parameters.attention, parameters.dtype, parameters.device)
         self._preset = preset
@@ -132,23 +142,6 @@ class XiaomiRobotics0:
         """Release the model and the GPU's memory."""
         del self._inference
         gc.collect()
-
-
-def _locate_files(parameters: Parameters) -> CheckpointFiles:
-    """Return the checkpoint's files. Raises one EnvironmentProblem for missing libraries and missing files."""
-    libraries = missing_libraries()
-    try:
-        files = locate(
-            parameters.source,
-            parameters.revision,
-            parameters.trust_remote_code,
-            code_sha256=parameters.code_sha256,
-        )
-    except EnvironmentProblem as error:
-        raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
-    if libraries:
-        raise EnvironmentProblem(libraries)
-    return files
 
 
 def _find_preset(suite: Suite, parameters: Parameters) -> RobotPreset:
