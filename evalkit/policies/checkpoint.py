@@ -167,7 +167,7 @@ class Checkpoint:
         """Check all that needs neither the checkpoint's files nor the user: this comes before a question or a download.
 
         Raises:
-            UsageError: it is not for this suite, is for a split that the suite does not have, or a parameter is unfit.
+            UsageError: it is not for this suite, or for a split that the suite does not have.
             EnvironmentProblem: libraries of its policy are missing.
         """
         if self.entry.suites is not None and suite.name not in self.entry.suites:
@@ -176,8 +176,8 @@ class Checkpoint:
             if split not in suite.splits:
                 known = ", ".join(suite.splits)
                 raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
-        settings = self._settings()
-        missing = settings.missing_libraries() if isinstance(settings, HubParameters) else None
+        model = self._model()
+        missing = model.missing_libraries() if issubclass(model, HubParameters) else None
         if missing:
             raise EnvironmentProblem(f"checkpoint {self.id!r}: {missing}")
 

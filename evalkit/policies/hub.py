@@ -125,10 +125,11 @@ def fetch(snapshot: Snapshot, suffixes: tuple[str, ...] = ("",)) -> list[str]:
     """
     files = snapshot.files or {}
     wanted = [name for name in files if name.endswith(suffixes)]
+    there = {name for name in wanted if (snapshot.folder / name).exists()}
     missing = [name for name in wanted if not _intact(snapshot.folder / name, files[name], _SMALL)]
     if not missing:
         return []
-    for name in missing:
+    for name in there.intersection(missing):  # and no file that another process has just finished
         _discard(snapshot, name)
     _download(snapshot, missing)
     for name in missing:

@@ -129,6 +129,17 @@ def test_without_a_terminal_a_flag_answers(hub: Hub, own: Path, tmp_path: Path) 
     assert invoke(*arguments, "--out", tmp_path / "c").exit_code == 0
 
 
+def test_a_server_asks_too(hub: Hub, own: Path) -> None:
+    line = refused(invoke("serve", "--checkpoint", "mine", "--checkpoint-file", own, "--suite", POINTMASS))
+    assert "contains Python code, and there is no terminal to ask" in line
+
+
+def test_a_checkpoint_of_another_suite_is_refused_before_anything_is_asked(hub: Hub, tmp_path: Path) -> None:
+    own = hub_checkpoint(tmp_path / "own", REPOSITORY, suites=["libero"])
+    line = refused(invoke("run", POINTMASS, "--checkpoint", "mine", "--checkpoint-file", own, "--trust-remote-code"))
+    assert "checkpoint 'mine' is for libero, not for pointmass" in line and not hub.log
+
+
 def test_a_project_has_a_lock_file_of_its_own_if_it_is_named(
     hub: Hub, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
