@@ -322,5 +322,5 @@ def _reason(error: Exception) -> str:
     if kind in ("ConnectionError", "ConnectError", "ConnectTimeout", "ReadTimeout"):
         return f"the hub cannot be reached ({constants.ENDPOINT})"
     if kind in ("ChunkedEncodingError", "RemoteProtocolError", "ReadError"):
-        return "the hub broke off the download; what has arrived is kept"
+        return "the hub broke off the download; repeat the command (finished files stay)"
     return f"the hub failed: {excerpt((str(error).strip() or kind).splitlines()[0], 160)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
 from support.commands import invoke, refused
@@ -350,13 +351,15 @@ def test_a_download_that_stays_cut_is_given_up_and_resumed_by_the_next_command(
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.cut["model.safetensors"] = [40_500, *[0] * 40]
-    with pytest.raises(EnvironmentProblem, match="the hub broke off the download; what has arrived is kept"):
+    with pytest.raises(EnvironmentProblem, match="the hub broke off the download; repeat the command"):
         confirm(found(own), Trust(yes=True))
     hub.cut.clear()
     hub.log.clear()
     confirm(found(own), Trust())
     ranges = [range for method, path, range in hub.log if method == "GET" and path.endswith("model.safetensors")]
-    assert len(ranges) == 1 and ranges[0] is not None and ranges[0].startswith("bytes=")
+    assert len(ranges) == 1
+    if tuple(int(part) for part in huggingface_hub.__version__.split(".")[:2]) < (1, 17):  # later ones start anew
+        assert ranges[0] is not None and ranges[0].startswith("bytes=")
 
 
 @pytest.mark.parametrize("served", [b"\0" * len(WEIGHTS), b"\0" * 900, WEIGHTS + b"more"])
@@ -417,7 +420,7 @@ def test_two_at_once_ask_once(hub: Hub, own: Path) -> None:
     [
         (lambda text: text[: len(text) // 2] + "\n ]", "not valid YAML at line"),
         (lambda text: "", "must be a mapping"),
-        (lambda text: text.replace("size:", "sise:"), r"unknown key; did you mean 'size'\?"),
+        (lambda text: text.replace("size:", "bytes:"), "unknown key; known here: sha256, size"),
         (lambda text: text.replace("sha256: ", "sha256: 0"), r"helper\.py.sha256: String should match"),
         (lambda text: text.replace("by: --trust-remote-code", "by: somebody"), r"by: Input should be 'an answer on"),
         (lambda text: text.replace("modeling.py", "../modeling.py"), "'../modeling.py' is outside the repository's"),
