@@ -14,7 +14,8 @@ SIDE_BY_SIDE = $(BIN)/pytest -n auto --dist loadfile
 comma := ,
 
 # LIBERO's assets, CALVIN's and SimplerEnv's code are on no package registry; their tests run where copies are found: in
-# EVALKIT_LIBERO_ASSETS, EVALKIT_CALVIN_SOURCE and EVALKIT_SIMPLER_SOURCE.
+# EVALKIT_LIBERO_ASSETS, EVALKIT_CALVIN_SOURCE and EVALKIT_SIMPLER_SOURCE. The authors' own evaluation loops are found in
+# EVALKIT_XIAOMI_SOURCE.
 LIBERO_ASSETS := $(abspath $(or $(EVALKIT_LIBERO_ASSETS),$(wildcard ../shared/data/libero_assets)))
 
 # The evaluation logs that came with the released checkpoints; their tests run where a copy is found.

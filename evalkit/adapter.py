@@ -50,15 +50,17 @@ class SimulatorError(RuntimeError):
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The actions of one control step: (size,) float32, each dimension within [low, high] (units: see ``suite.yaml``).
+    """The actions of one control step: (size,), each dimension within [low, high] (units: see ``suite.yaml``).
 
-    If it is not ``bounded``, the simulator also executes actions beyond the bounds, which are then the usual range.
+    If it is not ``bounded``, the simulator also executes actions beyond the bounds, which are then the usual range. The
+    worker passes actions in ``dtype``, float32 or float64.
     """
 
     size: int
     low: float
     high: float
     bounded: bool = True
+    dtype: str = "float32"
 
     def check(self, action: np.ndarray) -> None:
         """Raise ActionError unless ``action`` is a finite (size,) vector within bounds."""
@@ -98,7 +100,8 @@ class Setup:
         """The suite's action space."""
         action = self.suite["action"]
         bounds = float(action["low"]), float(action["high"])
-        return ActionSpace(int(action["size"]), *bounds, bounded=action["out_of_bounds"] != "execute")
+        bounded = action["out_of_bounds"] != "execute"
+        return ActionSpace(int(action["size"]), *bounds, bounded, action.get("dtype", "float32"))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -167,7 +170,7 @@ class Adapter(Protocol):
         """Execute one control step.
 
         Args:
-            action: (A,) float32 within the action space.
+            action: (A,) within the action space, in its dtype.
             observe: True if ``observe`` will be called right after this step. A simulator that takes its images
                 inside the step renders only then; the physics is bit-identical either way.
 
@@ -199,15 +202,16 @@ class OraclePlanner(Protocol):
     """An adapter with an oracle: a scripted policy with privileged state, which the ``oracle`` checkpoints follow."""
 
     def plan(self, steps: int, committed: np.ndarray | None = None) -> np.ndarray:
-        """Return the oracle's actions for the next ``steps`` control steps from here, (steps, A) float32.
+        """Return the oracle's actions for the next ``steps`` control steps from here, (steps, A).
 
+        The worker converts them to the action space's dtype before it executes them, so float32 is always exact.
         Planned with privileged state, in closed loop, on a saved simulator state that is restored bit for bit.
         Every action is within the action space. Raises SimulatorError for a task that the oracle does not know.
 
         Args:
             steps: length of the plan.
-            committed: (K, A) float32 actions that will be executed first in any case. The plan begins with them, and
-                the oracle continues from the state that they lead to.
+            committed: (K, A) actions, in the action space's dtype, that will be executed first in any case. The plan
+                begins with them, and the oracle continues from the state that they lead to.
         """
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from evalkit.errors import EnvironmentProblem, UsageError, unknown
+from evalkit.errors import EnvironmentProblem, EvalkitError, UsageError, unknown
 
 SUITES_GROUP = "evalkit.suites"
+_MAX_NAME = 120  # bytes of a file's name are limited to 255, and a letter may have two
 
 
 def own_version() -> str:
@@ -39,17 +41,33 @@ def published_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """Return the folder of environments and caches: ``$EVALKIT_HOME``, by default ``evalkit`` in the cache folder."""
+    """Return the folder of environments and caches: ``$EVALKIT_HOME``, by default ``evalkit`` in the cache folder.
+
+    Raises:
+        EnvironmentProblem: the user has no home folder, and neither EVALKIT_HOME nor XDG_CACHE_HOME is set.
+    """
     chosen = os.environ.get("EVALKIT_HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
+        return expanded(chosen).absolute()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
+    except RuntimeError as error:
+        reason = "this user has no home folder: set EVALKIT_HOME to a folder for environments and caches"
+        raise EnvironmentProblem(reason) from error
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with its ``~`` replaced. Raises UsageError if there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no such home folder; write the whole path") from error
 
 
 def given_folder(suite: str, what: str, variable: str) -> Path | None:
     """Return a suite's ``what`` (assets, source): its environment variable, else the recorded folder, or None."""
     chosen = os.environ.get(variable)
-    return Path(chosen).expanduser().absolute() if chosen else remembered_folder(suite, what)
+    return expanded(chosen).absolute() if chosen else remembered_folder(suite, what)
 
 
 def remembered_folder(suite: str, what: str) -> Path | None:
@@ -66,10 +84,25 @@ def remember_folder(suite: str, what: str, folder: Path) -> None:
     """Record a folder for :func:`remembered_folder`."""
     record = _record(suite)
     known = {key: remembered_folder(suite, key) for key in ("assets", "source")} | {what: folder}
-    record.parent.mkdir(parents=True, exist_ok=True)
     draft = record.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({key: str(path) for key, path in known.items() if path}) + "\n")
-    draft.replace(record)
+    with naming(record):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps({key: str(path) for key, path in known.items() if path}) + "\n")
+        draft.replace(record)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise EvalkitError that names ``path`` if it cannot be written: a full disk alone does not say which file."""
+    try:
+        yield
+    except OSError as error:
+        raise EvalkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def as_file_name(text: str) -> str:
+    """Return text as a name for a file or folder: other characters than letters, digits and ``._-`` become ``-``."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)[:_MAX_NAME].lstrip(".") or "-"
 
 
 def _record(suite: str) -> Path:
@@ -95,7 +128,7 @@ def suite_folder(name: str) -> Path:
     Raises UsageError for a name that does not exist, with the nearest names that do.
     """
     if os.sep in name:
-        folder = Path(name).expanduser().absolute()
+        folder = expanded(name).absolute()
         if not (folder / "suite.yaml").is_file():
             raise UsageError(f"{folder}: no suite.yaml there")
         return folder

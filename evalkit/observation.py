@@ -42,8 +42,8 @@ class Observation:
         images: camera name → (H, W, 3) uint8 RGB, oriented as the suite's ``suite.yaml`` says (LIBERO's are upside
             down, and policies turn them).
         state: vector name → (N,) float64; names, units and frames are in the suite's ``suite.yaml``.
-        oracle_plan: (T, A) float32, the oracle's next actions from here; None unless the specification has
-            ``oracle_steps``.
+        oracle_plan: (T, A), the oracle's next actions from here in the suite's dtype of actions; None unless the
+            specification has ``oracle_steps``.
     """
 
     instruction: str

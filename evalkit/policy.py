@@ -79,8 +79,9 @@ class Policy(Protocol):
         """The properties of this policy, constant over its lifetime."""
 
     def act(self, requests: Sequence[Request]) -> Sequence[np.ndarray]:
-        """Return one chunk for each request, in order: (T, A) float32 each, in the suite's action space.
+        """Return one chunk for each request, in order: (T, A) float32 or float64 each, in the suite's action space.
 
+        The host converts a chunk to the suite's ``action.dtype``.
         Out-of-bounds values are clipped, refused or executed, as the suite's protocol says. NaN is refused.
         """
 

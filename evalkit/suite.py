@@ -25,6 +25,9 @@ class Action(Section):
     """The action space of one control step."""
 
     size: int = Field(gt=0, description="number of dimensions A of an action")
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="the precision in which upstream passes an action to the simulator"
+    )
     low: float = Field(description="lower bound of every dimension, in the units of `description`")
     high: float = Field(description="upper bound of every dimension, in the units of `description`")
     out_of_bounds: Literal["clip", "refuse", "execute"] = Field(
@@ -281,7 +284,10 @@ class Suite(Section):
 
 
 def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a suite's plain data that could change an outcome: no titles, descriptions or defaults."""
+    """Return the part of a suite's plain data that could change an outcome: no titles, descriptions or defaults.
+
+    ``action.dtype`` is left out if it is float32, as in manifests of before that key.
+    """
     harmless = {"title", "summary", "source", "sources", "default", "video", "oracle", "headline", "episodes", "scenes"}
 
     def without_descriptions(value: Any) -> Any:
@@ -289,7 +295,10 @@ def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
             return value
         return {k: without_descriptions(v) for k, v in value.items() if k != "description"}
 
-    return {k: without_descriptions(v) for k, v in suite.items() if k not in harmless}
+    rules = {k: without_descriptions(v) for k, v in suite.items() if k not in harmless}
+    if "action" in rules:
+        rules["action"] = {k: v for k, v in rules["action"].items() if (k, v) != ("dtype", "float32")}
+    return rules
 
 
 def load_suite(name: str | Suite) -> Suite:

@@ -60,7 +60,7 @@ def test_a_run_works_outside_the_repository(installed: Path, tmp_path: Path, poi
 
 def test_the_console_script_is_declared(installed: Path) -> None:
     entry = next(installed.glob("evalkit_vla-*.dist-info/entry_points.txt")).read_text()
-    assert "evalkit = evalkit.cli:main" in entry
+    assert "evalkit = evalkit.__main__:main" in entry
 
 
 def test_published_rows_are_in_the_wheel(installed: Path, tmp_path: Path) -> None:

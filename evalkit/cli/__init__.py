@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from evalkit.cli._common import FAILED, explain_defect
 from evalkit.cli.baseline import accept, list_baselines
 from evalkit.cli.bench import bench
 from evalkit.cli.compare import compare
@@ -64,9 +65,16 @@ def root(
     """Evaluate Vision-Language-Action robot policies: run a checkpoint through a benchmark, get the table."""
 
 
-def main() -> Any:
-    """Run the console script."""
+def main() -> None:
+    """Run the command line and exit. Exit code 1 is given by a gate alone; whatever goes wrong has another."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without these characters must not end a run
-    return app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 1 and not isinstance(end.__context__, typer.Exit):  # the library's own code for a closed pipe
+            raise SystemExit(FAILED) from end
+        raise
+    except Exception as error:
+        raise SystemExit(explain_defect(error)) from None

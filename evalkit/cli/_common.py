@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FAILED = 2  # usage, infrastructure, not comparable
 INTERRUPTED = 130
+TRACEBACK = "EVALKIT_TRACEBACK"  # environment variable; if set, a defect of evalkit is shown with its traceback
 _MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
 
 
@@ -80,9 +81,26 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
         raise typer.Exit(FAILED) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception:  # a defect of evalkit: exit code 1 would mean a verdict
-        traceback.print_exc()
-        raise typer.Exit(FAILED) from None
+    except Exception as error:
+        raise typer.Exit(explain_defect(error)) from None
+
+
+def explain_defect(error: Exception) -> int:
+    """Print one line on an error that nobody expected, and return the exit code: 1 would mean a verdict."""
+    from evalkit.errors import excerpt
+
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+        return FAILED
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}evalkit{os.sep}" in frame.filename] or frames
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    message = excerpt(error)
+    print(
+        f"evalkit: internal error: {type(error).__name__}: {message}{place}; {TRACEBACK}=1 shows the traceback",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def trust_of(yes: bool, lock: Path | None, progress: LiveProgress | PlainProgress | None = None) -> Trust:

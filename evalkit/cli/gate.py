@@ -237,12 +237,14 @@ class _Reports:
     @contextlib.contextmanager
     def of_errors(self) -> Iterator[None]:
         """Write an error that prevents a verdict to the outputs for programs, and raise it again."""
-        from evalkit.errors import EvalkitError, NotComparable
+        from evalkit.errors import NotComparable
         from evalkit.report import gates
 
         try:
             yield
-        except EvalkitError as error:
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
             kind = "NOT COMPARABLE" if isinstance(error, NotComparable) else "ERROR"
             message = one_line(error)
             if self.as_json:

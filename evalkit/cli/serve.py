@@ -64,7 +64,12 @@ def serve(
         try:
             serve_policy(
                 policy,
-                identity={"suite": loaded.name, "action_size": loaded.action.size, "checkpoint": chosen.identity()},
+                identity={
+                    "suite": loaded.name,
+                    "action_size": loaded.action.size,
+                    "action_dtype": loaded.action.dtype,
+                    "checkpoint": chosen.identity(),
+                },
                 host=host,
                 port=port,
                 allowed_origins=origins,

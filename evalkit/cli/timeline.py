@@ -32,6 +32,8 @@ def timeline(
     from evalkit.report.timeline import as_text, timeline_of
 
     with report_errors():
+        if plot is not None and plot.name in ("", ".."):
+            raise UsageError(f"--plot {plot}: must be the name of a file")
         manifest = read_manifest(run)
         records = read_journal(run, manifest)
         by_id = {e.id: record for e, record in records.items()}

@@ -40,7 +40,7 @@ class Prefix:
     """The remaining actions of the running chunk at the start of an inference, for policies that continue it.
 
     Attributes:
-        actions: (K, A) float32, the running chunk's actions from the step of the observation on.
+        actions: (K, A) in the suite's dtype, the running chunk's actions from the step of the observation on.
         committed: number of them to be executed before the reply arrives, at most K; all are, whatever the reply,
             with the kind ``prefix``.
         kind: ``prefix``: the reply begins with the committed actions; ``rtc``: the reply is guided towards all of them.
@@ -71,7 +71,7 @@ class Executor(Protocol):
         """Return True if the pending reply must be received before ``step`` is executed."""
 
     def receive(self, chunk: np.ndarray) -> None:
-        """Accept the pending reply: (H, A) float32."""
+        """Accept the pending reply: (H, A) in the suite's dtype of actions, which every move then has."""
 
     def act(self, step: int) -> Move:
         """Return the move of ``step``."""

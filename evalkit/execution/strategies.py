@@ -213,7 +213,7 @@ class Ensemble(Naive):
             return Move(None, None)
         weights = np.exp(-self._execution.parameters["decay"] * np.arange(len(available)))
         mean = np.average(np.stack([action for _, action in available]).astype(np.float64), axis=0, weights=weights)
-        return Move(mean.astype(np.float32), available[-1][0])
+        return Move(mean.astype(available[-1][1].dtype), available[-1][0])
 
     def _retained(self) -> list[tuple[int, np.ndarray]]:
         return [(source, chunk) for source, chunk in self._chunks if source + len(chunk) > self._arrival]
@@ -230,7 +230,7 @@ class Queue(Naive):
         """Blend the rest of the queue into the new chunk. Raises ValueError if it is shorter than the horizon."""
         assert self._pending is not None, "receive before start_inference"
         remaining = self._remaining(self._arrival)
-        blended = np.array(chunk, np.float32)
+        blended = np.array(chunk)
         if remaining is not None:
             first = self._arrival - self._pending
             overlap = max(0, min(len(remaining), len(chunk) - first))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from evalkit.analysis.summary import Summary, summarize
 from evalkit.documents import parse
 from evalkit.errors import RunExists, UsageError, unknown
+from evalkit.locations import as_file_name
 from evalkit.records.folder import RunFolder
 from evalkit.records.journal import read_journal
 from evalkit.records.manifest import now, read_manifest
@@ -171,8 +172,7 @@ def _read(place: Path) -> Acceptance:
 
 
 def _default_name(summary: Summary) -> str:
-    name = f"{summary.manifest.fingerprint['suite']}-{summary.manifest.checkpoint['id']}"
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+    return as_file_name(f"{summary.manifest.fingerprint['suite']}-{summary.manifest.checkpoint['id']}")
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import UsageError
+from evalkit.locations import naming
 from evalkit.policy import Policy, Request
 from evalkit.records.journal import Record, read_journal
 from evalkit.runner.options import RunOptions
@@ -121,7 +122,8 @@ def bench(
     if trace is not None:
         if not latencies:
             raise UsageError(f"--trace {trace}: no call had a single request; add --workers 1")
-        trace.write_text(json.dumps({"latency_ms": [round(ms, 3) for ms in latencies]}) + "\n", encoding="utf-8")
+        with naming(trace):
+            trace.write_text(json.dumps({"latency_ms": [round(ms, 3) for ms in latencies]}) + "\n", encoding="utf-8")
     return throughputs
 
 

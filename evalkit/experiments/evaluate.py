@@ -73,8 +73,8 @@ def evaluate(
     """Run a policy of this process through a suite. The simulators run in their own processes.
 
     Args:
-        policy: a function from an observation to a chunk (T, A) of float32 actions, or an object with the interface of
-            :class:`evalkit.policy.Policy`, which gets batches of requests. It is not closed.
+        policy: a function from an observation to a chunk (T, A) of float32 or float64 actions, or an object with the
+            interface of :class:`evalkit.policy.Policy`, which gets batches of requests. It is not closed.
         suite: a suite's name, its folder, or a Suite. It must be set up with ``evalkit setup SUITE``.
         splits: names of splits; the suite's default splits if empty.
         tasks: names or numbers of tasks; all tasks if empty.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, NotComparable, UsageError
 from evalkit.execution.delay import Delay
-from evalkit.experiments.gate_order import GateOrder, Rounds, Unit, planned_order, score
+from evalkit.experiments.gate_order import GateOrder, Rounds, Unit, planned_order
 from evalkit.records.comparability import check_comparable
-from evalkit.records.journal import Record, read_journal
+from evalkit.records.frame import read_frame
+from evalkit.records.journal import Record
 from evalkit.records.manifest import Manifest, read_manifest
 from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
@@ -118,8 +119,8 @@ class Gate:
         self.baseline = read_manifest(options.baseline)
         self._announce = announce
         self._chain: int | None = self.baseline.suite.get("chain")
-        records = read_journal(options.baseline, self.baseline).values()
-        self._scores = {r.episode: s for r in records if (s := score(r, self._chain)) is not None}
+        scores = read_scores(options.baseline, self.baseline)
+        self._scores = {episode: value for episode, value in scores if value is not None}
         if not self._scores:
             raise UsageError(f"{options.baseline}: no episode of this baseline has a verdict")
         self.allowed: list[str] = []
@@ -240,8 +241,8 @@ def gate_finished_run(run: Path, options: GateOptions, announce: Announce) -> Ga
     """
     gate, manifest = Gate(options, announce), read_manifest(run)
     gate.on_start(manifest)
-    for record in read_journal(run, manifest).values():
-        gate.on_record(record)
+    for episode, value in read_scores(run, manifest):
+        gate.results.on_score(episode, value)
     missing = gate.results.missing()
     if missing:
         raise UsageError(
@@ -249,6 +250,20 @@ def gate_finished_run(run: Path, options: GateOptions, announce: Announce) -> Ga
             f"first); finish the run with --resume --out {run}"
         )
     return gate.result(run)
+
+
+def read_scores(run: Path, manifest: Manifest) -> Iterator[tuple[Episode, float | None]]:
+    """Yield the episodes of a run with their scores: 1 or 0, the solved share of a chain, or None for an error.
+
+    Raises:
+        UsageError: the journal is damaged, or not that of the manifest.
+    """
+    frame = read_frame(run, extras=False, manifest=manifest)
+    chain = manifest.suite.get("chain")
+    values = (frame["solved"] / chain if chain else frame["success"]).tolist()
+    episodes = zip(*(frame[name].tolist() for name in Episode.__dataclass_fields__), strict=True)
+    for fields, value, error in zip(episodes, values, frame["error"].tolist(), strict=True):
+        yield Episode(*fields), float(value) if error is None else None
 
 
 def gate_live_run(run_options: RunOptions, options: GateOptions, progress: Progress, announce: Announce) -> GateResult:

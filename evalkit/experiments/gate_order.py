@@ -31,7 +31,6 @@ class Unit(NamedTuple):
 
 
 Rounds = list[list[Unit]]
-_PENDING = -1.0  # no score is negative
 
 
 def planned_order(
@@ -103,6 +102,7 @@ class GateOrder:
         for episode in episodes:
             if Unit.of(episode) in self._strata:
                 self._episodes[Unit.of(episode)].append(episode)
+        self._pending = {unit: len(repeats) for unit, repeats in self._episodes.items()}
         self._scores: dict[Episode, float | None] = {}  # None for an error
 
     def order(self) -> list[Episode]:
@@ -110,10 +110,17 @@ class GateOrder:
         return [episode for unit in self._units for episode in self._episodes[unit]]
 
     def on_record(self, record: Record) -> None:
-        """Take one result. A unit with an error is skipped."""
-        if Unit.of(record.episode) not in self._strata:
+        """Take one result."""
+        self.on_score(record.episode, score(record, self._chain))
+
+    def on_score(self, episode: Episode, value: float | None) -> None:
+        """Take an episode's score, None for an error. A unit with an error is skipped."""
+        unit = Unit.of(episode)
+        if unit not in self._strata:
             return
-        self._scores[record.episode] = score(record, self._chain)
+        if episode not in self._scores:
+            self._pending[unit] -= 1
+        self._scores[episode] = value
         while self._next < len(self._units) and self._advance(self._units[self._next]):
             self._next += 1
 
@@ -122,9 +129,9 @@ class GateOrder:
         test = self.tests.tests[self._strata[unit]]
         if self.verdict or test.verdict:
             return not self.verdict
-        scores = [self._scores.get(episode, _PENDING) for episode in self._episodes[unit]]
-        if _PENDING in scores:
+        if self._pending[unit]:
             return False
+        scores = [self._scores[episode] for episode in self._episodes[unit]]
         finished = [s for s in scores if s is not None]
         if len(finished) == len(scores):
             test.update(sum(finished) / len(finished) - self._baseline[unit], look=False)

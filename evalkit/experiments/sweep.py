@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.analysis.pairs import Side, pair_episodes, read_side
 from evalkit.analysis.summary import summarize
-from evalkit.errors import UsageError
+from evalkit.errors import RunExists, UsageError
 from evalkit.execution.resolve import parse_execution
 from evalkit.execution.strategies import EXECUTORS
+from evalkit.locations import as_file_name
 from evalkit.records.folder import RunFolder
+from evalkit.records.lock import check_free
 from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
-from evalkit.runner.resolve import default_folder, resolve_run
+from evalkit.runner.resolve import ResolvedRun, default_folder, resolve_run
 from evalkit.runner.run import open_candidate, run_candidate
 from evalkit.setup.installed import InstalledSuite
 from evalkit.stats.contrasts import paired_rates
@@ -77,10 +79,20 @@ def sweep(
         if len({run.folder for run in runs}) < len(runs):
             raise UsageError("--delay, --execution: name each once")
         resolved = [resolve_run(_options_of(run, options, horizon), installed, candidate) for run in runs]
+        _check_out(out, resolved)
         for run, resolved_run in zip(runs, resolved, strict=True):
             with progress(run.title) as display:  # type: ignore[attr-defined]  # every display is a context manager
                 run_candidate(resolved_run, display)
     return out, sweep_table(runs)
+
+
+def _check_out(out: Path, runs: Sequence[ResolvedRun]) -> None:
+    """Raise an error if the sweep's folder is a run's, or if a new run's folder holds something."""
+    if RunFolder(out).is_run:
+        raise RunExists(f"--out {out}: holds a run; name another folder for a sweep")
+    for run in runs:
+        if not run.resume:
+            check_free(run.folder)
 
 
 def sweep_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
@@ -110,7 +122,7 @@ def _plan_runs(out: Path, executions: Sequence[str], delays: Sequence[str]) -> I
     yield SweepRun(BASELINE, "0", out / BASELINE)
     for execution in executions:
         for delay in delays:
-            label = "".join(c if c.isalnum() or c in "._-" else "-" for c in f"{execution}-{delay.rpartition('/')[2]}")
+            label = as_file_name(f"{execution}-{delay.rpartition('/')[2]}")
             yield SweepRun(execution, delay, out / label)
 
 

@@ -208,7 +208,7 @@ class Remote:
             raise
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Return one (T, A) float32 chunk per request; the requests are sent concurrently.
+        """Return one (T, A) chunk per request, in the suite's dtype of actions; the requests are sent concurrently.
 
         Raises:
             EnvironmentProblem: the connection was lost and could not be reopened.
@@ -244,6 +244,11 @@ class Remote:
                 f"{self._url}: it serves a policy for {excerpt(server.suite, 60)} (actions of {server.action_size}), "
                 f"and this run is of {self._suite.name} (actions of {size}): serve one for {self._suite.name}, or run "
                 "the other suite"
+            )
+        if server.action_dtype != self._suite.action.dtype:
+            raise UsageError(
+                f"{self._url}: its actions are {server.action_dtype}, and those of {self._suite.name} here are "
+                f"{self._suite.action.dtype}; use the same evalkit on both sides"
             )
         unused = sorted(_LAYOUT_FIELDS & parameters.model_fields_set)
         if unused:
@@ -286,7 +291,11 @@ class Remote:
         return {"where": self._url, "extension": server is not None, "unsupported": unsupported}
 
     def _chunk(self, reply: str | bytes, number: int) -> np.ndarray:
-        """Return the actions in the reply to a request, (T, A) float32. Raises PolicyProblem if there are none."""
+        """Return the actions in the reply to a request, (T, A) in the suite's dtype.
+
+        Raises:
+            PolicyProblem: there are none.
+        """
         if isinstance(reply, str):
             last = (reply[-10_000:].strip().splitlines() or ["it gives no reason"])[-1]
             raise PolicyProblem(f"{self._url}: the policy failed there: {excerpt(last)}")
@@ -316,7 +325,7 @@ class Remote:
                 f"{self._url}: its chunk is {fields[key].shape}, not ({self._steps}, {size}) as chunk and the actions "
                 f"of {self._suite.name} require; if it has more columns, columns={size} uses the first"
             )
-        chunk: np.ndarray = actions.astype(np.float32)
+        chunk: np.ndarray = actions.astype(self._suite.action.dtype)
         return chunk
 
     def _wait_for(self, work: Coroutine[Any, Any, _Result]) -> _Result:

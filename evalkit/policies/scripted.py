@@ -71,7 +71,7 @@ class Oracle:
             return plan
         scale = self._noise * (self._action.high - self._action.low) / 2
         noise = np.random.default_rng(request.seed).normal(0.0, scale, plan.shape)
-        noisy: np.ndarray = np.clip(plan + noise, self._action.low, self._action.high).astype(np.float32)
+        noisy: np.ndarray = np.clip(plan + noise, self._action.low, self._action.high).astype(self._action.dtype)
         return noisy
 
 
@@ -83,10 +83,10 @@ class Random:
         self.spec = Spec(observation_spec=parameters.observation_spec(suite), chunk_size=parameters.chunk, metadata={})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Return (T, A) float32 per request."""
+        """Return (T, A) per request, in the suite's dtype of actions."""
         shape = (self.spec.chunk_size, self._action.size)
         return [
-            np.random.default_rng(r.seed).uniform(self._action.low, self._action.high, shape).astype(np.float32)
+            np.random.default_rng(r.seed).uniform(self._action.low, self._action.high, shape).astype(self._action.dtype)
             for r in requests
         ]
 
@@ -98,12 +98,12 @@ class Zero:
     """Zero actions: the lower bound of every benchmark, which solves only episodes that begin solved."""
 
     def __init__(self, suite: Suite, parameters: ScriptedParameters) -> None:
-        zero = np.zeros((parameters.chunk, suite.action.size), np.float32)
+        zero = np.zeros((parameters.chunk, suite.action.size), suite.action.dtype)
         self._chunk = np.clip(zero, suite.action.low, suite.action.high)
         self.spec = Spec(observation_spec=parameters.observation_spec(suite), chunk_size=parameters.chunk, metadata={})
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Return (T, A) float32 per request."""
+        """Return (T, A) per request, in the suite's dtype of actions."""
         return [self._chunk for _ in requests]
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,14 @@ class RunFolder:
     def videos(self) -> Path:
         """``videos/``."""
         return self.root / "videos"
+
+    def manifest_drafts(self) -> list[Path]:
+        """Return the drafts of a manifest that killed processes left."""
+        return list(self.root.glob(f".{self.manifest.name}.*"))
+
+    def manifest_draft(self) -> Path:
+        """Return the draft of this process's manifest."""
+        return self.root / f".{self.manifest.name}.{os.getpid()}"
 
     @property
     def is_run(self) -> bool:

@@ -10,7 +10,7 @@ line must be one that :meth:`evalkit.records.record.Record.to_json` writes, to t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ _NAMES = ("suite", "split", "task")
 _NUMBERS = ("scene", "seed", "repeat", "steps", "inferences")
 _COLUMNS = (*_NAMES, "scene", "seed", "repeat", "success", "steps", "inferences", "digest", "error", "subtasks")
 _EXTRAS = ("metrics", "execution_stats")
+_NO_LIMIT = 2**31 - 1
 _EPISODE = {**dict.fromkeys(_NAMES, "VARCHAR"), **dict.fromkeys(("scene", "seed", "repeat"), "UBIGINT")}
 _RECORD = {
     "id": "VARCHAR",
@@ -86,6 +87,23 @@ def read_frame(folder: Path, extras: bool = True, manifest: Manifest | None = No
     return frame
 
 
+def count_verdicts(folder: Path, manifest: Manifest) -> int:
+    """Return the number of episodes with a verdict in the run in ``folder``; no record of a long journal is kept.
+
+    Args:
+        folder: the run's folder.
+        manifest: its manifest, which the records are held against.
+
+    Raises:
+        UsageError: see :func:`evalkit.records.journal.read_journal`.
+    """
+    rules = PlanRules.of(manifest)
+    count: int | None = _with_duckdb(RunFolder(folder).journal, False, lambda database: _count_of(database, rules))
+    if count is None:
+        count = sum(record.error is None for record in read_journal(folder, manifest).values())
+    return count
+
+
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with its dtypes, ``solved``, and a column for each number in metrics and execution_stats."""
     import pandas as pd
@@ -115,6 +133,12 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _read_with_duckdb(path: Path, rules: PlanRules, extras: bool) -> pd.DataFrame | None:
     """Return the frame, or None if a record is irregular, not planned, or in contradiction to another."""
+    frame: pd.DataFrame | None = _with_duckdb(path, extras, lambda database: _frame_of(database, rules, extras))
+    return frame
+
+
+def _with_duckdb(path: Path, extras: bool, result: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
+    """Return the result of a function of table ``line``, or None if a line is irregular."""
     import duckdb
 
     # DuckDB would read a name with one of these characters as a pattern.
@@ -124,9 +148,7 @@ def _read_with_duckdb(path: Path, rules: PlanRules, extras: bool) -> pd.DataFram
         with ThreadPoolExecutor(1) as executor, _database() as database:
             regular = executor.submit(_count_regular_lines, path)
             _load(database, path, extras)
-            if regular.result() != _count_lines(database) or not _is_planned(database, rules):
-                return None
-            return _frame_of(database, rules, extras)
+            return result(database) if regular.result() == _count_lines(database) else None
     except (duckdb.Error, OSError):
         return None
 
@@ -168,15 +190,27 @@ def _load(database: duckdb.DuckDBPyConnection, path: Path, extras: bool) -> None
 
 
 def _frame_of(database: duckdb.DuckDBPyConnection, rules: PlanRules, extras: bool) -> pd.DataFrame | None:
-    """Return the frame of table ``line``, or None if an episode has two results or more sub-tasks than its chain."""
-    frame = _fetch(database, "line", rules, extras)
-    if frame is not None and frame.duplicated(list(_EPISODE)).any():
-        frame = _fetch(database, "kept", rules, extras) if _keep_the_last(database) else None
-    return None if frame is None else _typed(frame)
+    """Return the frame of table ``line``, or None if a record is not planned or follows a verdict."""
+    if not _is_planned(database, rules):
+        return None
+    frame = _fetch(database, "line", extras)
+    if frame.duplicated(list(_EPISODE)).any():
+        if not _keep_the_last(database):
+            return None
+        frame = _fetch(database, "kept", extras)
+    return _typed(frame)
+
+
+def _count_of(database: duckdb.DuckDBPyConnection, rules: PlanRules) -> int | None:
+    """Return the number of verdicts in table ``line``, or None if a record is not planned or follows a verdict."""
+    if not _is_planned(database, rules) or not _keep_the_last(database):
+        return None
+    ((count,),) = database.execute("SELECT count(success) FROM kept").fetchall()
+    return int(count)
 
 
 def _is_planned(database: duckdb.DuckDBPyConnection, rules: PlanRules) -> bool:
-    """Return True if every line is regular and passes :meth:`PlanRules.check`, but for the length of a chain."""
+    """Return True if every line passes :meth:`PlanRules.check` and agrees with itself."""
     import pandas as pd
 
     tasks = [
@@ -188,10 +222,10 @@ def _is_planned(database: duckdb.DuckDBPyConnection, rules: PlanRules) -> bool:
     found = database.execute(
         f"""
         SELECT bool_and(coalesce(regular AND suite = $suite AND seed = $seed AND scene < scenes AND repeat < repeats
-                                 AND {steps}, false))
+                                 AND {steps} AND json_array_length(subtasks) <= $chain, false))
         FROM line LEFT JOIN planned USING (split, task)
         """,
-        {"suite": rules.suite, "seed": rules.seed},
+        {"suite": rules.suite, "seed": rules.seed, "chain": _NO_LIMIT if rules.chain is None else rules.chain},
     )
     return found.fetchall() == [(True,)]
 
@@ -210,7 +244,7 @@ def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
         FROM line GROUP BY {episode} HAVING count(*) > 1
         """
     )
-    if database.execute("SELECT bool_or(follows_a_verdict) FROM again").fetchall() != [(False,)]:
+    if database.execute("SELECT coalesce(bool_or(follows_a_verdict), false) FROM again").fetchall() != [(False,)]:
         return False
     database.execute(
         f"""
@@ -222,11 +256,8 @@ def _keep_the_last(database: duckdb.DuckDBPyConnection) -> bool:
     return True
 
 
-def _fetch(database: duckdb.DuckDBPyConnection, table: str, rules: PlanRules, extras: bool) -> pd.DataFrame | None:
-    """Return a table as a frame with the columns of records, or None if one has more sub-tasks than its chain.
-
-    Repeated texts are parsed once.
-    """
+def _fetch(database: duckdb.DuckDBPyConnection, table: str, extras: bool) -> pd.DataFrame:
+    """Return a table as a frame with the columns of records. Repeated texts are parsed once."""
     import numpy as np
     import pandas as pd
 
@@ -236,8 +267,6 @@ def _fetch(database: duckdb.DuckDBPyConnection, table: str, rules: PlanRules, ex
         names[name] = f"{name}::VARCHAR::{name}_text AS {name}"
     frame: pd.DataFrame = database.execute(f"SELECT {', '.join(names.values())} FROM {table}").df()
     subtasks = [json.loads(text) for text in frame["subtasks"].cat.categories]
-    if rules.chain is not None and any(len(chain) > rules.chain for chain in subtasks):
-        return None
     codes = frame["subtasks"].cat.codes.to_numpy()
     frame["subtasks"] = pd.Series([subtasks[code] for code in codes], index=frame.index, dtype=object)
     frame["solved"] = np.array([chain_length(chain) for chain in subtasks], dtype="int64")[codes]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evalkit.errors import RunExists, UsageError
+from evalkit.locations import naming
 from evalkit.records.folder import RunFolder
 from evalkit.records.manifest import run_exists_message
 
@@ -30,7 +31,7 @@ def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
         raise UsageError(f"--resume: {out} holds no run; leave --resume out to begin one there")
     try:
         if not resume:
-            _refuse_existing(folder)
+            check_free(folder)
         existed = out.exists()
         folder.logs.mkdir(parents=True, exist_ok=True)
         lock = folder.lock.open("w")
@@ -44,6 +45,8 @@ def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
             raise RunExists(f"{out}: another evalkit process is at work there") from error
         if not ours:
             raise RunExists(f"{out}: another evalkit process is at work there")
+        if not resume:
+            _clear(folder)
         try:
             yield folder
         finally:
@@ -55,14 +58,30 @@ def lock_run_folder(out: Path, resume: bool) -> Iterator[RunFolder]:
                         out.rmdir()
 
 
-def _refuse_existing(folder: RunFolder) -> None:
+def check_free(folder: RunFolder) -> None:
+    """Check that a new run can begin in a folder: it has nothing, or what a process left that was killed at its start.
+
+    Raises:
+        RunExists: the folder holds a run, or another process is at work in it.
+        UsageError: the folder holds something else.
+    """
     if folder.manifest.exists():
         raise RunExists(run_exists_message(folder.root))
-    left_by_a_killed_process = {folder.logs.name, folder.lock.name}
-    if folder.root.is_dir() and {p.name for p in folder.root.iterdir()} - left_by_a_killed_process:
+    left_by_a_killed_process = {folder.logs, folder.lock, *folder.manifest_drafts()}
+    if folder.root.is_dir() and set(folder.root.iterdir()) - left_by_a_killed_process:
         if _is_held(folder.lock):  # a journal whose manifest is about to be written
             raise RunExists(f"{folder.root}: another evalkit process is at work there")
         raise UsageError(f"--out {folder.root}: exists and is not empty; name a new folder")
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove what a killed process left, so that nothing of it gets into the new run."""
+    with naming(folder.root):
+        for path in [*folder.manifest_drafts(), *folder.logs.iterdir()]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _is_held(lock: Path) -> bool:

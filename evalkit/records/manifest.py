@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from evalkit.documents import first_difference, parse, read_json, short
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, RunMismatch, UsageError
+from evalkit.locations import naming
 from evalkit.records.folder import RunFolder
 from evalkit.records.recorded import check_parts
 from evalkit.suite import Suite, protocol
@@ -171,19 +172,21 @@ class Manifest(BaseModel):
 
         Raises:
             RunExists: the folder has one already, even if it was written at the same moment.
+            EvalkitError: the file cannot be written, or its content is not JSON.
         """
-        content = self.model_dump(mode="json", exclude={"sha256"})
-        sealed = {**content, "sha256": content_digest(content)}
-        text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        target = RunFolder(folder).manifest
-        draft = folder / f".{target.name}.{os.getpid()}"
         try:
-            draft.write_text(text, encoding="utf-8")
-            os.link(draft, target)
-        except FileExistsError as error:
-            raise RunExists(run_exists_message(folder)) from error
-        finally:
-            draft.unlink(missing_ok=True)
+            content = self.model_dump(mode="json", exclude={"sha256"})
+            sealed = {**content, "sha256": content_digest(content)}
+            text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{folder}: the run's identity is not JSON: {error}") from error
+        target, draft = RunFolder(folder).manifest, RunFolder(folder).manifest_draft()
+        with naming(target):
+            try:
+                draft.write_text(text, encoding="utf-8")
+                _publish(draft, target)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def check_resumes(self, folder: Path) -> None:
         """Raise RunMismatch, naming the first field that differs, if the run in ``folder`` is not this one."""
@@ -199,6 +202,18 @@ class Manifest(BaseModel):
                 f"{folder}: cannot resume: {field} was {short(was)} in that run and is {short(now)} now; "
                 "give the same options, or another --out"
             )
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Give a draft its name, unless there is a file of that name."""
+    try:
+        os.link(draft, target)
+    except FileExistsError as error:
+        raise RunExists(run_exists_message(target.parent)) from error
+    except OSError as error:  # a file system without hard links; the folder's lock keeps other processes out
+        if target.exists():
+            raise RunExists(run_exists_message(target.parent)) from error
+        draft.rename(target)
 
 
 def fingerprint(suite: Suite, versions: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:

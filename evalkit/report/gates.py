@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evalkit.experiments.gate import GateForecast, GateResult
+from evalkit.locations import naming
 from evalkit.report.comparison import allowed_notes, show_notes, show_verdict
 from evalkit.stats.power import expectations
 
@@ -102,9 +103,10 @@ def junit_error(suite: str, kind: str, message: str) -> str:
 
 def write(path: Path, text: str, append: bool = False) -> None:
     """Write a report and create its parent folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a" if append else "w", encoding="utf-8") as file:
-        file.write(text)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _rows(result: GateResult) -> list[list[str]]:

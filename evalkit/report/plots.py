@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.locations import naming
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -124,5 +126,6 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
     """Save a figure as PNG and SVG beside each other, reproducibly; return the files."""
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for file in files:
-        figure.savefig(file, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else {})
+        with naming(file):
+            figure.savefig(file, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else {})
     return files

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evalkit.analysis.summary import summarize
+from evalkit.locations import naming
 from evalkit.report.tables import percent
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def write(folder: Path, table: pd.DataFrame) -> list[Path]:
     """Write ``sweep.csv`` and the plot into the sweep's folder; return the files."""
     from evalkit.report.plots import plot_sweep
 
-    table.to_csv(folder / "sweep.csv", index=False)
+    with naming(folder / "sweep.csv"):
+        table.to_csv(folder / "sweep.csv", index=False)
     base = summarize(folder / str(table["run"].iloc[0]))
     title = (
         f"{base.manifest.suite['title']} · {base.manifest.checkpoint['id']} · s = {base.manifest.execution['horizon']}"

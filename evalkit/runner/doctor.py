@@ -40,7 +40,10 @@ class Check:
 def check_suite(name: str) -> list[Check]:
     """Check a suite, without and with images. Raises UsageError for a suite that does not exist."""
     suite = load_suite(name)
-    environment = Environment.of(suite)
+    try:
+        environment = Environment.of(suite)
+    except EnvironmentProblem as error:
+        return [Check("environment", False, str(error))]
     if not environment.ready:
         return [Check("environment", False, f"not built: run `evalkit setup {name}`")]
     checks = [Check("environment", True, str(environment.folder or "evalkit's own environment"))]
@@ -62,9 +65,17 @@ def machine_checks() -> list[Check]:
     """Check the parts that every suite shares."""
     return [
         Check("python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.platform()}"),
-        Check("home", True, f"{home_folder()} (EVALKIT_HOME)"),
+        _check_home(),
         _check_models(),
     ]
+
+
+def _check_home() -> Check:
+    """Check that there is a folder for environments and caches."""
+    try:
+        return Check("home", True, f"{home_folder()} (EVALKIT_HOME)")
+    except EnvironmentProblem as error:
+        return Check("home", False, str(error))
 
 
 def _check_models() -> Check:

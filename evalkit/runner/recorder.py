@@ -10,6 +10,7 @@ import numpy as np
 
 from evalkit.episode import Episode
 from evalkit.errors import excerpt
+from evalkit.locations import naming
 from evalkit.records.journal import Journal, Record
 from evalkit.records.manifest import now
 from evalkit.runner.video import VideoWriter
@@ -69,7 +70,8 @@ class Recorder:
         if record.episode not in self._writers:
             assert self._run.suite.video is not None
             self._writers[record.episode] = VideoWriter(self._path(record), self._run.suite.video.fps)
-        self._writers[record.episode].add(image)
+        with naming(self._path(record)):
+            self._writers[record.episode].add(image)
 
     def video_lost(self, record: Record, reason: str) -> None:
         """Discard the episode's video."""
@@ -79,14 +81,15 @@ class Recorder:
 
     def policy_warning(self, text: str) -> None:
         """Write a warning of the policy to the run's folder, and show it."""
-        text = excerpt(text)
-        with self._run.folder.policy_log.open("a", encoding="utf-8") as log:
+        text, path = excerpt(text), self._run.folder.policy_log
+        with naming(path), path.open("a", encoding="utf-8") as log:
             log.write(f"{now()} {text}\n")
         self._progress.note(text)
 
     def video_done(self, record: Record, digest: str) -> None:
         """Finish the episode's video, and report a replay that deviates from the episode."""
-        self._writers.pop(record.episode).close()
+        with naming(self._path(record)):
+            self._writers.pop(record.episode).close()
         if digest != record.digest:
             self._progress.note(
                 f"{record.episode.id}: the replay for its video ended in another state: not deterministic here"

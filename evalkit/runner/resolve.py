@@ -14,6 +14,7 @@ from evalkit.errors import UsageError
 from evalkit.execution import Execution
 from evalkit.execution.delay import Delay
 from evalkit.execution.resolve import parse_execution, resolve_execution
+from evalkit.locations import as_file_name
 from evalkit.records.folder import RunFolder
 from evalkit.runner.options import Candidate, RunOptions, Video
 from evalkit.setup.installed import InstalledSuite
@@ -104,7 +105,7 @@ def check_options(options: RunOptions) -> None:
 def default_folder(suite: Suite, checkpoint: str) -> Path:
     """Return ``results/runs/<suite>-<checkpoint>-<local time>`` under the working folder, numbered if it exists."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("results") / "runs" / f"{suite.name}-{checkpoint}-{stamp}"
+    folder = Path("results") / "runs" / f"{as_file_name(f'{suite.name}-{checkpoint}')}-{stamp}"
     numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 

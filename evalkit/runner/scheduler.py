@@ -26,6 +26,7 @@ from evalkit.policy import Policy, PolicyWarnings, Request
 from evalkit.records.journal import Record
 from evalkit.records.manifest import now
 from evalkit.runner.process import WorkerConfig, WorkerProcess
+from evalkit.runner.queue import EpisodeQueue
 from evalkit.worker import messages
 from evalkit.worker.messages import (
     Chunk,
@@ -114,10 +115,9 @@ class Scheduler:
         self._policy = policy
         self._events = events
         self._grouped = grouped
-        self._queue: list[Episode] = []
+        self._queue = EpisodeQueue((), lambda _: True, grouped)
         self._attempts: dict[Episode, int] = {}
         self._outcomes = 0  # episodes that ended without an error
-        self._new_result = True  # a result arrived since `wanted` was last evaluated
         self._error_streak: list[tuple[str, str]] = []  # tasks of the errors since the last outcome
         self._slots = [_WorkerSlot(worker) for worker in workers]
         self._slots[0].starting = False
@@ -127,7 +127,7 @@ class Scheduler:
 
         Args:
             episodes: the episodes.
-            wanted: returns True while an episode's result is still wanted; evaluated again after every result. When no
+            wanted: returns True while an episode's result is still wanted; once False, never True again. When no
                 episode is wanted any more, running episodes are aborted.
 
         Raises:
@@ -135,7 +135,7 @@ class Scheduler:
             EnvironmentProblem: a worker repeatedly ends before it is ready.
             EvalkitError: too many episodes in a row ended in errors.
         """
-        self._queue = list(episodes)
+        self._queue = EpisodeQueue(episodes, wanted, self._grouped)
         while self._work_left(wanted):
             self._dispatch()
             for slot in self._readable(timeout=1.0):
@@ -144,9 +144,7 @@ class Scheduler:
             self._replace_hung()
 
     def _work_left(self, wanted: Callable[[Episode], bool]) -> bool:
-        """Return True while anything is left to play. Drop episodes that are no longer wanted."""
-        if self._new_result:
-            self._queue, self._new_result = [e for e in self._queue if wanted(e)], False
+        """Return True while anything is left to play."""
         playing = [slot for slot in self._slots if slot.playing]
         if self._queue or any(slot.recording or (slot.episode and wanted(slot.episode)) for slot in playing):
             return True
@@ -161,22 +159,14 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         for slot in self._slots:
-            if slot.idle and self._queue:
-                episode = self._queue.pop(self._choose(slot))
+            if slot.idle:
+                taken = {other.last_task for other in self._slots if other is not slot and not other.idle}
+                episode = self._queue.take(slot.last_task, taken)
+                if episode is None:
+                    return
                 slot.episode, slot.last_task = episode, episode.task_key
                 self._attempts[episode] = self._attempts.get(episode, 0) + 1
                 self._send(slot, RunEpisode(episode, keep_actions=self._config.frame_every > 0))
-
-    def _choose(self, slot: _WorkerSlot) -> int:
-        """Return the index of a worker's next episode: of its own task, else of one that no other worker has built."""
-        if not self._grouped:
-            return 0
-        taken = {other.last_task for other in self._slots if other is not slot and not other.idle}
-        for matches in (lambda e: e.task_key == slot.last_task, lambda e: e.task_key not in taken):
-            for index, episode in enumerate(self._queue):
-                if matches(episode):
-                    return index
-        return 0
 
     def _readable(self, timeout: float) -> list[_WorkerSlot]:
         with selectors.DefaultSelector() as selector:
@@ -239,22 +229,22 @@ class Scheduler:
             raise PolicyProblem(f"the policy returned {count} chunks for {len(requests)} requests")
         for slot, request, chunk in zip(waiting, requests, chunks, strict=True):
             assert slot.request is not None
-            reply = Chunk(slot.request.request, self._as_float32(request, chunk))
+            reply = Chunk(slot.request.request, self._executable(request, chunk))
             slot.request = None
             self._send(slot, reply)
 
-    def _as_float32(self, request: Request, chunk: Any) -> np.ndarray:
-        """Return a chunk as finite (T, A) float32. Raises PolicyProblem if it cannot be executed."""
+    def _executable(self, request: Request, chunk: Any) -> np.ndarray:
+        """Return a chunk as finite (T, A), in the suite's dtype. Raises PolicyProblem if it cannot be executed."""
         expected = (self._policy.spec.chunk_size, self._config.suite.action.size)
         if not isinstance(chunk, np.ndarray) or chunk.shape != expected or chunk.dtype.kind not in "fiu":
             got = f"{chunk.dtype} {chunk.shape}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
             raise PolicyProblem(f"the policy returned {got} at {_position(request)}, not a float {expected} chunk")
         with np.errstate(over="ignore"):
-            single = chunk.astype(np.float32, copy=False)
-        if not np.isfinite(single).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(single))[0])
+            converted = chunk.astype(self._config.suite.action.dtype, copy=False)
+        if not np.isfinite(converted).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(converted))[0])
             raise PolicyProblem(f"the policy returned {chunk[index]} at {_position(request)}, chunk index {index}")
-        return single
+        return converted
 
     def _record(self, slot: _WorkerSlot, message: EpisodeDone) -> None:
         assert slot.episode is not None
@@ -279,7 +269,6 @@ class Scheduler:
         slot.episode, slot.failed_starts = None, 0
         self._error_streak.clear()
         self._outcomes += 1
-        self._new_result = True
         self._events.finished(record)
         if self._config.frame_every and self._events.wants_video(record):
             slot.recording = record
@@ -302,13 +291,12 @@ class Scheduler:
             self._events.video_lost(slot.recording, reason)
         episode, slot.episode, slot.recording, slot.request = slot.episode, None, None, None
         if episode is not None and self._attempts[episode] < _MAX_ATTEMPTS:
-            self._queue.insert(0, episode)
+            self._queue.put_back(episode)
         elif episode is not None:
             self._events.finished(self._error_record(slot, episode, kind, reason))
-            self._new_result = True
             self._error_streak.append(episode.task_key)
             tasks = set(self._error_streak)
-            systematic = len(tasks) > 1 or not (self._outcomes or any(e.task_key not in tasks for e in self._queue))
+            systematic = len(tasks) > 1 or not (self._outcomes or self._queue.has_task_outside(tasks))
             if len(self._error_streak) >= _MAX_ERROR_STREAK and systematic:
                 raise EvalkitError(f"{len(self._error_streak)} episodes in a row ended in errors; the last: {reason}")
         slot.worker = slot.worker.replacement()

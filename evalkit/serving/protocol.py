@@ -18,7 +18,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
@@ -139,6 +139,7 @@ class ServerMetadata(BaseModel):
         version: version of the extension.
         suite: the suite whose observations the policy takes and whose actions it returns.
         action_size: A, the length of one action.
+        action_dtype: the suite's dtype of actions, which prefixes and plans in requests have.
         observation_spec: the cameras and state vectors that the policy reads.
         chunk_size: T, the length of its action chunks.
         batch_invariant: True if a reply is bit-identical whatever other requests the server has at the time.
@@ -155,6 +156,7 @@ class ServerMetadata(BaseModel):
     version: int = VERSION
     suite: str
     action_size: int = Field(gt=0)
+    action_dtype: Literal["float32", "float64"] = "float32"
     observation_spec: ObservationSpec
     chunk_size: int = Field(gt=0)
     batch_invariant: bool = False
@@ -216,7 +218,9 @@ def encode_request(request: Request) -> dict[str, Any]:
     }
 
 
-def decode_request(message: Mapping[str, Any], observation_spec: ObservationSpec) -> Request:
+def decode_request(
+    message: Mapping[str, Any], observation_spec: ObservationSpec, action_dtype: str = "float32"
+) -> Request:
     """Return the request that :func:`encode_request` wrote. Raises ValueError that names a missing or invalid field."""
     context = message[EXTENSION_KEY]
     if not isinstance(context, dict) or not isinstance(context.get("episode"), dict):
@@ -231,9 +235,8 @@ def decode_request(message: Mapping[str, Any], observation_spec: ObservationSpec
         raise ValueError(f"{EXTENSION_KEY}.episode: names must be text and numbers integers")
     if type(step) is not int or step < 0:
         raise ValueError(f"{EXTENSION_KEY}.step must be 0 or more, not {step!r}")
-    return Request(
-        episode, step, decode_observation(message, observation_spec), None if prefix is None else _decode_prefix(prefix)
-    )
+    observation = decode_observation(message, observation_spec, action_dtype)
+    return Request(episode, step, observation, None if prefix is None else _decode_prefix(prefix, action_dtype))
 
 
 def number_of(message: Mapping[str, Any]) -> int | None:
@@ -243,20 +246,22 @@ def number_of(message: Mapping[str, Any]) -> int | None:
     return number if type(number) is int else None
 
 
-def _decode_prefix(fields: Any) -> Prefix:
+def _decode_prefix(fields: Any, dtype: str) -> Prefix:
     """Return the prefix in a message. Raises ValueError if it is malformed."""
-    form = f"{EXTENSION_KEY}.prefix must be null, or a map with actions (K, A) float32, committed (0 to K) and kind"
+    form = f"{EXTENSION_KEY}.prefix must be null, or a map with actions (K, A) {dtype}, committed (0 to K) and kind"
     if not isinstance(fields, dict) or set(fields) != {"actions", "committed", "kind"}:
         raise ValueError(form)
     actions, committed, kind = fields["actions"], fields["committed"], fields["kind"]
-    if not (isinstance(actions, np.ndarray) and actions.ndim == 2 and actions.dtype == np.float32):
+    if not (isinstance(actions, np.ndarray) and actions.ndim == 2 and actions.dtype == dtype):
         raise ValueError(form)
     if kind not in ("prefix", "rtc") or type(committed) is not int or not 0 <= committed <= len(actions):
         raise ValueError(form)
     return Prefix(actions, committed, kind)
 
 
-def decode_observation(message: Mapping[str, Any], observation_spec: ObservationSpec) -> Observation:
+def decode_observation(
+    message: Mapping[str, Any], observation_spec: ObservationSpec, action_dtype: str = "float32"
+) -> Observation:
     """Return the observation in a message. Raises ValueError that names a missing or invalid key."""
     keys = observation_keys(observation_spec)
     for key in keys:
@@ -269,7 +274,7 @@ def decode_observation(message: Mapping[str, Any], observation_spec: Observation
         str(message[PROMPT]),
         {camera: _image(message[IMAGE + camera], IMAGE + camera) for camera in observation_spec.cameras},
         {name: _numbers(message[STATE + name], STATE + name, 1).astype(np.float64) for name in observation_spec.state},
-        _numbers(message[ORACLE_PLAN], ORACLE_PLAN, 2).astype(np.float32) if observation_spec.oracle_steps else None,
+        _numbers(message[ORACLE_PLAN], ORACLE_PLAN, 2).astype(action_dtype) if observation_spec.oracle_steps else None,
     )
 
 

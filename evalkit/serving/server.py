@@ -61,7 +61,8 @@ def serve(
 
     Args:
         policy: the policy.
-        identity: the metadata that the policy lacks: ``"suite"`` (name), ``"action_size"``, ``"checkpoint"``.
+        identity: the metadata that the policy lacks: ``"suite"`` (name), ``"action_size"``, ``"action_dtype"``,
+            ``"checkpoint"``.
         host: listen address, by default this machine alone. There is no authentication: any client that can reach it
             can query the policy.
         port: listen port; 0 selects a free one.
@@ -309,13 +310,14 @@ class _ClientSession:
             raise ValueError("it must be a map in msgpack, in a binary frame")
         self.request_count += 1
         if protocol.EXTENSION_KEY in fields:
-            request = protocol.decode_request(fields, self._metadata.observation_spec)
+            request = protocol.decode_request(fields, self._metadata.observation_spec, self._metadata.action_dtype)
             return request, protocol.number_of(fields)
         if fields.get(protocol.RESET) and self._step:
             self._scene, self._step = self._scene + 1, 0
         # The connection is the repeat: two concurrent clients must not sample the same noise.
         episode = Episode(self._metadata.suite, "remote", "remote", self._scene, seed=0, repeat=self._number)
-        request = Request(episode, self._step, protocol.decode_observation(fields, self._metadata.observation_spec))
+        observation = protocol.decode_observation(fields, self._metadata.observation_spec, self._metadata.action_dtype)
+        request = Request(episode, self._step, observation)
         self._step += 1
         return request, None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem, UsageError
-from evalkit.locations import given_folder, home_folder, remember_folder
+from evalkit.locations import expanded, given_folder, home_folder, remember_folder
 from evalkit.suite import Suite
 
 
@@ -23,7 +23,7 @@ def set_assets(suite: Suite, folder: Path) -> None:
         raise UsageError(f"--assets: {suite.name} carries its own assets")
     if folder == Path():
         raise UsageError("--assets: name the folder with the assets (got nothing, or the current folder)")
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise UsageError(f"--assets {folder}: no such folder")
     remember_folder(suite.name, "assets", folder)

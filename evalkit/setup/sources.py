@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalkit.descendants import MARK, Guard
 from evalkit.errors import EnvironmentProblem, UsageError, excerpt
-from evalkit.locations import given_folder, home_folder, remember_folder
+from evalkit.locations import expanded, given_folder, home_folder, remember_folder
 from evalkit.suite import Repository, Suite
 
 
@@ -59,7 +59,7 @@ def use_source(suite: Suite, folder: Path) -> None:
     """Record a folder with the suite's checkouts. Raises UsageError or EnvironmentProblem if a checkout is missing."""
     if suite.sources is None:
         raise UsageError(f"--source: {suite.name} is installed from a package registry and takes no checkout")
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise UsageError(f"--source {folder}: no such folder")
     for name, repository in suite.sources.repositories.items():

@@ -33,7 +33,7 @@ class Trial:
     def refusals(self, trial: dict[str, Any]) -> dict[str, Any]:
         """Return, for each kind of bad action, True if it raises ActionError and leaves the state as it is."""
         space = self._setup.action_space
-        good = np.full(space.size, (space.low + space.high) / 2, np.float32)
+        good = np.full(space.size, (space.low + space.high) / 2, space.dtype)
         bad = {
             "nan": _with(good, np.nan),
             "inf": _with(good, np.inf),
@@ -97,7 +97,7 @@ class Trial:
             if plan and step % 7 == 0:
                 planner.plan(5)
                 states[-1] = self._state()
-            over = self._adapter.step((action * 0.5).astype(np.float32), observe=False)
+            over = self._adapter.step(action * 0.5, observe=False)
             states.append(self._state())
             if over:
                 break
@@ -107,7 +107,7 @@ class Trial:
         """Return True if a plan begins with the committed actions and continues like a plan made after them."""
         planner = self._planner()
         self._adapter.reset(self._at(trial["task"], 0))
-        committed = (planner.plan(4) * 0.5).astype(np.float32)
+        committed = planner.plan(4).astype(self._setup.action_space.dtype) * 0.5
         plan = planner.plan(8, committed)
         for action in committed:
             over = self._adapter.step(action, observe=False)
@@ -135,7 +135,7 @@ class Trial:
         generator = np.random.default_rng(seed)
         space = self._setup.action_space
         while True:
-            yield generator.uniform(space.low, space.high, space.size).astype(np.float32)
+            yield generator.uniform(space.low, space.high, space.size).astype(space.dtype)
 
     def _state(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self._adapter.state(), np.float64).tobytes()).hexdigest()

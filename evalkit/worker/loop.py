@@ -148,7 +148,7 @@ class Worker:
 
     def _play(self, adapter: Adapter, episode: Episode, executor: Executor) -> Trace:
         """Play one episode, control step by control step: the main loop."""
-        trace = Trace(self._setup.suite["action"]["groups"])
+        trace = Trace(self._setup.suite["action"]["groups"], self._setup.action_space.dtype)
         max_steps = int(self._setup.split(episode.split)["max_steps"])
         began = time.perf_counter()
         adapter.reset(episode)
@@ -187,7 +187,8 @@ class Worker:
         if not isinstance(adapter, OraclePlanner):
             raise SimulatorError(f"suite {self._setup.suite['name']} has no scripted oracle; use another checkpoint")
         committed = prefix.actions[: prefix.committed] if prefix and prefix.kind == "prefix" else None
-        return replace(observation, oracle_plan=adapter.plan(observation_spec.oracle_steps, committed))
+        plan = adapter.plan(observation_spec.oracle_steps, committed)
+        return replace(observation, oracle_plan=plan.astype(self._setup.action_space.dtype, copy=False))
 
     def _request_inference(self, step: int, adapter: Adapter, prefix: Prefix | None) -> None:
         # Scheduler._answer_requests in evalkit.runner.scheduler answers with a Chunk, which _chunk below receives.
@@ -202,7 +203,7 @@ class Worker:
         while True:
             message = messages.receive(self._channel)
             if isinstance(message, Chunk) and message.request == self._request:
-                return np.asarray(message.actions, np.float32)
+                return np.asarray(message.actions, self._setup.action_space.dtype)
             if isinstance(message, Stop):
                 raise Closed("stopped while an episode was running")
 
@@ -223,7 +224,7 @@ class Worker:
         """Return the suite's idle action, with the ``hold_last`` numbers as last commanded."""
         action, of_split = self._setup.suite["action"], self._setup.split(episode.split).get("hold_last")
         held = action["hold_last"] if of_split is None else of_split
-        idle = np.array(action["idle_action"] or np.zeros(action["size"]), np.float32)
+        idle = np.array(action["idle_action"] or np.zeros(action["size"]), self._setup.action_space.dtype)
         if trace.actions:
             idle[held] = trace.actions[-1][held]
         return idle
@@ -233,7 +234,7 @@ class Worker:
         adapter, camera = self._simulator(), self._setup.video_camera
         if not isinstance(adapter, FrameRenderer) or camera is None:
             raise SimulatorError(f"suite {self._setup.suite['name']} cannot render videos")
-        trace = Trace({})
+        trace = Trace({}, self._setup.action_space.dtype)
         trace.actions = list(message.actions)
         adapter.reset(message.episode)
         for step, action in enumerate(trace.actions):

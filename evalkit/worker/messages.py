@@ -69,7 +69,7 @@ class RunEpisode:
 
 @dataclass(frozen=True)
 class ReplayEpisode:
-    """Host to worker: execute recorded actions, each (A,) float32, and send a frame every ``every`` control steps."""
+    """Host to worker: execute recorded actions, each (A,), and send a frame every ``every`` control steps."""
 
     episode: Episode
     actions: Sequence[np.ndarray]
@@ -78,7 +78,7 @@ class ReplayEpisode:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Host to worker: the answer to inference request ``request``, as (T, A) float32."""
+    """Host to worker: the answer to inference request ``request``, as (T, A) in the suite's dtype of actions."""
 
     request: int
     actions: np.ndarray
@@ -146,7 +146,7 @@ class EpisodeDone:
         reset_s: seconds to set the scene, including the construction of the simulator the first time.
         observe_s: seconds to render, pack and send observations.
         policy_s: seconds of waiting for chunks.
-        actions: (steps, A) float32 if ``RunEpisode.keep_actions``, else None.
+        actions: (steps, A) in the suite's dtype of actions if ``RunEpisode.keep_actions``, else None.
     """
 
     success: bool

@@ -15,7 +15,7 @@ class Trace:
     """The executed actions and their sources.
 
     Attributes:
-        actions: every executed action, (A,) float32.
+        actions: every executed action, (A,) in the suite's dtype of actions.
         requests: (step of the observation, step at which the reply was received) of every inference; the second is
             None if the reply was never used.
         clipped: number of steps whose action was out of bounds and was clipped, as the protocol says.
@@ -24,12 +24,14 @@ class Trace:
         policy_s: seconds of real time for which the simulator waited for the policy.
     """
 
-    def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[int]], dtype: str = "float32") -> None:
         """Create an empty trace.
 
         Args:
             groups: name (position, gripper, ...) → indices of the action's components that belong to it.
+            dtype: the suite's dtype of actions.
         """
+        self._dtype = np.dtype(dtype)
         self.actions: list[np.ndarray] = []
         self.requests: list[tuple[int, int | None]] = []
         self.clipped = 0
@@ -51,13 +53,14 @@ class Trace:
         self._sources.append(move.source_step if move.action is not None else None)
 
     def digest(self, state: np.ndarray) -> str:
-        """Return the SHA-256 over the executed actions (float32) and the final physics state (float64), as hex.
+        """Return the SHA-256 over the executed actions and the final physics state (float64), as hex.
 
+        The actions are those bytes that the simulator received: float32 or float64, as the suite says.
         Equal digests mean bit-identical episodes.
         """
         summary = hashlib.sha256()
         for action in self.actions:
-            summary.update(np.ascontiguousarray(action, np.float32).tobytes())
+            summary.update(np.ascontiguousarray(action, self._dtype).tobytes())
         summary.update(np.ascontiguousarray(state, np.float64).tobytes())
         return summary.hexdigest()
 

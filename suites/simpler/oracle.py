@@ -76,7 +76,7 @@ class Oracle:
         self._next: np.ndarray | None = None
 
     def plan(self, done: Sequence[np.ndarray], steps: int) -> np.ndarray:
-        """Return the next ``steps`` actions after those in ``done``, (steps, 7) float32. After success, zeros.
+        """Return the next ``steps`` actions after those in ``done``, (steps, 7) float64. After success, zeros.
 
         If executed actions differ from the planned ones, the second simulator starts over.
         """
@@ -92,7 +92,7 @@ class Oracle:
             planned.append(self._next_action())
             if len(planned) < steps:
                 self._play(planned[-1])
-        plan = np.zeros((steps, 7), np.float32)
+        plan = np.zeros((steps, 7))
         plan[: len(planned)] = planned
         return plan
 

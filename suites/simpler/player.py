@@ -70,7 +70,7 @@ class SimplerAdapter:
         """See :class:`evalkit.adapter.OraclePlanner`. The oracle plays ahead in a second simulator of this episode."""
         if self._oracle is None:
             self._oracle = oracle_for(self._setup, self._episode, lambda: self._build(self._scene))
-        fixed = np.zeros((0, self._space.size), np.float32) if committed is None else committed[:steps]
+        fixed = np.zeros((0, self._space.size)) if committed is None else committed[:steps]
         planned = self._oracle.plan([*self._actions, *fixed], steps - len(fixed))
         return np.concatenate([fixed, planned])
 

@@ -44,9 +44,9 @@ class Simulation:
         """Run one control step without rendering. Returns True if the benchmark's own check holds now.
 
         Args:
-            action: (7,) float32 within the action space.
+            action: (7,) within the action space.
         """
-        _, _, done, _, _ = self.env.step(action.astype(np.float64))
+        _, _, done, _, _ = self.env.step(np.array(action, np.float64))  # a copy: SciPy takes no read-only array
         self.success = bool(done)
         return self.success
 

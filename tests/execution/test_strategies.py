@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,6 +180,20 @@ def test_a_queue_drops_the_past_and_blends_the_overlap() -> None:
     executor.receive(np.ones((6, 1), np.float32))  # arrives at step 4: its first action is past
     moves = [executor.act(step).action for step in range(4, 9)]
     assert [float(m[0]) for m in moves if m is not None] == pytest.approx([0.7, 0.7, 1, 1, 1])
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_moves_and_prefixes_have_the_dtype_of_the_chunks(name: str, dtype: type[np.floating[Any]]) -> None:
+    delay = Delay(0) if name == "sync" else Delay(1)
+    executor = build_executor(resolve_execution(name, 6, HZ, 3, delay))
+    executor.start_inference(0)
+    executor.receive(np.full((6, 1), 1 / 3, dtype))
+    prefix = executor.start_inference(3)
+    executor.receive(np.full((6, 1), 1 / 7, dtype))
+    actions = [executor.act(step).action for step in range(4, 7)]
+    assert all(action is not None and action.dtype == dtype for action in actions)
+    assert prefix is None or prefix.actions.dtype == dtype
 
 
 def test_a_late_reply_is_an_underrun_and_the_robot_holds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import invoke
+from support.commands import invoke, refused
 from support.paths import POINTMASS, RELAY
 
 from evalkit.analysis.summary import summarize
@@ -98,6 +99,23 @@ def test_a_sweep_of_which_a_part_cannot_run_is_refused(tmp_path: Path, arguments
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["run", "part", "other"])
+def test_a_sweep_writes_into_nothing_that_exists(tmp_path: Path, oracle_run: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    if kind == "other":
+        (out / "hold-2").mkdir(parents=True)
+        (out / "hold-2" / "notes.txt").touch()
+    else:
+        shutil.copytree(oracle_run, out if kind == "run" else out / "hold-2")
+    before = sorted(out.rglob("*"))
+    message = {"run": "holds a run; name another folder", "part": "holds a run already", "other": "is not empty"}[kind]
+    arguments = ["--checkpoint", "oracle", "--episodes", "1", "--delay", "0,2", "--execution", "hold", "--out", out]
+    assert message in refused(invoke("sweep", POINTMASS, *arguments))
+    if kind == "run":
+        assert message in refused(invoke("sweep", POINTMASS, *arguments, "--resume"))
+    assert sorted(out.rglob("*")) == before
+
+
 def test_a_timeline_says_what_drove_each_step(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     record = next(iter(read_journal(swept[0] / "hold-3").values()))
     shown = invoke("timeline", swept[0] / "hold-3", record.episode.id, "--plot", tmp_path / "line")
@@ -114,6 +132,8 @@ def test_a_timeline_says_what_drove_each_step(swept: tuple[Path, dict[str, Any]]
 def test_a_timeline_that_cannot_be_had_is_explained(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     assert "unknown episode 'x'" in invoke("timeline", swept[0] / "sync", "x").stderr
     assert "not a run" in invoke("timeline", tmp_path).stderr
+    for name in ("", ".", ".."):
+        assert "--plot" in refused(invoke("timeline", swept[0] / "sync", "--plot", name))
     invoke("run", RELAY, "--checkpoint", "oracle", "--episodes", "1", "--out", tmp_path / "relay")
     result = invoke("timeline", tmp_path / "relay")
     assert result.exit_code == 2 and "does not record its inference requests" in result.stderr

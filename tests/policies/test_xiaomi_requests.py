@@ -145,6 +145,7 @@ def test_calvins_gripper_is_a_sign_that_closes_at_zero() -> None:
     [
         ("widowx", [0.5, 0.51, 0.0, 1.2], [-1.0, 1.0, -1.0, 1.0]),
         ("google_robot", [0.5, 1.0, 0.0, 1.2], [0.0, -1.0, 1.0, -1.0]),
+        ("google_robot", [0.1, 0.2, 0.6, 0.9], [1 - 2 * float(np.float32(x)) for x in (0.1, 0.2, 0.6, 0.9)]),
     ],
 )
 def test_simplers_rotation_becomes_a_vector_and_its_gripper_follows_its_rule(
@@ -153,10 +154,10 @@ def test_simplers_rotation_becomes_a_vector_and_its_gripper_follows_its_rule(
     decoded = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     decoded[:, 6] = values
     actions = presets()[preset_name].to_suite_actions(decoded)
-    assert actions.dtype == np.float32 and actions.shape == (4, 7)
+    assert actions.dtype == np.float64 and actions.shape == (4, 7)
     assert actions[:, 6].tolist() == gripper and (actions[:, :3] == decoded[:, :3]).all()
     for row, action in zip(decoded, actions, strict=True):
         axis, angle = euler2axangle(*(float(x) for x in row[3:6]), axes="sxyz")
-        assert action[3:6].tolist() == (axis * angle).astype(np.float32).tolist()
+        assert action[3:6].tolist() == (axis * angle).tolist(), "rounded"
         rotation = Rotation.from_euler("xyz", row[3:6].astype(float)).as_matrix()
         assert np.allclose(Rotation.from_rotvec(action[3:6]).as_matrix(), rotation, atol=1e-5)

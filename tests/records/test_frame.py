@@ -59,6 +59,9 @@ def test_the_quick_way_gives_the_same_frame_and_rows(tmp_path: Path, suite: str,
     assert_frame_equal(quick, slow)
     assert compute_rows(manifest, quick) == compute_rows(manifest, slow)
     assert_frame_equal(read_frame(run, extras=False), slow[[c for c in slow if "." not in c]])
+    rules = PlanRules.of(manifest)
+    counted = frames._with_duckdb(run / "journal.jsonl", False, lambda database: frames._count_of(database, rules))
+    assert counted == frames.count_verdicts(run, manifest) == slow["error"].isna().sum()
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def test_a_torn_last_line_and_an_odd_folder_are_read_too(run: Path) -> None:
         write(folder, [GOOD])
         with (folder / "journal.jsonl").open("a") as journal:
             journal.write('{"id": "s/a')
-        assert len(read_frame(folder)) == 1
+        assert len(read_frame(folder)) == frames.count_verdicts(folder, read_manifest(folder)) == 1
 
 
 def test_an_empty_run_has_a_table_without_numbers(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 from support.commands import invoke, refused
 from support.made_up import made_up, planned, write
 from support.paths import POINTMASS, RELAY
+from support.processes import files_limited_to
 
 import evalkit
 from evalkit.analysis.compare import compare
@@ -170,16 +170,12 @@ def test_the_file_is_read_back_at_the_end(run: Path) -> None:
 
 
 def test_a_full_disk_leaves_whole_records_and_is_named(run: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Journal(run, read_manifest(run)) as journal:
         journal.append(record(0))
         whole = journal.path.read_bytes()
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 50, hard))
-            with pytest.raises(EvalkitError, match=r"journal\.jsonl: cannot be written: File too large"):
-                journal.append(record(1))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        full = pytest.raises(EvalkitError, match=r"journal\.jsonl: cannot be written: File too large")
+        with files_limited_to(len(whole) + 50), full:
+            journal.append(record(1))
         assert journal.path.read_bytes() == whole and list(journal.records) == [record(0).episode]
 
 

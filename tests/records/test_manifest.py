@@ -13,12 +13,13 @@ from support.commands import invoke, refused
 from support.made_up import made_up
 from support.marks import slow
 from support.paths import POINTMASS, RELAY, REPOSITORY
+from support.processes import files_limited_to
 from support.runs import seal
 
 import evalkit
 from evalkit.analysis.compare import compare
 from evalkit.analysis.summary import summarize
-from evalkit.errors import UsageError
+from evalkit.errors import EvalkitError, RunExists, UsageError
 from evalkit.experiments.baselines import accept, find_baseline
 from evalkit.experiments.gate import Gate, GateOptions
 from evalkit.records.frame import read_frame
@@ -233,3 +234,36 @@ def test_json_that_could_be_read_in_two_ways_or_not_at_all_is_refused(
     assert old in text
     (run / "manifest.json").write_text(text.replace(old, new))
     assert message in refused(invoke("table", run))
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    manifest = read_manifest(made_up(tmp_path / "run", POINTMASS, lambda e: True, episodes=2))
+    monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "other").mkdir()
+    manifest.write(tmp_path / "other")
+    assert read_manifest(tmp_path / "other") == manifest
+    with pytest.raises(RunExists, match="holds a run already"):
+        manifest.write(tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["manifest.json"]
+
+
+def test_a_full_disk_is_named_by_its_file_and_leaves_no_draft(tmp_path: Path) -> None:
+    manifest = read_manifest(made_up(tmp_path / "run", POINTMASS, lambda e: True, episodes=2))
+    (tmp_path / "other").mkdir()
+    with (
+        files_limited_to(100),
+        pytest.raises(EvalkitError, match=r"manifest\.json: cannot be written: File too large"),
+    ):
+        manifest.write(tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_an_identity_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    manifest = read_manifest(made_up(tmp_path / "run", POINTMASS, lambda e: True, episodes=2))
+    (tmp_path / "other").mkdir()
+    odd = manifest.model_copy(update={"checkpoint": {"id": "x", "metadata": {"x": object()}}})
+    with pytest.raises(UsageError, match="the run's identity is not JSON"):
+        odd.write(tmp_path / "other")

@@ -218,6 +218,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return runs
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**40), count=st.integers(1, 3), of_chains=st.booleans())
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_both_ways_agree_on_every_damaged_journal(whole: list[Path], seed: int, count: int, of_chains: bool) -> None:

@@ -30,6 +30,7 @@ from evalkit.records.journal import Record, read_journal
 from evalkit.records.manifest import read_manifest
 from evalkit.report.tables import notes
 from evalkit.runner.progress import Silent
+from evalkit.runner.resolve import default_folder
 from evalkit.runner.run import RunOptions
 from evalkit.runner.run import play as play_run
 from evalkit.suite import Suite, load_suite
@@ -551,3 +552,15 @@ def test_the_journal_says_who_ran_what_apart_from_the_outcome(small_run: Path) -
     record: Record = next(r for r in read_journal(small_run).values() if r.episode.split == "near")
     assert set(record.host) == {"worker", "attempts", "wall_s", "reset_s", "observe_s", "policy_s", "finished"}
     assert record.metrics["distance"] < 0.05 and record.inferences == -(-record.steps // 10)
+
+
+@pytest.mark.parametrize("name", ["organisation/model", "../../elsewhere", "/absolute", ".hidden", "a b\nc", "x" * 300])
+def test_a_checkpoints_name_leads_nowhere_else(
+    pointmass: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = default_folder(load_suite(pointmass), name)
+    assert folder.parent == Path("results/runs") and len(folder.name) < 200
+    assert folder.name.startswith("pointmass-") and not set(folder.name) & set("/\n ")
+    folder.mkdir(parents=True)
+    assert default_folder(load_suite(pointmass), name) != folder

@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import time
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -233,6 +234,17 @@ def test_a_request_survives_whole() -> None:
     assert seen.instruction == sent.instruction and seen.oracle_plan is not None and sent.oracle_plan is not None
     assert equal(seen.images["above"], sent.images["above"]) and equal(seen.oracle_plan, sent.oracle_plan)
     assert equal(seen.state["position"], sent.state["position"])
+
+
+def test_prefix_and_plan_of_a_float64_suite_keep_their_bits_and_another_dtype_is_refused() -> None:
+    third = np.full((4, 2), 1 / 3)
+    sent = replace(REQUEST, observation=replace(OBSERVATION, oracle_plan=third), prefix=Prefix(third, 1, "prefix"))
+    message = unpack(pack(encode_request(sent)))
+    back = decode_request(message, NEEDS, "float64")
+    assert back.prefix is not None and equal(back.prefix.actions, third)
+    assert back.observation.oracle_plan is not None and equal(back.observation.oracle_plan, third)
+    with pytest.raises(ValueError, match=r"prefix must be null, or a map with actions \(K, A\) float32"):
+        decode_request(message, NEEDS)
 
 
 def test_the_first_decode_request_an_episode_says_so() -> None:

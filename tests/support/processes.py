@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -33,6 +35,17 @@ def kill_and_resume(arguments: Sequence[str], out: Path, episodes: int, seed: in
     with _started(arguments, out, env) as process:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors.decode()
+
+
+@contextlib.contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size`` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _started(arguments: Sequence[str], out: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:

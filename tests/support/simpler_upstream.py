@@ -34,7 +34,9 @@ def digest(array: np.ndarray) -> str:
 
 def gentle(seed: int, steps: int) -> np.ndarray:
     chance = np.random.default_rng(seed)
-    return chance.uniform(-1, 1, (steps, 7)).astype(np.float32) * np.float32([0.06] * 3 + [0.12] * 3 + [1])
+    actions = chance.uniform(-1, 1, (steps, 7)) * np.array([0.06] * 3 + [0.12] * 3 + [1])
+    actions[3, 3] = 2.0  # beyond the declared bounds, and executed
+    return actions
 
 
 def fork_eef(env: Any) -> np.ndarray:

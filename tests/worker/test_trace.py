@@ -28,6 +28,15 @@ def test_the_digest_is_that_of_actions_then_state() -> None:
     assert digest() == digest() == hashlib.sha256(content).hexdigest()
 
 
+def test_the_digest_of_a_float64_suite_covers_every_bit_of_its_actions() -> None:
+    traces = [Trace({}, "float64"), Trace({}, "float64")]
+    for trace, value in zip(traces, (1 / 3, np.nextafter(1 / 3, 1)), strict=True):
+        action = np.array([value, 0.0])
+        trace.executed(action, Move(action, 0))
+    one, other = (trace.digest(np.zeros(1)) for trace in traces)
+    assert one == hashlib.sha256(np.array([1 / 3, 0.0, 0.0]).tobytes()).hexdigest() != other
+
+
 @pytest.mark.parametrize("index", range(len(STATE)))
 def test_the_digest_changes_with_the_last_bit_of_any_state_component(index: int) -> None:
     state = list(STATE)

@@ -122,7 +122,7 @@ class XiaomiRobotics0:
         return examples
 
     def act(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Return (T, A) float32 per request, in the suite's action space."""
+        """Return (T, A) per request, in the suite's action space and its dtype."""
         chunks = self._inference.chunks([self._model_request(request) for request in requests])
         return [self._preset.to_suite_actions(chunk) for chunk in chunks]
 

@@ -58,9 +58,10 @@ class RobotPreset:
         robot_types: the model's names for this robot; the first is the default.
         suites: the suites that have this robot.
         build_request: (observation, robot_type) → the model's input.
-        to_suite_actions: (T, 32) float32 decoded by the model's processor → (T, A) float32 in the suite's action space.
-        to_model_actions: its inverse: (K, A) float32 → (K, 32) float32, zeros beyond A columns. If several decoded
-            values give the same action, it returns the plain one: a gripper fully open or closed, a pitch within ±90°.
+        to_suite_actions: (T, 32) float32 decoded by the model's processor → (T, A) in the suite's action space and its
+            dtype.
+        to_model_actions: its inverse: (K, A) → (K, 32) float32, zeros beyond A columns. If several decoded values give
+            the same action, it returns the plain one: a gripper fully open or closed, a pitch within ±90°.
     """
 
     name: str
@@ -204,15 +205,18 @@ def _calvin_actions(decoded: np.ndarray) -> np.ndarray:
 
 
 def _simpler_actions(gripper: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a converter from Euler angles (static x, y, z) to a rotation vector that also applies a gripper rule."""
+    """Return a converter from Euler angles (static x, y, z) to a rotation vector that also applies a gripper rule.
+
+    All in float64, as upstream's scalars are under numpy 1, which its environment pins.
+    """
 
     def actions(decoded: np.ndarray) -> np.ndarray:
         from transforms3d.euler import euler2axangle
 
-        rotations = [euler2axangle(*row[3:6].tolist()) for row in decoded]  # in float64, as upstream
+        values = decoded.astype(np.float64)
+        rotations = [euler2axangle(*row[3:6].tolist()) for row in values]
         vectors = np.array([axis * angle for axis, angle in rotations])
-        converted = np.concatenate([decoded[:, :3], vectors, gripper(decoded[:, 6])[:, None]], axis=1)
-        return np.asarray(converted, np.float32)
+        return np.concatenate([values[:, :3], vectors, gripper(values[:, 6])[:, None]], axis=1)
 
     return actions
 
