@@ -7,7 +7,6 @@ file against the hash that the hub states, and errors in one line.
 
 from __future__ import annotations
 
-import errno
 import glob
 import hashlib
 import importlib
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from evalkit.errors import EnvironmentProblem, EvalkitError, UsageError, excerpt
+from evalkit.errors import EnvironmentProblem, UsageError, excerpt
+from evalkit.policies.hub_errors import HubUnreachable, explained, offline, status_of
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -70,10 +70,6 @@ class Snapshot:
         return _cache(self.repository) / "snapshots" / self.commit
 
 
-class HubUnreachable(EnvironmentProblem):
-    """The hub did not answer, or offline mode is on."""
-
-
 def resolve(repository: str, revision: str | None) -> Snapshot:
     """Ask the hub for the commit of a revision, and for the files there.
 
@@ -91,7 +87,7 @@ def resolve(repository: str, revision: str | None) -> Snapshot:
         info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
         files = {one.rfilename: _file(one) for one in info.siblings or []}
     except Exception as error:  # a missing connection has many kinds
-        raise _explained(error, repository, revision) from error
+        raise explained(error, repository, revision) from error
     commit = str(info.sha)
     if not COMMIT.fullmatch(commit) or (revision and COMMIT.match(revision) and commit != revision):
         raise EnvironmentProblem(f"{repository}: the hub answered with commit {excerpt(commit, 60)!r}")
@@ -250,13 +246,13 @@ def _download(snapshot: Snapshot, names: list[str]) -> None:
         except Exception as error:
             grown = _bytes(snapshot.folder / name for name in names) + _bytes(parts) > before
             stalls = 0 if grown else stalls + 1
-            explained = _explained(error, snapshot.repository, snapshot.commit)
-            given_up = stalls == _STALLS or _status(error) is not None or _offline()  # it repeated a bad status itself
-            if given_up or not isinstance(explained, HubUnreachable):
+            problem = explained(error, snapshot.repository, snapshot.commit)
+            given_up = stalls == _STALLS or status_of(error) is not None or offline()  # it repeated a bad status itself
+            if given_up or not isinstance(problem, HubUnreachable):
                 if "Consistency check" in str(error):  # its first part is of no use to the next attempt
                     for part in parts:
                         part.unlink(missing_ok=True)
-                raise explained from error
+                raise problem from error
             time.sleep(_PAUSE_S * (stalls + 1))
 
 
@@ -269,58 +265,3 @@ def _terminal_bar() -> Any:
             super().__init__(*args, **{"disable": None, **options})
 
     return TerminalBar
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _explained(error: Exception, repository: str, revision: str | None) -> EvalkitError:
-    """Return the error for a person: HubUnreachable if another attempt may succeed or if there is no connection."""
-    from huggingface_hub import errors
-
-    log_in = "log in with `hf auth login`, or set HF_TOKEN"
-    status = _status(error)
-    if isinstance(error, errors.GatedRepoError):
-        return UsageError(
-            f"{repository} is gated: accept its terms at https://huggingface.co/{repository}, then {log_in}"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return UsageError(f"{repository}: the hub has no revision {revision!r} of it")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return UsageError(f"{repository}: no such repository on the hub, or a private one; if it is private, {log_in}")
-    if isinstance(error, errors.HFValidationError):
-        return UsageError(f"{repository}: not a hub id (organisation/name)")
-    if status in (401, 403):
-        return UsageError(f"{repository}: the hub refuses access (HTTP {status}): {log_in}")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblem(f"{repository}: no space left in {_cache(repository)}: make room, or set HF_HOME")
-    if isinstance(error, PermissionError):
-        return EnvironmentProblem(f"{error.filename or _cache(repository)}: cannot be written: {error.strerror}")
-    if status is not None and status < 500:
-        return EnvironmentProblem(f"{repository}: {_reason(error)}")
-    return HubUnreachable(f"{repository}: {_reason(error)}")
-
-
-def _status(error: Exception) -> int | None:
-    """Return the HTTP status of the hub's answer, or None if there was none."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return None if status is None else int(status)
-
-
-def _reason(error: Exception) -> str:
-    """Return an error without a usable answer of the hub in a few words."""
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return _reason(error.__cause__)
-    if isinstance(error, errors.OfflineModeIsEnabled) or _offline():
-        return "the hub may not be asked (HF_HUB_OFFLINE is set)"
-    kind = type(error).__name__  # of requests or of httpx, whichever the client has
-    if kind in ("ConnectionError", "ConnectError", "ConnectTimeout", "ReadTimeout"):
-        return f"the hub cannot be reached ({constants.ENDPOINT})"
-    if kind in ("ChunkedEncodingError", "RemoteProtocolError", "ReadError"):
-        return "the hub broke off the download; repeat the command (finished files stay)"
-    return f"the hub failed: {excerpt((str(error).strip() or kind).splitlines()[0], 160)}"

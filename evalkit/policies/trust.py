@@ -17,7 +17,8 @@ from evalkit.errors import EnvironmentProblem, UsageError
 from evalkit.locations import home_folder
 from evalkit.policies import hub
 from evalkit.policies.checkpoint import Checkpoint, HubParameters
-from evalkit.policies.hub import HubFile, HubUnreachable, Snapshot
+from evalkit.policies.hub import HubFile, Snapshot
+from evalkit.policies.hub_errors import HubUnreachable
 from evalkit.policies.lock import (
     LOCK_NAME,
     By,

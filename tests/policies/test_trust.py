@@ -355,10 +355,13 @@ def test_a_download_that_stays_cut_is_given_up_and_resumed_by_the_next_command(
         confirm(found(own), Trust(yes=True))
     hub.cut.clear()
     hub.log.clear()
+    keeps_parts = tuple(int(part) for part in huggingface_hub.__version__.split(".")[:2]) < (1, 17)
+    room = 70_000 if keeps_parts else 110_000  # bytes: enough for the rest
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
     confirm(found(own), Trust())
     ranges = [range for method, path, range in hub.log if method == "GET" and path.endswith("model.safetensors")]
     assert len(ranges) == 1
-    if tuple(int(part) for part in huggingface_hub.__version__.split(".")[:2]) < (1, 17):  # later ones start anew
+    if keeps_parts:
         assert ranges[0] is not None and ranges[0].startswith("bytes=")
 
 
