@@ -75,7 +75,6 @@ def confirm(checkpoint: Checkpoint, trust: Trust) -> Checkpoint:
         return checkpoint
     found = _on_this_machine(asked, read_lock(trust.path))
     if found is None:
-        check_writable(trust.path)
         with trust.undisturbed():
             waiting = f"waiting for another evalkit, which writes {trust.path}"
             with one_at_a_time(trust.path, lambda: trust.note(waiting)):
@@ -111,6 +110,7 @@ def _confirmed(checkpoint: Checkpoint, asked: HubParameters, trust: Trust) -> tu
     _check_allowed(asked, code)
     known = lock.confirmed(asked.source, snapshot.commit)
     if known is None or known.code != code:
+        check_writable(trust.path)
         by = _answer(Question(checkpoint, asked, snapshot, code, lock, trust.path, space), trust)
         others = {name: file.size for name, file in _files(snapshot).items() if not name.endswith(".py")}
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")

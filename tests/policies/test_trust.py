@@ -149,7 +149,9 @@ def test_a_project_has_a_lock_file_of_its_own_if_it_is_named(
     assert not (tmp_path / "home" / "evalkit.lock").exists()
     assert "(--lock evalkit.lock takes the one in this folder)" in refused(invoke(*arguments, "--out", "b"))
     use_hub(monkeypatch, hub.url, tmp_path / "cache-of-a-colleague")
+    before = Path("evalkit.lock").stat()
     assert invoke(*arguments, "--out", "b", env={"EVALKIT_LOCK": "evalkit.lock"}).exit_code == 0
+    assert Path("evalkit.lock").stat() == before, "a checkout may be read-only"
 
 
 def test_a_file_can_allow_code_or_forbid_it(hub: Hub, own: Path, tmp_path: Path) -> None:
@@ -184,7 +186,12 @@ def test_a_known_revision_is_mentioned(hub: Hub, tmp_path: Path) -> None:
     assert f"--checkpoint mine:revision={'a' * 40}" in user.questions[0]
 
 
-def test_the_question_fits_80_columns(hub: Hub, own: Path, tmp_path: Path) -> None:
+def test_the_question_fits_80_columns(hub: Hub, tmp_path: Path) -> None:
+    known = {
+        "commit": "a" * 40,
+        "named_by": "A Project with a long name (and-a-file-with-a-long-name.yaml at bc062d7ac08b)",
+    }
+    own = hub_checkpoint(tmp_path / "own", REPOSITORY, known_revision=known)
     files = {**FILES, f"{'deeper/' * 8}a_module_with_a_long_name.py": b"pass\n", "evil\x1b[2J.py": b"pass\n"}
     hub.publish(REPOSITORY, files)
     user = Answer()
@@ -193,7 +200,8 @@ def test_the_question_fits_80_columns(hub: Hub, own: Path, tmp_path: Path) -> No
     confirm(found(own, "revision=main"), Trust(ask=user))
     for question in user.questions:
         assert question.endswith("\n\nRun this code? [y/N] ") and "\x1b" not in question
-        assert [line for line in question.splitlines() if len(line) > 80 and not line.startswith("/")] == []
+        whole = ("/", "  --checkpoint ")  # to be copied
+        assert [line for line in question.splitlines() if len(line) > 80 and not line.startswith(whole)] == []
 
 
 # Another commit, other code
