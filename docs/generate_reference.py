@@ -120,7 +120,9 @@ def described(node: dict[str, Any], places: dict[str, str]) -> str:
     words = {"string": "text", "integer": "integer", "number": "number", "boolean": "`true` or `false`"}
     limits = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
     stated = [
-        form.format(f"{node[key]:g}" if node[key] < 1e6 else "2³²") for key, form in limits.items() if key in node
+        form.format("2³²" if node[key] == 2**32 else f"{node[key]:,.10g}")
+        for key, form in limits.items()
+        if key in node
     ]
     return " ".join([words[node["type"]], ", ".join(stated)]).strip()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 import yaml
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from evalkit.errors import UsageError, nearest
+from evalkit import files
+from evalkit.errors import UsageError, excerpt, nearest
+from evalkit.files import MAX_DEPTH, Unreadable, check_plain, read_text
 
 
 class Section(BaseModel):
@@ -24,14 +25,18 @@ class Section(BaseModel):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises UsageError that names the file and the line at fault."""
+    """Read a YAML mapping.
+
+    Raises:
+        UsageError: it is not a readable file or not such YAML; the message names the file, and the line if it has one.
+    """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Strict)
+        content = parse_yaml(read_text(path, _MAX_YAML_BYTES))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown line"
         raise UsageError(f"{path}: not valid YAML at {where}: {error.problem or error.context}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (Unreadable, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: must be a mapping of names to values")
@@ -39,65 +44,92 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UsageError that names the file, also for a repeated key and a number without end."""
+    """Read a JSON file strictly. Raises UsageError that names the file; see :func:`evalkit.files.parse_json`."""
     try:
-        return parse_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        return files.read_json(path)
+    except Unreadable as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
 
 
-def parse_json(text: bytes) -> Any:
-    """Parse JSON in UTF-8, strictly.
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text: mappings with plain keys, lists and plain values, within bounds.
 
     Raises:
-        ValueError: it is not JSON, a key appears twice (one of the values would be lost), a number is not finite, text
-            has half of a surrogate pair, or mappings and lists are nested too deeply to be read.
+        yaml.YAMLError: the text is anything else; the error has the place.
     """
-    try:
-        value = json.loads(
-            text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
-        )
-        if b"\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    return value
+    return yaml.load(text, _Strict)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in mapping:
-            raise ValueError(f"key {name!r} appears twice")
-        mapping[name] = value
-    return mapping
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a finite number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:30]} is not a finite number")
-    return number
+_MAX_YAML_BYTES = 1 << 20
+_MAX_VALUES = 30_000  # keys, lists, mappings and plain values; those behind an alias count each time
+_YAML = "tag:yaml.org,2002:"
+_SCALARS = {f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp", "merge")}
+_TAGS = {yaml.ScalarNode: _SCALARS, yaml.SequenceNode: {f"{_YAML}seq"}, yaml.MappingNode: {f"{_YAML}map"}}
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML in which a repeated key is an error, because the first value would be lost silently."""
+    """YAML without surprises.
+
+    A repeated key is an error, because the first value would be lost silently. Tags that make other objects, keys that
+    are not plain, values that their type does not take and documents beyond the bounds are errors too.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._values = 0
+        self._sizes: dict[int, int] = {}  # by a finished node's id, its values
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node. Raises MarkedYAMLError if it breaks a bound, contains itself or has another tag."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        before = self._values
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _refusal(f"more than {MAX_DEPTH} mappings and lists within each other", event)
+        node: Any = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent):
+            if id(node) not in self._sizes:
+                raise _refusal(f"*{event.anchor} stands for a value that contains it", event)
+            self._values += self._sizes[id(node)]
+        else:
+            self._values += 1
+            self._sizes[id(node)] = self._values - before
+            if node.tag not in _TAGS[type(node)]:
+                raise _refusal(f"the tag {excerpt(node.tag.replace(_YAML, '!!'), 60)} is not used here", event)
+        if self._values > _MAX_VALUES:
+            raise _refusal(f"more than {_MAX_VALUES} values", event)
+        self._depth -= 1
+        return node  # type: ignore[no-any-return]
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the node's value. Raises MarkedYAMLError if the text of a plain value is none of its type."""
+        try:
+            value = super().construct_object(node, deep)
+            check_plain(value if isinstance(node, yaml.ScalarNode) else None)
+        except (ValueError, LookupError, TypeError) as error:
+            shown = excerpt(node.value, 60) if isinstance(node, yaml.ScalarNode) else "this"
+            problem = f"{shown!r} {error}" if isinstance(error, Unreadable) else f"{shown!r} is not a value"
+            raise _refusal(f"{problem} (put text in quotes)", node) from error
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping. Raises MarkedYAMLError at the second of two equal keys."""
+        """Return the mapping. Raises MarkedYAMLError at the second of two equal keys, or a key that is not plain."""
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
-            seen.add(key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refusal("a key must be a plain value", key)
+            if key.tag != f"{_YAML}merge":
+                name = self.construct_object(key)
+                if name in seen:
+                    raise _refusal(f"{name!r} appears twice", key)
+                seen.add(name)
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
+
+
+def _refusal(problem: str, where: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)
 
 
 _MESSAGES = {  # pydantic's types of errors, for those whose own words do not say what to do

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evalkit.errors import EnvironmentProblem, EvalkitError, UsageError, unknown
+from evalkit.files import read_json
 
 SUITES_GROUP = "evalkit.suites"
 _MAX_NAME = 120  # bytes of a file's name are limited to 255, and a letter may have two
@@ -74,7 +75,7 @@ def remembered_folder(suite: str, what: str) -> Path | None:
     """Return the folder last given to ``evalkit setup`` as a suite's ``what`` (assets, source), or None."""
     record = _record(suite)
     try:
-        folder = json.loads(record.read_text()).get(what) if record.is_file() else None
+        folder = read_json(record).get(what) if record.exists() else None
         return None if folder is None else Path(folder)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise EnvironmentProblem(f"{record}: damaged; remove it and run `evalkit setup {suite}` again") from error

@@ -25,7 +25,10 @@ import numpy as np
 
 from evalkit.episode import Episode
 from evalkit.execution import Prefix
+from evalkit.files import check_plain
 from evalkit.observation import Observation, ObservationSpec
+
+MAX_CHUNK_SIZE = 10_000  # control steps, minutes of any robot
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Spec:
 
     Attributes:
         observation_spec: the cameras and state vectors that it reads.
-        chunk_size: length T of its action chunks.
+        chunk_size: length T of its action chunks, 1 to :data:`MAX_CHUNK_SIZE`.
         metadata: JSON values that identify its weights and code (hashes, versions, dtype, ...), for the manifest. The
             value under ``where`` (an address, say) is recorded, but may differ when a run is resumed.
         batch_invariant: True if a request's chunk is bit-identical whatever other requests its batch has.
@@ -46,6 +49,15 @@ class Spec:
     metadata: dict[str, Any]
     batch_invariant: bool = True
     supported_prefixes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a chunk size out of range, or metadata that cannot be recorded."""
+        if not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
+            raise ValueError(f"chunk_size {self.chunk_size}: must be 1 to {MAX_CHUNK_SIZE}")
+        try:
+            check_plain(self.metadata)
+        except ValueError as error:
+            raise ValueError(f"metadata: {error}") from error
 
 
 @dataclass(frozen=True)

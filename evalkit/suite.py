@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, PrivateAttr, RootModel, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, RootModel, StringConstraints, model_validator
 
 from evalkit.documents import Section, parse, read_yaml
 from evalkit.episode import Episode
@@ -18,13 +18,17 @@ from evalkit.locations import suite_folder
 Name = Annotated[str, StringConstraints(pattern=r"^[^/\\.\s][^/\\\n]*$")]
 
 
+MAX_EPISODES = 2_000_000  # of one run
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Pixels = Annotated[int, Field(gt=0, le=16_384)]
+
 _ADAPTER_HINT = "The adapter's own settings go under 'adapter'."
 
 
 class Action(Section):
     """The action space of one control step."""
 
-    size: int = Field(gt=0, description="number of dimensions A of an action")
+    size: int = Field(gt=0, le=10_000, description="number of dimensions A of an action")
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="the precision in which upstream passes an action to the simulator"
     )
@@ -59,15 +63,15 @@ class Action(Section):
 class State(Section):
     """One named state vector, float64."""
 
-    size: int = Field(gt=0, description="number of dimensions")
+    size: int = Field(gt=0, le=1_000_000, description="number of dimensions")
     description: str = Field(description="the dimensions in order, for people: meaning, unit, frame")
 
 
 class Camera(Section):
     """One named camera. Its images are (height, width, 3) uint8 RGB."""
 
-    height: int = Field(gt=0, description="height of an image, pixels")
-    width: int = Field(gt=0, description="width of an image, pixels")
+    height: Pixels = Field(description="height of an image, pixels")
+    width: Pixels = Field(description="width of an image, pixels")
     description: str = Field("", description="the camera's place and view, for people")
 
 
@@ -75,7 +79,7 @@ class VideoSpec(Section):
     """The videos of episodes that `evalkit run --video` records."""
 
     camera: str = Field(description="name of the camera")
-    fps: int = Field(gt=0, description="frames per second")
+    fps: int = Field(gt=0, le=1000, description="frames per second")
 
 
 class Headline(Section):
@@ -95,16 +99,16 @@ class Split(Section):
 
     unknown_key_hint: ClassVar[str] = _ADAPTER_HINT
 
-    max_steps: int = Field(gt=0, description="control steps after which an unsolved episode has failed")
+    max_steps: Count = Field(description="control steps after which an unsolved episode has failed")
     tasks: dict[Name, str] = Field(
         min_length=1, description="task name → instruction, in the protocol's order; or in `tasks.yaml`"
     )
-    scenes: PositiveInt | dict[Name, PositiveInt] | None = Field(
+    scenes: Count | dict[Name, Count] | None = Field(
         None, description="fixed scenes per task: one number for all, or task name → number; the suite's by default"
     )
-    control_hz: float | None = Field(None, gt=0, description="control steps per second; the suite's by default")
+    control_hz: float | None = Field(None, gt=0, le=1e6, description="control steps per second; the suite's by default")
     hold_last: list[int] | None = Field(None, description="replaces `action.hold_last` in this split")
-    repeats: PositiveInt = Field(1, description="attempts at each scene under the protocol")
+    repeats: Count = Field(1, description="attempts at each scene under the protocol")
     upstream: str | None = Field(
         None, description="the split's name in upstream's code and result files; its own name by default"
     )
@@ -174,10 +178,10 @@ class Suite(Section):
     title: str = Field(description="name for people")
     summary: str = Field(description="one line for people")
     source: str = Field(description="origin of the benchmark, for people")
-    control_hz: float = Field(gt=0, description="control steps per second")
+    control_hz: float = Field(gt=0, le=1e6, description="control steps per second")
     seed: int = Field(ge=0, lt=2**32, description="simulator seed, set before every reset")
-    scenes: int = Field(gt=0, description="fixed scenes per task")
-    episodes: int = Field(gt=0, description="scenes per task that the protocol runs, from the first")
+    scenes: Count = Field(description="fixed scenes per task")
+    episodes: Count = Field(description="scenes per task that the protocol runs, from the first")
     action: Action = Field(description="the action space")
     state: dict[str, State] = Field({}, description="state vectors by name")
     cameras: dict[str, Camera] = Field({}, description="cameras by name")
@@ -189,7 +193,7 @@ class Suite(Section):
     assets: Assets | None = Field(None, description="files that the packages do not contain")
     sources: Sources | None = Field(None, description="upstream code that no package registry has")
     chain: int | None = Field(
-        None, gt=0, description="sub-tasks in a row per episode, whose measure is then the number solved"
+        None, gt=0, le=1000, description="sub-tasks in a row per episode, whose measure is then the number solved"
     )
     oracle: list[str] = Field([], description="splits with tasks that the suite's oracle knows")
     adapter: dict[str, Any] = Field({}, description="the adapter's own settings")
@@ -258,7 +262,7 @@ class Suite(Section):
         for split in splits:
             if split not in self.splits:
                 raise unknown("split", split, self.splits)
-        named = any(not t.isdecimal() for t in tasks)
+        named = any(not _is_number(t) for t in tasks)
         everywhere = list(self.splits) if named else self.default.splits or list(self.splits)
         chosen = [(split, task) for split in (splits or everywhere) for task in self._tasks(split, tasks)]
         for wanted in tasks:
@@ -269,6 +273,9 @@ class Suite(Section):
         largest = max(self.scenes_of(*key) for key in chosen)
         if episodes is not None and not 1 <= count <= largest:
             raise UsageError(f"--episodes {count}: {self.name} has 1 to {largest} scenes a task here")
+        size = sum(min(count, self.scenes_of(*key)) * (repeats or self.splits[key[0]].repeats) for key in set(chosen))
+        if size > MAX_EPISODES:
+            raise UsageError(f"{self.name}: {size} episodes; at most {MAX_EPISODES}: lower --episodes or --repeats")
         return [
             Episode(self.name, split, task, scene, self.seed, repeat)
             for split, task in dict.fromkeys(chosen)
@@ -280,7 +287,11 @@ class Suite(Section):
         return [t for t in self.splits[split].tasks if not wanted or any(self._matches(split, t, w) for w in wanted)]
 
     def _matches(self, split: str, task: str, wanted: str) -> bool:
-        return task == wanted or (wanted.isdecimal() and list(self.splits[split].tasks).index(task) == int(wanted))
+        return task == wanted or (_is_number(wanted) and list(self.splits[split].tasks).index(task) == int(wanted))
+
+
+def _is_number(task: str) -> bool:
+    return task.isdecimal() and len(task) < 10
 
 
 def protocol(suite: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,6 +350,6 @@ def _with_tasks(content: dict[str, Any], path: Path) -> dict[str, Any]:
 def suite_digest(folder: Path) -> str:
     """Return the SHA-256 over the suite's protocol and code, of which any change makes another suite."""
     summary = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml", ".txt")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml", ".txt") and p.is_file()):
         summary.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return summary.hexdigest()

@@ -89,7 +89,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(pointmass: str, ar
         ({"oracle": ["neer"]}, "oracle: unknown split 'neer': did you mean near"),
         ({"splits": 3}, "suite.yaml: splits: must be a mapping"),
         ({"splits": {"near": 3, "far": 3, "cursed": 3}}, "suite.yaml: splits.cursed: must be a mapping"),
-        ({"seed": 2**70}, "seed: Input should be less than"),
+        ({"seed": 2**40}, "seed: Input should be less than"),
         ({"name": "../../up"}, "name: String should match"),
         (
             {"action": {"size": 2, "low": 1, "high": -1, "out_of_bounds": "clip", "description": []}},

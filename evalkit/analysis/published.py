@@ -7,18 +7,15 @@ lengths.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from evalkit.analysis.rows import RATE, Row
 from evalkit.analysis.summary import Summary
-from evalkit.documents import Section, parse, read_yaml
-from evalkit.errors import UsageError
+from evalkit.documents import Section, parse, read_json, read_yaml
 from evalkit.execution.delay import Delay
 from evalkit.locations import published_folder
 
@@ -190,7 +187,7 @@ def published_tables(suite: str, leaderboards: bool = False) -> dict[str, Table]
         return {}
     tables = parse(PublishedFile, read_yaml(path), path).tables
     for board in sorted(path.parent.glob("leaderboards/*.json")) if leaderboards else []:
-        read = parse(Leaderboard, _read_json(board), board)
+        read = parse(Leaderboard, read_json(board), board)
         for name, table in tables.items():
             via = f"{read.source.name} {read.source.commit}"
             rows = [_with_source(row, via) for row in read.rows if (row.suite, row.table) == (suite, name)]
@@ -279,10 +276,3 @@ def _with_source(row: CollectedRow, via: str) -> PublishedRow:
     content = {**row.model_dump(exclude={"suite", "table"}), "checkpoint": None}
     where = row.reported or row.paper
     return PublishedRow.model_validate({**content, "reported": f"{where}, via {via}" if where else f"via {via}"})
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from evalkit.cli._common import FAILED, explain_defect
+from evalkit.cli._common import FAILED, explain_defect, report_errors
 from evalkit.cli.baseline import accept, list_baselines
 from evalkit.cli.bench import bench
 from evalkit.cli.compare import compare
@@ -24,8 +25,24 @@ from evalkit.cli.sweep import sweep
 from evalkit.cli.table import table
 from evalkit.cli.timeline import timeline
 
+
+class Commands(TyperGroup):
+    """The commands. Options that the parser refuses, and errors before a command's own code, are one line too."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Parse the options before the command's name."""
+        with report_errors():
+            return super().make_context(*args, **more)
+
+    def invoke(self, *args: Any, **more: Any) -> Any:
+        """Run the command."""
+        with report_errors():
+            return super().invoke(*args, **more)
+
+
 app = typer.Typer(
     name="evalkit",
+    cls=Commands,
     help="Evaluate Vision-Language-Action robot policies: run a checkpoint through a benchmark, get the table.",
     epilog="First steps:  evalkit setup metaworld  ·  evalkit run metaworld --checkpoint oracle",
     no_args_is_help=True,

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 FAILED = 2  # usage, infrastructure, not comparable
 INTERRUPTED = 130
-TRACEBACK = "EVALKIT_TRACEBACK"  # environment variable; if set, a defect of evalkit is shown with its traceback
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # of click, or of the copy of it in typer
 _MAX_MESSAGE = 2000  # characters of an error's line; parts from elsewhere are shorter
+TRACEBACK = "EVALKIT_TRACEBACK"  # environment variable; if set, a defect of evalkit is shown with its traceback
 
 
 def report(summary: Summary, as_json: bool) -> None:
@@ -77,10 +78,21 @@ def report_errors(progress: LiveProgress | PlainProgress | None = None) -> Itera
         raise typer.Exit(FAILED) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"evalkit: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"evalkit: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except UnicodeEncodeError as error:  # a name of other bytes than UTF-8 cannot be recorded
+        print(f"evalkit: {one_line(ascii(error.object))}: is not text in UTF-8", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+    except MemoryError:
+        print("evalkit: out of memory", file=sys.stderr)
         raise typer.Exit(FAILED) from None
     except (typer.Exit, typer.Abort):
         raise
+    except _USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise  # which shows the help
+        print(f"evalkit: {one_line(_usage_message(error))}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
     except Exception as error:
         raise typer.Exit(explain_defect(error)) from None
 
@@ -126,6 +138,12 @@ def _ask(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
+def _usage_message(error: Any) -> str:
+    """Return the message on options that the parser refuses, with the command that explains them."""
+    command = error.ctx.command_path.replace("python -m evalkit", "evalkit") if error.ctx else "evalkit"
+    return f"{error.format_message().rstrip('.')}; see `{command} --help`"
+
+
 @contextlib.contextmanager
 def stdout_to_stderr(enabled: bool) -> Iterator[None]:
     """Redirect the output of a policy, its libraries and their processes to standard error, if ``enabled``."""
@@ -154,7 +172,7 @@ def no_verdict(kind: str, error: Exception) -> str:
     return json.dumps({"verdict": kind, "reason": one_line(error)}, indent=1)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """Return an error's message on one line, without control characters."""
     from evalkit.errors import excerpt
 

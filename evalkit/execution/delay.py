@@ -6,7 +6,6 @@ Delay is counted in control steps and never measured during a run, so a run has 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,10 +14,11 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
 
-import numpy as np
+from evalkit.files import read_json
 
 _MS = re.compile(r"^(\d+(?:\.\d+)?)ms$")
 _NORMAL = re.compile(r"^normal:(\d+(?:\.\d+)?)(?:ms)?:(\d+(?:\.\d+)?)ms$")
+_MAX_MS = 3_600_000.0  # an hour
 _MAX_DEVIATIONS = 4.0  # a normal delay is cut off at so many standard deviations
 
 
@@ -47,12 +47,12 @@ class Delay:
         Raises:
             ValueError: the text has none of these forms, or the file holds no such list.
         """
-        if text.isdecimal():
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             return cls(int(text))
         if match := _MS.match(text):
-            return cls(None, (float(match[1]),))
+            return cls(None, (_checked_ms(match[1]),))
         if match := _NORMAL.match(text):
-            return cls(None, normal_ms=(float(match[1]), float(match[2])))
+            return cls(None, normal_ms=(_checked_ms(match[1]), _checked_ms(match[2])))
         if text.startswith("trace:"):
             return cls(None, _read_trace(Path(text.removeprefix("trace:")).expanduser()))
         raise ValueError(f"{text!r} is not a delay: write steps (3), 80ms, normal:80:15ms or trace:FILE")
@@ -141,15 +141,24 @@ def _to_steps(milliseconds: float, control_hz: float) -> int:
     return math.ceil(round(milliseconds * control_hz / 1000, 9))
 
 
+def _checked_ms(text: str) -> float:
+    milliseconds = float(text)
+    if milliseconds > _MAX_MS:
+        raise ValueError(f"{text} ms is more than an hour")
+    return milliseconds
+
+
 def _read_trace(path: Path) -> tuple[float, ...]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
     values = content.get("latency_ms") if isinstance(content, dict) else content
     are_latencies = isinstance(values, list) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) and v >= 0 for v in values
+        isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= _MAX_MS for v in values
     )
     if not are_latencies or not values:
-        raise ValueError(f"{path}: must be a JSON list of latencies in ms, or have one under latency_ms")
+        raise ValueError(
+            f"{path}: must be a JSON list of latencies in ms, at most an hour each, or have one under latency_ms"
+        )
     return tuple(float(value) for value in values)

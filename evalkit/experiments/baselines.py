@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from evalkit.analysis.summary import Summary, summarize
-from evalkit.documents import parse
+from evalkit.documents import parse, read_json
 from evalkit.errors import RunExists, UsageError, unknown
 from evalkit.locations import as_file_name
 from evalkit.records.folder import RunFolder
@@ -164,11 +164,7 @@ def accepted_baselines(folder: Path = FOLDER) -> list[Acceptance]:
 
 
 def _read(place: Path) -> Acceptance:
-    try:
-        content = json.loads((place / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{place / FILE}: cannot be read: {error}") from error
-    return parse(Acceptance, content, place / FILE)
+    return parse(Acceptance, read_json(place / FILE), place / FILE)
 
 
 def _default_name(summary: Summary) -> str:
@@ -176,7 +172,13 @@ def _default_name(summary: Summary) -> str:
 
 
 def _sha256(path: Path) -> str:
+    summary = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: cannot be read: it is not a file")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                summary.update(block)
+        return summary.hexdigest()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error

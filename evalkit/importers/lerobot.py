@@ -8,7 +8,6 @@ batch).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from evalkit.documents import parse
 from evalkit.errors import UsageError
+from evalkit.files import parse_json
 from evalkit.importers.result import (
     ImportedOutcome,
     ImportedRun,
@@ -113,9 +113,9 @@ def read(path: Path, options: ImportOptions) -> ImportedRun:
 
 def _content(source: SourceFile) -> Mapping[str, Any]:
     try:
-        content = json.loads(source.text)
+        content = parse_json(source.text, strict=False)
     except ValueError as error:
-        raise UsageError(f"{source.path}: is not JSON ({error}): is it truncated?") from error
+        raise UsageError(f"{source.path}: {error}: is it truncated?") from error
     if isinstance(content, dict) and "per_episode" in content and "per_task" not in content:
         raise UsageError(f"{source.path}: per_task: is missing: an older lerobot wrote the file, without the tasks")
     return content  # type: ignore[no-any-return]  # the caller validates it

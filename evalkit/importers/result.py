@@ -13,6 +13,7 @@ from typing import Any
 from evalkit.episode import Episode
 from evalkit.errors import RunExists, UsageError
 from evalkit.execution import Execution
+from evalkit.files import Unreadable, read_bytes
 from evalkit.locations import own_version
 from evalkit.policies.checkpoint import load_checkpoints
 from evalkit.records.folder import RunFolder
@@ -55,9 +56,9 @@ class SourceFile:
             UsageError: it cannot be read.
         """
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+            content = read_bytes(path)
+        except Unreadable as error:
+            raise UsageError(f"{path}: cannot be read: {error}") from error
         text = content.decode(errors="replace").replace("\r\n", "\n")
         return cls(path, text, hashlib.sha256(content).hexdigest())
 

@@ -8,13 +8,13 @@ has the configuration, and for each task its episodes with ``episode_id``, ``met
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from evalkit.documents import parse
 from evalkit.errors import UsageError
+from evalkit.files import parse_json
 from evalkit.importers.result import (
     HOW_TO_COMPLETE,
     ImportedOutcome,
@@ -101,9 +101,9 @@ def _files(path: Path) -> list[tuple[SourceFile, Any]]:
     for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
         source = SourceFile.read(file)
         try:
-            content = json.loads(source.text)
+            content = parse_json(source.text, strict=False)
         except ValueError as error:
-            raise UsageError(f"{file}: is not JSON ({error}): is it truncated?") from error
+            raise UsageError(f"{file}: {error}: is it truncated?") from error
         if not path.is_dir() or (isinstance(content, dict) and {"tasks", "config"} <= set(content)):
             found.append((source, content))
     if not found:

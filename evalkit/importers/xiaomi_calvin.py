@@ -8,13 +8,13 @@ order; they are not imported.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from evalkit.errors import UsageError, unknown
+from evalkit.files import parse_json
 from evalkit.importers.result import (
     HOW_TO_COMPLETE,
     ImportedOutcome,
@@ -153,7 +153,7 @@ def _check_summary(summary: SourceFile, outcomes: Sequence[ImportedOutcome], cha
     lengths = [outcome.solved or 0 for outcome in outcomes]
     shares = {str(k): sum(length >= k for length in lengths) / len(lengths) for k in range(1, chain + 1)}
     try:
-        content: Any = json.loads(summary.text)
+        content: Any = parse_json(summary.text, strict=False)
         stated = content["null"] if "null" in content else content[next(iter(content))]
         figures = {"avg_seq_len": float(stated["avg_seq_len"])}
         figures |= {f"chain_sr.{k}": float(v) for k, v in stated["chain_sr"].items()}

@@ -7,7 +7,6 @@ instead of an outcome; here it is an error.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evalkit.errors import UsageError
+from evalkit.files import parse_json
 from evalkit.importers.result import (
     HOW_TO_COMPLETE,
     ImportedOutcome,
@@ -203,7 +203,7 @@ def _summary(summary: SourceFile, instructions: Mapping[str, str]) -> dict[int, 
     known = list(instructions.values())
     rates: dict[int, float] = {}
     try:
-        content: Any = json.loads(summary.text)
+        content: Any = parse_json(summary.text, strict=False)
         for entry in content["individual_results"]:
             number, rate = int(entry["task_id"]), float(entry["success_rate"])
             if rates.setdefault(number, rate) != rate:

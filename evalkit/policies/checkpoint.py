@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
-from evalkit.documents import Section, keys, parse, read_yaml, unknown_key
+from evalkit.documents import Section, keys, parse, parse_yaml, read_yaml, unknown_key
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError, excerpt, unknown
+from evalkit.files import read_json
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
 from evalkit.policies.hub import COMMIT, HUB_ID, REVISION
-from evalkit.policy import Policy
+from evalkit.policy import MAX_CHUNK_SIZE, Policy
 from evalkit.suite import Suite
 
 _FAMILIES = {"mibot": "evalkit.policies.xiaomi_robotics_0:XiaomiRobotics0"}  # model_type in config.json → policy
@@ -70,7 +70,10 @@ class Entry(Section):
         default_factory=dict, description="suite → the splits that it is for; all splits by default"
     )
     chunk: int | None = Field(
-        default=None, ge=1, description="length T of its action chunks, control steps; checked against the model"
+        default=None,
+        ge=1,
+        le=MAX_CHUNK_SIZE,
+        description="length T of its action chunks, control steps; checked against the model",
     )
     parameters: dict[str, Any] = Field(default_factory=dict, description="further parameters of the policy")
     published: PublishedScores | None = Field(
@@ -289,9 +292,9 @@ def _folder(name: str) -> Path | None:
     """Return the directory of that name, or None."""
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # ~name of a user that this machine does not have
+        return folder if name and folder.is_dir() else None
+    except (RuntimeError, OSError):  # ~name of a user that this machine does not have, or a name that no file can have
         return None
-    return folder if name and folder.is_dir() else None
 
 
 def _given(text: str, name: str, settings: str) -> dict[str, Any]:
@@ -302,9 +305,10 @@ def _given(text: str, name: str, settings: str) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"--checkpoint {text}: write parameters as {name}:key=value,key=value")
         try:
-            given[key] = yaml.safe_load(value)
+            given[key] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--checkpoint {text}: {value!r} is not a value for {key}") from error
+            shown = f"--checkpoint {excerpt(text, 200)}: {excerpt(value, 60)!r}"
+            raise UsageError(f"{shown} is not a value for {key}") from error
     return given
 
 
@@ -312,12 +316,12 @@ def _entry_of_folder(folder: Path) -> Entry:
     """Return an entry for a directory that the user named: its code is trusted, and its content hash pins it."""
     config = folder / "config.json"
     try:
-        kind = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--checkpoint {folder}: {config.name}: has no model_type ({error})") from error
-    if kind not in _FAMILIES:
+        kind = read_json(config, strict=False)["model_type"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"--checkpoint {folder}: {config.name}: has no model_type ({excerpt(error)})") from error
+    if not isinstance(kind, str) or kind not in _FAMILIES:
         raise UsageError(
-            f"--checkpoint {folder}: {config.name}: evalkit loads model_type {', '.join(_FAMILIES)}, not {kind!r}; "
-            "serve it with its own code and use --checkpoint remote:url=ws://HOST:PORT"
+            f"--checkpoint {folder}: {config.name}: evalkit loads model_type {', '.join(_FAMILIES)}, not "
+            f"{excerpt(kind, 100)!r}; serve it with its own code and use --checkpoint remote:url=ws://HOST:PORT"
         )
     return Entry(summary=str(folder), policy=_FAMILIES[kind], source=str(folder), trust_remote_code=True)

@@ -26,7 +26,7 @@ from evalkit.documents import Section
 from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, excerpt
 from evalkit.observation import Observation, ObservationSpec
 from evalkit.policies.rotations import axis_angle
-from evalkit.policy import Request, Spec
+from evalkit.policy import MAX_CHUNK_SIZE, Request, Spec
 from evalkit.serving import protocol
 from evalkit.serving.client import ConnectionPool
 from evalkit.serving.protocol import ACTIONS, EXTENSIONS, PROMPT, ServerMetadata, encode_request, jsonable, pack, unpack
@@ -56,10 +56,13 @@ class RemoteParameters(Section):
     prompt: str = Field(PROMPT, description="key of the instruction")
     flip: bool | None = Field(None, description="flip the images along both axes; false by default")
     resize: int | None = Field(
-        None, gt=0, description="scale the images into a square with sides of so many pixels, padded with zeros"
+        None,
+        gt=0,
+        le=10_000,
+        description="scale the images into a square with sides of so many pixels, padded with zeros",
     )
     actions: str = Field(ACTIONS, description="key of the actions in the reply")
-    chunk: int | None = Field(None, ge=1, description="T, the number of steps to use of each reply")
+    chunk: int | None = Field(None, ge=1, le=MAX_CHUNK_SIZE, description="T, the number of steps to use of each reply")
     columns: int | None = Field(None, ge=1, description="A, if the server returns more columns: the first are used")
 
     @model_validator(mode="before")

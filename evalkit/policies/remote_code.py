@@ -8,7 +8,6 @@ own folder are admitted here, because nothing else was trusted or is part of the
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from evalkit.errors import PolicyProblem, UsageError, excerpt
+from evalkit.files import read_json
 
 _REFERENCE = re.compile(r"(?:[A-Za-z_][\w-]*/)*[A-Za-z_]\w*\.[A-Za-z_]\w*")
 _PACKAGE = "transformers_modules."  # the package that transformers imports remote code into
@@ -34,8 +34,8 @@ def references(folder: Path) -> list[str]:
     found: list[str] = []
     for file in sorted(folder.rglob("*.json")):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = read_json(file, strict=False)
+        except ValueError as error:
             raise UsageError(f"{file}: cannot be read: {excerpt(error)}") from error
         for reference in _auto_maps(content):
             if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):

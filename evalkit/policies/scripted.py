@@ -10,7 +10,7 @@ from pydantic import Field
 from evalkit.documents import Section
 from evalkit.errors import unknown
 from evalkit.observation import ObservationSpec
-from evalkit.policy import Request, Spec
+from evalkit.policy import MAX_CHUNK_SIZE, Request, Spec
 from evalkit.suite import Suite
 
 
@@ -21,7 +21,7 @@ class ScriptedParameters(Section):
     camera, for suites with different cameras for different robots.
     """
 
-    chunk: int = Field(10, ge=1, description="length T of the action chunks")
+    chunk: int = Field(10, ge=1, le=MAX_CHUNK_SIZE, description="length T of the action chunks")
     cameras: str = Field("none", description="cameras to render and send: none, all of the suite's, or the one named")
 
     def observation_spec(self, suite: Suite, oracle_steps: int = 0) -> ObservationSpec:

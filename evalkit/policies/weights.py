@@ -7,13 +7,13 @@ a local directory by the SHA-256 of its files. Code that comes with either runs 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evalkit.errors import UsageError
+from evalkit.files import read_json
 from evalkit.policies import hub
 from evalkit.policies.hub import COMMIT, HUB_ID
 from evalkit.policies.remote_code import code_digest, code_files, references
@@ -124,7 +124,7 @@ def _shards(folder: Path) -> list[str]:
     if not index.is_file():
         return ["model.safetensors"]
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(read_json(index, strict=False)["weight_map"].values()))
         outside = [name for name in shards if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index}: not a list of shards ({error})") from error

@@ -10,6 +10,7 @@ line must be one that :meth:`evalkit.records.record.Record.to_json` writes, to t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,7 +143,7 @@ def _with_duckdb(path: Path, extras: bool, result: Callable[[duckdb.DuckDBPyConn
     import duckdb
 
     # DuckDB would read a name with one of these characters as a pattern.
-    if set("*?[") & set(str(path)) or not path.is_file() or path.stat().st_size == 0:
+    if set("*?[") & set(str(path)) or not path.is_file() or not _begins_and_ends_well(path):
         return None
     try:
         with ThreadPoolExecutor(1) as executor, _database() as database:
@@ -151,6 +152,17 @@ def _with_duckdb(path: Path, extras: bool, result: Callable[[duckdb.DuckDBPyConn
             return result(database) if regular.result() == _count_lines(database) else None
     except (duckdb.Error, OSError):
         return None
+    except RuntimeError as error:  # how DuckDB tells of Ctrl-C
+        raise KeyboardInterrupt from error
+
+
+def _begins_and_ends_well(path: Path) -> bool:
+    """Return False for a file that is empty or torn, or whose first byte is wrong, without reading the rest of it."""
+    with path.open("rb") as file:
+        if file.read(1) != b"{":
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _database() -> duckdb.DuckDBPyConnection:

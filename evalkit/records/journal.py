@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from evalkit.documents import parse_json
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.files import parse_json
 from evalkit.records.folder import RunFolder
 from evalkit.records.manifest import Manifest, read_manifest
 from evalkit.records.planned import PlanRules
@@ -119,6 +119,7 @@ class Journal:
             os.fsync(self._file.fileno())
 
 
+_MAX_LINE = 1 << 24  # bytes; the timeline of a very long episode has less
 _RESTORE = "restore it, and continue with --resume"
 
 
@@ -185,7 +186,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             end = 0
-            for number, line in enumerate(file, start=1):
+            for number in itertools.count(1):
+                line = file.readline(_MAX_LINE + 1)
+                if not line:
+                    break
+                if len(line) > _MAX_LINE:
+                    raise UsageError(f"{path}: line {number} is no record: it has more than {_MAX_LINE:,} bytes")
                 end += len(line)
                 yield number, line, end >= size
     except OSError as error:

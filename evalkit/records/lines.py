@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.documents import parse_json
+from evalkit.files import parse_json
 from evalkit.records.record import MAX_DIGITS
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
-from evalkit.documents import parse_json
 from evalkit.episode import Episode
+from evalkit.files import parse_json
 
 MAX_DIGITS = 15  # of a whole number: it fits a float64 exactly
 

@@ -29,7 +29,7 @@ from evalkit.episode import Episode
 from evalkit.errors import PolicyProblem, UsageError, excerpt
 from evalkit.execution import Prefix
 from evalkit.observation import Observation, ObservationSpec
-from evalkit.policy import Request
+from evalkit.policy import MAX_CHUNK_SIZE, Request
 from evalkit.serving.bounds import MAX_DIMENSIONS, check_bounds
 
 EXTENSION_KEY = "evalkit"  # in the metadata and in observations
@@ -158,7 +158,7 @@ class ServerMetadata(BaseModel):
     action_size: int = Field(gt=0)
     action_dtype: Literal["float32", "float64"] = "float32"
     observation_spec: ObservationSpec
-    chunk_size: int = Field(gt=0)
+    chunk_size: int = Field(gt=0, le=MAX_CHUNK_SIZE)
     batch_invariant: bool = False
     supported_prefixes: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}

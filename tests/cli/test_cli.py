@@ -160,6 +160,25 @@ def test_doctor_says_what_is_not_built(tmp_path: Path) -> None:
         (["setup", "libero", "--assets", ""], "--assets: name the folder"),
         (["table", "y" * 300], "File name too long"),
         (["table", "nowhere"], "not a run (there is no manifest.json)"),
+        (
+            ["run", "SUITE", "--checkpoint", "oracle:chunk=99999999999"],
+            "chunk: Input should be less than or equal",
+        ),
+        (["run", "SUITE", "--checkpoint", "oracle:chunk=" + "9" * 5000], "is not a value for chunk"),
+        (["run", "SUITE", "--checkpoint", "oracle:cameras=&a [*a]"], "'&a [*a]' is not a value for cameras"),
+        (["run", "SUITE", "--repeats", "99999999999"], "at most 2000000: lower --episodes or --repeats"),
+        (["run", "SUITE", "--task", "9" * 5000], "unknown task '999"),
+        (["run", "SUITE", "--execution", "hold", "--delay", "9" * 400 + "ms"], "ms is more than an hour"),
+        (
+            ["run", "SUITE", "--execution", "hold", "--delay", "trace:/dev/zero"],
+            "/dev/zero: cannot be read: is a device",
+        ),
+        (["run", "SUITE", "--checkpoint-file", "/dev/zero"], "/dev/zero: cannot be read: is a device, not a file"),
+        (["import", "lerobot", "/dev/zero", "--out", "o"], "/dev/zero: cannot be read: is a device, not a file"),
+        (["run", "SUITE", "--jsn"], "No such option: --jsn (Possible options: --json); see `evalkit run --help`"),
+        (["run", "SUITE", "--horizon"], "Option '--horizon' requires an argument; see `evalkit"),
+        (["run"], "Missing argument 'SUITE'; see `evalkit run --help`"),
+        (["rum"], "No such command 'rum'. Did you mean 'run'?; see `evalkit --help`"),
     ],
 )
 def test_bad_input_gets_one_clear_line(

@@ -189,7 +189,7 @@ def test_a_known_revision_is_mentioned(hub: Hub, tmp_path: Path) -> None:
 def test_the_question_fits_80_columns(hub: Hub, tmp_path: Path) -> None:
     known = {
         "commit": "a" * 40,
-        "named_by": "A Project with a long name (and-a-file-with-a-long-name.yaml at bc062d7ac08b)",
+        "named_by": "A Project with a long name (a-file-with-a-longer-name.yaml at bc062d7ac08b)",
     }
     own = hub_checkpoint(tmp_path / "own", REPOSITORY, known_revision=known)
     files = {**FILES, f"{'deeper/' * 8}a_module_with_a_long_name.py": b"pass\n", "evil\x1b[2J.py": b"pass\n"}

@@ -112,3 +112,12 @@ def test_frames_from_python(tmp_path: Path) -> None:
     assert isinstance(episodes, pd.DataFrame) and {"metric.distance", "execution_stats.action_age_mean"} <= set(
         episodes.columns
     )
+
+
+def test_ctrl_c_while_duckdb_reads_is_ctrl_c(oracle_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("Query interrupted")
+
+    monkeypatch.setattr("evalkit.records.frame._load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read_frame(oracle_run)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,3 +259,16 @@ def test_no_chain_is_longer_than_its_suites(tmp_path: Path) -> None:
     for read in (read_journal, read_frame):
         with pytest.raises(UsageError, match="line 1: relay/here/chain/0/s3/r0: 4 subtasks, and the chain has 3"):
             read(run)
+
+
+@pytest.mark.parametrize("start", [b"", b'{"id":"'])
+def test_a_journal_of_gigabytes_without_lines_is_refused_at_once(tmp_path: Path, start: bytes) -> None:
+    path = planned(tmp_path / "run") / "journal.jsonl"
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(3 << 30)
+    began = time.perf_counter()
+    for read in (read_frame, read_journal):
+        with pytest.raises(UsageError, match=r"line 1 is no record: it has more than 16,777,216 bytes"):
+            read(tmp_path / "run")
+    assert time.perf_counter() - began < 5

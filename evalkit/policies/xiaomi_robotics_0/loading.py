@@ -9,13 +9,13 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import EnvironmentProblem, PolicyProblem, excerpt
+from evalkit.files import read_json
 from evalkit.policies.remote_code import check_imported
 from evalkit.policies.weights import CheckpointFiles
 
@@ -170,6 +170,7 @@ def _model(files: CheckpointFiles, candidates: list[str], dtype: Any) -> tuple[A
                     files.folder,
                     trust_remote_code=files.trusted,
                     local_files_only=True,
+                    use_safetensors=True,  # a pickle can run code
                     attn_implementation=attention,
                     dtype=dtype,
                     output_loading_info=True,
@@ -218,9 +219,7 @@ def _processor_class(folder: Path) -> str:
     """Return the processor's ``module.Class`` from the first file that names it, in AutoProcessor's order."""
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
         if (folder / name).is_file():
-            class_name = (
-                json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map", {}).get("AutoProcessor")
-            )
+            class_name = read_json(folder / name, strict=False).get("auto_map", {}).get("AutoProcessor")
             if class_name:
                 return str(class_name)
     raise ValueError("no file names its class (auto_map.AutoProcessor)")
