@@ -62,7 +62,7 @@ def passes(inference: Inference, batch: list[ModelRequest], repeats: int) -> lis
 
 def measure(folder: Path, attention: Attention, batches: list[int], repeats: int, dtype: Any) -> list[str]:
     """Return the rows of the table for one attention implementation."""
-    loaded = load(locate(str(folder), None, True, folder.name), attention, dtype, "auto")
+    loaded = load(locate(str(folder), None, True), attention, dtype, "auto")
     alone = Inference(loaded, "libero_all").chunks(requests(max(batches)))
     rows = []
     for size in batches:
@@ -81,7 +81,7 @@ def measure(folder: Path, attention: Attention, batches: list[int], repeats: int
 
 def trace(folder: Path, attention: Attention, dtype: Any, device: str) -> dict[str, Any]:
     """Return latencies of single requests in ms, as ``evalkit run --delay trace:FILE`` reads them."""
-    loaded = load(locate(str(folder), None, True, folder.name), attention, dtype, "auto")
+    loaded = load(locate(str(folder), None, True), attention, dtype, "auto")
     took = passes(Inference(loaded, "libero_all"), requests(1), 100)
     return {"latency_ms": [round(seconds * 1000, 3) for seconds in took], "device": device, **loaded.metadata}
 

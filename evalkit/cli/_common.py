@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalkit.analysis.summary import Summary
+    from evalkit.policies.trust import Trust
     from evalkit.runner.progress import LiveProgress, PlainProgress
 
 FAILED = 2  # usage, infrastructure, not comparable
@@ -112,6 +113,29 @@ def explain_defect(error: Exception) -> int:
         file=sys.stderr,
     )
     return FAILED
+
+
+def trust_of(yes: bool, lock: Path | None, progress: LiveProgress | PlainProgress | None = None) -> Trust:
+    """Return the way to an answer about a checkpoint's code: the options', else the user's on a terminal."""
+    from evalkit.policies.trust import Trust
+
+    can_ask = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    return Trust(
+        yes=yes,
+        lock=lock,
+        ask=_ask if can_ask else None,
+        note=lambda text: print(text, file=sys.stderr),
+        undisturbed=progress.suspended if progress else contextlib.nullcontext,
+    )
+
+
+def _ask(question: str) -> bool:
+    """Return True if the user answers yes; anything else, the end of the input included, is no."""
+    print(f"\n{question}", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _usage_message(error: Any) -> str:

@@ -50,6 +50,19 @@ BatchInvariant = Annotated[
         help="Pad every forward pass to one shape, so that a chunk never depends on other requests.",
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Allow the code of a checkpoint on the Hugging Face hub, without asking."),
+]
+LockFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--lock",
+        metavar="FILE",
+        envvar="EVALKIT_LOCK",
+        help="Keep commits and allowed code in FILE, to be committed with a project. Default: a file of your own.",
+    ),
+]
 WorkerTimeout = Annotated[
     float,
     typer.Option(

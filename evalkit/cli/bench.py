@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr
-from evalkit.cli._options import AsJson, CheckpointFile
+from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr, trust_of
+from evalkit.cli._options import AsJson, CheckpointFile, LockFile, TrustRemoteCode
 
 if TYPE_CHECKING:
     from evalkit.experiments.bench import Throughput
@@ -22,6 +22,8 @@ def bench(
         typer.Option(metavar="ID", help="A checkpoint, as for `evalkit run`. Default: random actions, all cameras."),
     ] = "random:chunk=10,cameras=all",
     checkpoint_file: CheckpointFile = None,
+    trust_remote_code: TrustRemoteCode = False,
+    lock: LockFile = None,
     split: Annotated[str | None, typer.Option(metavar="S", help="The split. Default: the first.")] = None,
     task: Annotated[
         list[str] | None, typer.Option(metavar="T", help="A task. Repeatable. Default: the split's first.")
@@ -59,6 +61,7 @@ def bench(
             tasks=task or (),
             episodes=episodes,
             horizon=horizon,
+            trust=trust_of(trust_remote_code, lock),
         )
         with stdout_to_stderr(as_json):
             throughputs = measure(

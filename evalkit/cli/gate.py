@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalkit.cli._common import console, no_verdict, one_line, progress_for, report_errors, stdout_to_stderr
+from evalkit.cli._common import console, no_verdict, one_line, progress_for, report_errors, stdout_to_stderr, trust_of
 from evalkit.cli._options import (
     Allow,
     AsJson,
     BatchInvariant,
     CheckpointFile,
     CheckpointId,
+    LockFile,
     MaxBatch,
     Out,
     Splits,
     Tasks,
+    TrustRemoteCode,
     VideoChoice,
     VideoOption,
     Workers,
@@ -78,6 +80,8 @@ def gate(
     baseline: Baseline,
     checkpoint: CheckpointId = None,
     checkpoint_file: CheckpointFile = None,
+    trust_remote_code: TrustRemoteCode = False,
+    lock: LockFile = None,
     split: Splits = None,
     task: Tasks = None,
     episodes: Episodes = None,
@@ -117,13 +121,14 @@ def gate(
     """
     from evalkit.runner.options import RunOptions
 
+    progress = progress_for(f"gate {target}")
     run_options = RunOptions(
         suite=target, checkpoint=checkpoint, checkpoint_file=checkpoint_file, splits=split or (), tasks=task or (),
         settings=batching(max_batch, batch_invariant), episodes=episodes, horizon=horizon, workers=workers,
         worker_timeout_s=worker_timeout, video=video.value, out=out, resume=resume,
+        trust=trust_of(trust_remote_code, lock, progress),
     )  # fmt: skip
     reports = _Reports(target, as_json, junit, summary)
-    progress = progress_for(f"gate {target}")
     with report_errors(progress):
         with reports.of_errors():
             _check_usage(target, run_options)
@@ -152,6 +157,7 @@ def _check_usage(target: str, run: RunOptions) -> None:
         "--out": run.out,
         "--resume": run.resume or None,
         "--max-batch": run.settings.get("max_batch"),
+        "--trust-remote-code": run.trust.yes or None,
         "--batch-invariant": run.settings.get("batch_invariant"),
         "--video": None if run.video == "none" else run.video,
     }

@@ -6,17 +6,19 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli._common import FAILED, progress_for, report, report_errors, stdout_to_stderr
+from evalkit.cli._common import FAILED, progress_for, report, report_errors, stdout_to_stderr, trust_of
 from evalkit.cli._options import (
     AsJson,
     BatchInvariant,
     CheckpointFile,
     Episodes,
+    LockFile,
     MaxBatch,
     Out,
     Splits,
     SuiteName,
     Tasks,
+    TrustRemoteCode,
     VideoChoice,
     VideoOption,
     Workers,
@@ -75,6 +77,8 @@ def run(
     suite: SuiteName,
     checkpoint: CheckpointId = None,
     checkpoint_file: CheckpointFile = None,
+    trust_remote_code: TrustRemoteCode = False,
+    lock: LockFile = None,
     split: Splits = None,
     task: Tasks = None,
     episodes: Episodes = None,
@@ -116,6 +120,7 @@ def run(
             settings=batching(max_batch, batch_invariant), episodes=episodes, repeats=repeats, workers=workers,
             execution=execution, horizon=horizon, delay=delay, prefix=prefix, out=out, resume=resume,
             video=video.value, shuffle=shuffle, worker_timeout_s=worker_timeout,
+            trust=trust_of(trust_remote_code, lock, progress),
         )  # fmt: skip
         with stdout_to_stderr(as_json), progress:
             folder = play(options, progress)

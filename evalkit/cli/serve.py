@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli._common import console, report_errors
-from evalkit.cli._options import BatchInvariant, CheckpointFile, MaxBatch, batching
+from evalkit.cli._common import console, report_errors, trust_of
+from evalkit.cli._options import BatchInvariant, CheckpointFile, LockFile, MaxBatch, TrustRemoteCode, batching
 
 
 def serve(
@@ -31,6 +31,8 @@ def serve(
         ),
     ] = None,
     checkpoint_file: CheckpointFile = None,
+    trust_remote_code: TrustRemoteCode = False,
+    lock: LockFile = None,
     max_batch: MaxBatch = None,
     batch_invariant: BatchInvariant = False,
 ) -> None:
@@ -45,6 +47,7 @@ def serve(
         evalkit run libero --checkpoint remote:url=ws://127.0.0.1:8000 --split object --episodes 1
     """
     from evalkit.policies.checkpoint import find_checkpoint
+    from evalkit.policies.trust import confirm
     from evalkit.serving.server import parse_origin
     from evalkit.serving.server import serve as serve_policy
     from evalkit.suite import load_suite
@@ -53,6 +56,8 @@ def serve(
         origins = [parse_origin(origin) for origin in allow_origin or ()]
         chosen = find_checkpoint(checkpoint, checkpoint_file).having(batching(max_batch, batch_invariant))
         loaded = load_suite(chosen.suite(suite))
+        chosen.check_ready(loaded)
+        chosen = confirm(chosen, trust_of(trust_remote_code, lock))
         err = console(stderr=True)
         with err.status(f"loading {chosen.id} ..."):
             policy = chosen.build(loaded)

@@ -8,17 +8,19 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr
+from evalkit.cli._common import console, progress_for, report_errors, stdout_to_stderr, trust_of
 from evalkit.cli._options import (
     AsJson,
     BatchInvariant,
     CheckpointFile,
     CheckpointId,
     Episodes,
+    LockFile,
     MaxBatch,
     Splits,
     SuiteName,
     Tasks,
+    TrustRemoteCode,
     VideoChoice,
     VideoOption,
     Workers,
@@ -56,6 +58,8 @@ def sweep(
     execution: Executions = None,
     horizon: Horizon = None,
     checkpoint_file: CheckpointFile = None,
+    trust_remote_code: TrustRemoteCode = False,
+    lock: LockFile = None,
     split: Splits = None,
     task: Tasks = None,
     episodes: Episodes = None,
@@ -91,6 +95,7 @@ def sweep(
             suite=suite, checkpoint=checkpoint, checkpoint_file=checkpoint_file, splits=split or (), tasks=task or (),
             settings=batching(max_batch, batch_invariant), episodes=episodes, workers=workers, horizon=horizon,
             out=out, resume=resume, video=video.value, worker_timeout_s=worker_timeout,
+            trust=trust_of(trust_remote_code, lock),
         )  # fmt: skip
         with stdout_to_stderr(as_json):
             folder, table = run_sweep(options, execution or ["hold", "naive"], delays, progress_for)

@@ -15,10 +15,10 @@ from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, Usag
 from evalkit.files import read_json
 from evalkit.locations import data_folder
 from evalkit.policies.factories import load_factory, parameters_of
+from evalkit.policies.hub import COMMIT, HUB_ID, REVISION
 from evalkit.policies.process import messages
 from evalkit.policies.process.family import family_of
 from evalkit.policies.process.host import PolicyProcess
-from evalkit.policies.weights import COMMIT, HUB_ID
 from evalkit.policy import MAX_CHUNK_SIZE, Policy
 from evalkit.suite import Suite
 
@@ -36,7 +36,7 @@ class PublishedScores(Section):
 
 
 class KnownRevision(Section):
-    """A commit that somebody else names for the checkpoint. It is offered to the user and never used unasked."""
+    """A commit that somebody else names for the checkpoint. The user is told of it; it is never used unasked."""
 
     commit: str = Field(pattern=COMMIT.pattern, description="full commit of the repository, 40 hexadecimal digits")
     named_by: str = Field(description="the publication that names it")
@@ -53,12 +53,19 @@ class Entry(Section):
     source: str | None = Field(
         default=None, description="weights, if the policy has any: a repository on the Hugging Face hub, or a directory"
     )
-    revision: str | None = Field(default=None, description="full commit of the repository, 40 hexadecimal digits")
+    revision: str | None = Field(
+        default=None,
+        pattern=REVISION.pattern,
+        description="full commit of the repository, or a branch or tag, whose commit the lock file keeps; the "
+        "default branch by default",
+    )
     known_revision: KnownRevision | None = Field(
-        default=None, description="a commit to offer if `revision` is missing; the user confirms it by naming it"
+        default=None, description="a commit to mention when the user is asked about the code"
     )
     trust_remote_code: bool | None = Field(
-        default=None, description="`true`: the code that comes with the weights may run in evalkit's process"
+        default=None,
+        description="`true`: the code that comes with the weights may run without a question; `false`: never; by "
+        "default the user is asked",
     )
     robot_type: str | None = Field(default=None, description="the model's own name for the robot")
     suites: list[str] | None = Field(default=None, description="names of the suites that it is for; any by default")
@@ -75,13 +82,6 @@ class Entry(Section):
     published: PublishedScores | None = Field(
         default=None, description="the authors' reported results; none by default"
     )
-
-    @field_validator("revision")
-    @classmethod
-    def _is_a_commit(cls, value: str | None) -> str | None:
-        if value is not None and not COMMIT.match(value):
-            raise ValueError(f"{value!r} must be a full commit (40 hexadecimal digits): a branch or tag can move")
-        return value
 
     @field_validator("policy", mode="before")
     @classmethod
@@ -110,6 +110,29 @@ class NamedParameters(Section):
     """Parameters of a policy whose messages name its checkpoint, in commands that they suggest."""
 
     display_name: str = Field("", exclude=True, description="the checkpoint's name as given; set by evalkit")
+
+
+class HubParameters(NamedParameters):
+    """Parameters of a policy with weights, from a directory or from a repository on the Hugging Face hub.
+
+    evalkit resolves ``revision`` to a full commit, downloads the files and asks about code among them before it builds
+    a policy with such parameters (:mod:`evalkit.policies.trust`).
+    """
+
+    source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
+    revision: str | None = Field(
+        None, pattern=REVISION.pattern, description="the commit of that repository; a branch or tag before it is built"
+    )
+    known_revision: dict[str, str] | None = Field(
+        None, exclude=True, description="a commit to mention to the user, and the publication that it is named_by"
+    )
+    trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
+    code_sha256: str | None = Field(None, exclude=True, description="the code that may run; set by evalkit")
+
+    @classmethod
+    def missing_libraries(cls) -> str | None:
+        """Return a message about the first library that the policy lacks on this machine, or None."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -146,6 +169,39 @@ class Checkpoint:
                 raise UsageError(f"--{key.replace('_', '-')}: checkpoint {self.id!r} has no such parameter")
         return replace(self, parameters={**self.parameters, **settings})
 
+    def check_ready(self, suite: Suite) -> None:
+        """Check all that needs neither the checkpoint's files nor the user: this comes before a question or a download.
+
+        Raises:
+            UsageError: it is not for this suite, or for a split that the suite does not have.
+            EnvironmentProblem: libraries of its policy are missing.
+        """
+        if self.entry.suites is not None and suite.name not in self.entry.suites:
+            raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
+        for split in self.entry.splits.get(suite.name, []):
+            if split not in suite.splits:
+                known = ", ".join(suite.splits)
+                raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
+        family = family_of(self.entry.policy)
+        if family is None or family.built:
+            return
+        if not family.importable:
+            remedy = f"the environment of {family.name} is not built: run `evalkit setup {family.name}`"
+            raise EnvironmentProblem(f"checkpoint {self.id!r}: {remedy}")
+        model = self._model()
+        missing = model.missing_libraries() if issubclass(model, HubParameters) else None
+        if missing:
+            raise EnvironmentProblem(f"checkpoint {self.id!r}: {missing}")
+
+    def hub_parameters(self) -> HubParameters | None:
+        """Return the parameters if its weights are a repository on the hub, else None. Raises UsageError if unfit."""
+        if not issubclass(self._model(), HubParameters):
+            return None
+        settings = self._settings()
+        assert isinstance(settings, HubParameters)
+        named = HUB_ID.match(settings.source) and _folder(settings.source) is None
+        return settings if named else None
+
     def build(self, suite: Suite, timeout_s: float = 300.0) -> Policy:
         """Return the policy, ready for observations of ``suite``.
 
@@ -160,24 +216,13 @@ class Checkpoint:
             EnvironmentProblem: it needs something that this machine lacks.
             PolicyProblem: its code cannot be imported or fails.
         """
-        if self.entry.suites is not None and suite.name not in self.entry.suites:
-            raise UsageError(f"checkpoint {self.id!r} is for {', '.join(self.entry.suites)}, not for {suite.name}")
-        for split in self.entry.splits.get(suite.name, []):
-            if split not in suite.splits:
-                known = ", ".join(suite.splits)
-                raise UsageError(f"checkpoint {self.id!r}: splits.{suite.name}: no split {split!r}; there are: {known}")
+        self.check_ready(suite)
         try:
             policy: Policy = self._in_process_of_its_own(suite, timeout_s) or self.build_here(suite)
         except EvalkitError as error:
             if str(error).startswith("checkpoint "):
                 raise
             raise type(error)(f"checkpoint {self.id!r}: {error}") from error
-        except ModuleNotFoundError as error:
-            family = family_of(self.entry.policy)
-            if family is None or error.name not in family.file.libraries:
-                raise PolicyProblem(f"checkpoint {self.id!r}: ModuleNotFoundError: {error}") from error
-            remedy = f"the environment of {family.name} is not built: run `evalkit setup {family.name}`"
-            raise EnvironmentProblem(f"checkpoint {self.id!r}: {remedy}") from error
         except (Exception, SystemExit) as error:  # code that ends the process must not end this one
             raise PolicyProblem(f"checkpoint {self.id!r}: {type(error).__name__}: {excerpt(error)}") from error
         return policy
@@ -268,7 +313,10 @@ def find_checkpoint(text: str, more: Path | None = None) -> Checkpoint:
         raise UsageError(f"--checkpoint {name}: no such directory")
     else:
         raise unknown("checkpoint", name, entries)
-    return Checkpoint(label, entry, {**entry.defaults(), **_given(text, name, settings)}, asked=name, folder=beside)
+    given = _given(text, name, settings)
+    if "source" in given and "trust_remote_code" not in given and _folder(str(given["source"])):
+        given["trust_remote_code"] = True  # as for any directory on the command line
+    return Checkpoint(label, entry, {**entry.defaults(), **given}, asked=name, folder=beside)
 
 
 def _folder(name: str) -> Path | None:

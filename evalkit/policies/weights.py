@@ -1,25 +1,23 @@
 """Files of a checkpoint: their location, their identity, and the permission to run the code among them.
 
-A checkpoint on the Hugging Face hub is identified by its repository and a full commit, a local directory by the SHA-256
-of its files. Code that comes with either runs only if the user allowed it, and only if it is pinned.
+A checkpoint on the Hugging Face hub is identified by its repository and a full commit (:mod:`evalkit.policies.trust`),
+a local directory by the SHA-256 of its files. Code that comes with either runs only if the user allowed it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from evalkit.errors import EnvironmentProblem, UsageError, excerpt
+from evalkit.errors import UsageError
 from evalkit.files import read_json
+from evalkit.policies import hub
+from evalkit.policies.hub import COMMIT, HUB_ID
 from evalkit.policies.remote_code import code_digest, code_files, references
 
-COMMIT = re.compile(r"^[0-9a-f]{40}$")
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CONFIG = ("*.json", "*.txt", "*.jinja")
 
@@ -46,7 +44,7 @@ class CheckpointFiles:
 
 
 def locate(
-    source: str, revision: str | None, trust_remote_code: bool, name: str, known: Mapping[str, str] | None = None
+    source: str, revision: str | None, trust_remote_code: bool, *, code_sha256: str | None = None
 ) -> CheckpointFiles:
     """Return the files of a checkpoint, downloaded if they are not on this machine.
 
@@ -54,11 +52,10 @@ def locate(
         source: a directory, or a repository on the hub (``organisation/name``).
         revision: the full commit, for a repository.
         trust_remote_code: True if Python files among them may be run.
-        name: the checkpoint's name, for the commands that messages suggest.
-        known: a ``commit`` and the publication that it is ``named_by``, to offer if ``revision`` is None.
+        code_sha256: SHA-256 of the code that the user allowed to run; any code if None.
 
     Raises:
-        UsageError: the source does not exist or is not pinned, or its code is not trusted.
+        UsageError: the source does not exist or is not pinned, or its code was not allowed to run.
         EnvironmentProblem: the files are not on this machine and the hub cannot be reached.
     """
     try:
@@ -74,18 +71,16 @@ def locate(
             "where": str(folder.resolve()),
         }
     elif HUB_ID.match(source):
-        commit = _pinned_commit(source, revision, name, known)
-        if not trust_remote_code:
-            raise UsageError(
-                f"{source} contains Python code: read it, then allow it to run with "
-                f"--checkpoint {name}:revision={commit},trust_remote_code=true (and your other parameters)"
-            )
-        folder = _download(source, commit, name)
-        identity = {"source": source, "revision": commit}
+        folder = _snapshot(source, revision, trust_remote_code)
+        if not trust_remote_code and code_files(folder):
+            raise UsageError(f"{source} contains Python code, which was not allowed to run")
+        identity = {"source": source, "revision": revision}
     else:
         raise UsageError(f"{source}: no such directory, and not a hub id (organisation/name)")
     references(folder)
     code = code_files(folder)
+    if code_sha256 is not None and code_digest(code) != code_sha256:
+        raise UsageError(f"{folder}: its code is not the code that was allowed to run")
     digests = {"code_sha256": code_digest(code), "config_sha256": digest(folder, _CONFIG)}
     return CheckpointFiles(folder, {**identity, **digests}, code if trust_remote_code else {})
 
@@ -107,59 +102,18 @@ def _sha256(file: Any) -> str:
     return summary.hexdigest()
 
 
-def _pinned_commit(source: str, revision: str | None, name: str, known: Mapping[str, str] | None) -> str:
-    """Return the commit of ``revision``.
-
-    Raises:
-        UsageError: it is not a full commit, or it is None; the message names the newest commit and the known one.
-        EnvironmentProblem: it is None and the hub cannot be reached; the message names the known commit.
-    """
-    if revision is not None:
-        if not COMMIT.match(revision):
-            raise UsageError(f"revision {revision!r} is not a full commit (40 hexadecimal digits)")
-        return revision
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    no_directory = "" if name != source else f" (and there is no directory {source})"
-    confirm = (
-        f"{known['named_by']} names commit {known['commit']}, which evalkit's authors could not verify: confirm it "
-        f"with --checkpoint {name}:revision={known['commit']}"
-        if known
-        else ""
-    )
-    try:
-        newest = HfApi().model_info(source, timeout=10).sha
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UsageError(f"{source}: no such repository on the hub, or no access to it{no_directory}") from error
-    except Exception as error:  # being offline raises many kinds
-        remedy = f"{confirm}, or name" if known else f"name a commit (--checkpoint {name}:revision=COMMIT) or"
-        raise EnvironmentProblem(
-            f"its weights are not on this machine: {source} is not pinned to a commit and the hub cannot be reached"
-            f"{no_directory}; {remedy} a copy (--checkpoint {name}:source=DIR)"
-        ) from error
-    raise UsageError(
-        f"{source} is not pinned to a commit; its newest is {newest}: run it with --checkpoint {name}:revision={newest}"
-        f" (and your other parameters){f'; {confirm}' if known else ''}"
-    )
-
-
-def _download(source: str, revision: str, name: str) -> Path:
-    """Return the snapshot on this machine, downloaded if it is absent or incomplete."""
-    from huggingface_hub import snapshot_download
-
-    with contextlib.suppress(Exception):  # no part of it is on this machine
-        cached = Path(snapshot_download(source, revision=revision, local_files_only=True))
-        if not _missing_file(cached):
-            return cached
-    try:
-        folder = Path(snapshot_download(source, revision=revision))
-    except Exception as error:
-        reason = excerpt((str(error).strip() or type(error).__name__).splitlines()[0], 160)
-        raise EnvironmentProblem(
-            f"its weights are not (all) on this machine, and {source} at {revision[:12]} cannot be downloaded "
-            f"({reason}); name a copy with --checkpoint {name}:source=DIR"
-        ) from error
+def _snapshot(source: str, revision: str | None, trust_remote_code: bool) -> Path:
+    """Return the folder of a commit, downloaded if its code may run and not all of it is on this machine."""
+    if revision is None or not COMMIT.match(revision):
+        raise UsageError(f"{source}: revision must be a full commit here (evalkit.policies.trust.confirm finds it)")
+    folder = hub.Snapshot(source, revision, None).folder
+    if folder.is_dir() and _missing_file(folder) is None:
+        return folder
+    if not trust_remote_code:
+        raise UsageError(f"{source} at {revision} is not on this machine, and its code was not allowed to run")
+    snapshot = hub.resolve(source, revision)
+    hub.check_space(snapshot)
+    hub.fetch(snapshot)
     _check_complete(folder)
     return folder
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from evalkit.episode import Episode
 from evalkit.execution.delay import Delay
+from evalkit.policies.trust import Trust
 from evalkit.policy import Policy
 from evalkit.records.journal import Record
 from evalkit.records.manifest import Manifest
@@ -26,6 +27,7 @@ class RunOptions:
         checkpoint: ``ID`` or ``ID:key=value,...``; the suite's default if None.
         checkpoint_file: a file with the user's own checkpoints.
         settings: parameters of the checkpoint; they override those given with its name.
+        trust: the way to an answer about the checkpoint's code; the lock file alone by default.
         splits: names of splits; the suite's default splits if empty.
         tasks: names or numbers of tasks; all tasks if empty.
         episodes: scenes per task; the protocol's number if None.
@@ -47,6 +49,7 @@ class RunOptions:
     checkpoint: str | None = None
     checkpoint_file: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trust: Trust = field(default_factory=Trust)
     splits: Sequence[str] = ()
     tasks: Sequence[str] = ()
     episodes: int | None = None

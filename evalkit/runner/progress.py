@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -101,6 +101,15 @@ class LiveProgress:
     ) -> None:
         self._bar.stop()
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Leave the terminal to others meanwhile: a question, or the progress of a download."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
 
 class PlainProgress:
     """At most 20 plain lines per run, for logs. Use as a context manager."""
@@ -146,6 +155,10 @@ class PlainProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+    def suspended(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that does nothing: plain lines disturb nobody."""
+        return contextlib.nullcontext()
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a closed pipe or a full disk must not end a run

@@ -10,6 +10,7 @@ from pathlib import Path
 from evalkit.errors import EnvironmentProblem, WorkerLost
 from evalkit.locations import own_version
 from evalkit.policies.checkpoint import find_checkpoint
+from evalkit.policies.trust import confirm
 from evalkit.records.journal import Journal
 from evalkit.records.lock import lock_run_folder
 from evalkit.records.manifest import Manifest, Plan, fingerprint, machine, now
@@ -50,6 +51,8 @@ def open_candidate(suite: Suite, options: RunOptions) -> Iterator[Candidate]:
     name = suite.default.checkpoint if options.checkpoint is None else options.checkpoint
     checkpoint = find_checkpoint(name, options.checkpoint_file).having(options.settings)
     try:
+        checkpoint.check_ready(suite)
+        checkpoint = confirm(checkpoint, options.trust)
         policy = checkpoint.build(suite, options.worker_timeout_s)
     except EnvironmentProblem as error:
         wanted = options.splits or suite.default.splits or list(suite.splits)

@@ -166,7 +166,7 @@ def test_a_users_file_adds_checkpoints(tmp_path: Path, pointmass: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"revision": "main"}, r"own.yaml: checkpoints.mine.revision: 'main' must be a full commit"),
+        ({"revision": "a branch"}, r"own.yaml: checkpoints.mine.revision: String should match pattern"),
         ({"chunk": 0}, "checkpoints.mine.chunk: Input should be greater"),
         ({"policy": "scripted"}, "checkpoints.mine.policy: 'scripted' must be module:name, such as"),
         ({"summary": None}, "checkpoints.mine.summary: is missing"),
@@ -202,7 +202,6 @@ def test_the_six_released_checkpoints_are_there_with_what_was_published() -> Non
     scores: dict[str, float] = {}
     for entry in released.values():
         scores |= entry.published.scores if entry.published else {}
-        assert entry.trust_remote_code
     suites = [scores[f"libero/{split}"] for split in ("spatial", "object", "goal", "long")]
     assert sum(suites) / 4 == pytest.approx(scores["libero"])
     assert scores["calvin/abcd_d"] == 4.8 and scores["simpler/widowx"] == 0.792

@@ -38,7 +38,7 @@ BEFORE = 2  # tokens before the actions: sink and state
 
 @pytest.fixture(scope="module")
 def loaded(tiny: Path) -> LoadedCheckpoint:
-    return load(locate(str(tiny), None, True, "tiny"), "auto", "float32", "auto")
+    return load(locate(str(tiny), None, True), "auto", "float32", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_longer_prefixes_than_trained_are_warned_about_once(
     ],
 )
 def test_code_of_another_kind_is_refused(tiny: Path, asked: list[ModelRequest], damage: Any, message: str) -> None:
-    other = load(locate(str(tiny), None, True, "tiny"), "auto", "float32", "auto")
+    other = load(locate(str(tiny), None, True), "auto", "float32", "auto")
     inference = Inference(other, "libero_all", post_training=PostTraining(4, True))
     damage(other.model)
     with pytest.raises(PolicyProblem, match=message):

@@ -41,7 +41,7 @@ def requests(preset_name: str, count: int) -> list[ModelRequest]:
 
 
 def loaded_as(tiny: Path, dtype: Dtype) -> LoadedCheckpoint:
-    return load(locate(str(tiny), None, True, "tiny"), "auto", dtype, "auto")
+    return load(locate(str(tiny), None, True), "auto", dtype, "auto")
 
 
 # The released server

@@ -131,7 +131,7 @@ def test_an_adapter_of_another_model_is_refused(copy: Path) -> None:
 
 def test_code_of_every_depth_is_part_of_the_identity(copy: Path) -> None:
     def identity() -> str:
-        return str(locate(str(copy), None, True, "copy").identity["code_sha256"])
+        return str(locate(str(copy), None, True).identity["code_sha256"])
 
     flat = identity()
     (copy / "code").mkdir()
@@ -142,7 +142,7 @@ def test_code_of_every_depth_is_part_of_the_identity(copy: Path) -> None:
 
 
 def test_the_imported_code_is_the_hashed_code(copy: Path) -> None:
-    files = locate(str(copy), None, True, "copy")
+    files = locate(str(copy), None, True)
     loaded = load(files, "auto", "auto", "auto")
     objects = (loaded.model, loaded.model.config, loaded.processor)
     check_imported(copy, files.code, *objects)

@@ -46,7 +46,7 @@ POST_TRAINED = PostTraining(local_window=4, async_train=True)
 
 
 def loaded_from(folder: Path) -> LoadedCheckpoint:
-    return load(locate(str(folder), None, True, "tiny"), "auto", "float32", "auto")
+    return load(locate(str(folder), None, True), "auto", "float32", "auto")
 
 
 def scale_velocity(loaded: LoadedCheckpoint, gain: float) -> None:
@@ -128,7 +128,7 @@ def test_frozen_steps_come_to_the_running_chunk(
 
 @pytest.mark.parametrize(("attention", "dtype"), [("auto", "auto"), ("eager", "float16")])
 def test_every_attention_and_dtype_is_guided(tiny: Path, asked: list[ModelRequest], attention: Any, dtype: Any) -> None:
-    model = load(locate(str(tiny), None, True, "tiny"), attention, dtype, "auto")
+    model = load(locate(str(tiny), None, True), attention, dtype, "auto")
     scale_velocity(model, 0.5)
     naive, guided = overlap_errors(model, asked[:3], committed=2)
     assert guided.mean() * 8 < naive.mean()

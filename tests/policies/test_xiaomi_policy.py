@@ -6,11 +6,11 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from support.hub import folder_files, serve_hub, use_hub
 from support.observations import observations
 
 torch = pytest.importorskip("torch")
@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 from evalkit.episode import Episode
 from evalkit.errors import EnvironmentProblem, EvalkitError, PolicyProblem, UsageError
 from evalkit.policies.checkpoint import Checkpoint, find_checkpoint, load_checkpoints
+from evalkit.policies.trust import Trust, confirm
 from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0 import XiaomiRobotics0
 from evalkit.policies.xiaomi_robotics_0 import loading as loading_room
@@ -26,6 +27,8 @@ from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import LoadedCheckpoint, load
 from evalkit.policies.xiaomi_robotics_0.requests import ModelRequest, presets
 from evalkit.policy import Request
+from evalkit.runner.options import RunOptions
+from evalkit.runner.run import open_candidate
 from evalkit.suite import Suite, load_suite
 
 libero = presets()["libero"]
@@ -40,7 +43,7 @@ def suite() -> Suite:
 @pytest.fixture(scope="module")
 def loaded(tiny: Path) -> LoadedCheckpoint:
     """Return the checkpoint in float32, in which equal chunks of different batches are near one another."""
-    return load(locate(str(tiny), None, True, "tiny"), "auto", "float32", "auto")
+    return load(locate(str(tiny), None, True), "auto", "float32", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +109,19 @@ def test_shards_in_a_folder_are_part_of_what_a_checkpoint_is(copy: Path) -> None
     (copy / "model.safetensors").rename(copy / "shards" / "one.safetensors")
     index = copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "shards/one.safetensors"}}))
-    before = locate(str(copy), None, True, "tiny").identity["weights_sha256"]
+    before = locate(str(copy), None, True).identity["weights_sha256"]
     with (copy / "shards" / "one.safetensors").open("ab") as file:
         file.write(b"more")
-    assert locate(str(copy), None, True, "tiny").identity["weights_sha256"] != before
+    assert locate(str(copy), None, True).identity["weights_sha256"] != before
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
     with pytest.raises(UsageError, match="outside the checkpoint's directory"):
-        locate(str(copy), None, True, "tiny")
+        locate(str(copy), None, True)
 
 
 def test_attention_falls_back_and_says_why(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = ["flash_attention_2", "sdpa", "eager"]
     monkeypatch.setattr(loading_room, "_candidates", lambda attention, device: order)
-    metadata = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto").metadata
+    metadata = load(locate(str(tiny), None, True), "auto", "auto", "auto").metadata
     assert metadata["attention"] == "eager" and list(metadata["attention_rejected"]) == ["flash_attention_2", "sdpa"]
 
 
@@ -206,13 +209,17 @@ def _forget(path: Path, robot_type: str) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_missing_libraries_and_weights_are_said_together(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_are_said_before_anything_is_asked_or_downloaded(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = loading_room.importlib.util.find_spec
     monkeypatch.setattr(loading_room.importlib.util, "find_spec", lambda name: None if name == "torch" else seen(name))
-    with pytest.raises(
-        EnvironmentProblem, match=r"torch is not installed: pip install.*; its weights are not on this machine"
+    options = RunOptions(suite, checkpoint="xiaomi-robotics-0-libero", trust=Trust(ask=lambda _: pytest.fail("asked")))
+    with (
+        pytest.raises(EnvironmentProblem, match=r"torch is not installed: pip install.*; --checkpoint oracle needs no"),
+        open_candidate(suite, options),
     ):
-        find_checkpoint("xiaomi-robotics-0-libero").build(suite)
+        pass
 
 
 def test_another_transformers_is_named(tiny: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +251,7 @@ def as_released(tiny: Path, request: ModelRequest) -> np.ndarray:
 
 
 def test_one_request_is_asked_exactly_as_released(tiny: Path, asked: list[ModelRequest]) -> None:
-    loaded = load(locate(str(tiny), None, True, "tiny"), "auto", "auto", "auto")
+    loaded = load(locate(str(tiny), None, True), "auto", "auto", "auto")
     chunks = Inference(loaded, "libero_all").chunks(asked[:2])
     for request, chunk in zip(asked, chunks, strict=False):
         assert chunk.shape == (10, 32) and chunk.dtype == np.float32
@@ -393,19 +400,9 @@ def test_parameters_set_the_batch_mode(tiny: Path, suite: Suite) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "xiaomi-robotics-0-libero",
-            r"not pinned to a commit and the hub cannot be reached; OpenEnvision/WorldFoundry .* names commit fc04bbd.*"
-            r", which evalkit's authors could not verify: confirm it with --checkpoint xiaomi-robotics-0-libero:"
-            r"revision=fc04bbd.*, or name a copy .*:source=DIR",
-        ),
-        ("someone/some-vla", r"not pinned.*--checkpoint someone/some-vla:revision=COMMIT"),
-        ("someone/some-vla:revision=main", "revision 'main' is not a full commit"),
-        (f"someone/some-vla:revision={'a' * 40}", "contains Python code: read it, .*trust_remote_code=true"),
-        (
-            f"xiaomi-robotics-0-libero:revision={'a' * 40}",
-            "its weights are not .*on this machine, and Xiaomi.* cannot be down",
-        ),
+        ("someone/some-vla", r"revision must be a full commit here \(evalkit\.policies\.trust\.confirm finds it\)"),
+        (f"someone/some-vla:revision={'a' * 40}", "not on this machine, and its code was not allowed to run"),
+        (f"xiaomi-robotics-0-libero:revision={'a' * 40},trust_remote_code=true", "may not be asked .HF_HUB_OFFLINE"),
         ("xiaomi-robotics-0-libero:source=/no/such/dir", "/no/such/dir: no such directory, and not a hub id"),
     ],
 )
@@ -414,17 +411,33 @@ def test_unpinned_untrusted_or_absent_weights_are_refused(suite: Suite, name: st
         find_checkpoint(name).build(suite)
 
 
-def test_a_known_revision_is_offered_beside_the_newest_and_is_no_part_of_the_identity(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    newest = SimpleNamespace(model_info=lambda source, timeout: SimpleNamespace(sha="c" * 40))
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: newest)
-    with pytest.raises(UsageError, match=rf"its newest is {'c' * 40}: .*; OpenEnvision/.* names commit 50276c"):
-        find_checkpoint("xiaomi-robotics-0:robot_type=libero_all").build(suite)
+def test_a_known_revision_is_no_part_of_the_identity() -> None:
     for name, entry in load_checkpoints().items():
         released = name.startswith("xiaomi-")
         assert (entry.known_revision is not None) == released and entry.revision is None, "known is not verified"
         assert "known_revision" not in json.dumps(find_checkpoint(name).identity()) if released else True
+
+
+def test_a_model_from_a_hub_asks_once_and_then_runs_without_it(
+    tiny: Path, tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions: list[str] = []
+    with serve_hub() as hub:
+        commit = hub.publish("someone/some-vla", folder_files(tiny))
+        use_hub(monkeypatch, hub.url, tmp_path / "cache")
+        trust = Trust(ask=lambda question: not questions.append(question), lock=tmp_path / "evalkit.lock")
+        first = confirm(find_checkpoint("someone/some-vla"), trust).build(suite).spec
+    use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    again = confirm(find_checkpoint("someone/some-vla"), trust).build(suite).spec
+    assert len(questions) == 1 and "modeling_mibot.py" in questions[0] and again == first
+    local = find_checkpoint(str(tiny)).build(suite).spec.metadata
+    changed = {name for name in {**local, **first.metadata} if local.get(name) != first.metadata.get(name)}
+    assert changed == {"source", "revision", "weights_sha256", "where"} and first.metadata["revision"] == commit
+
+
+def test_a_directory_for_a_released_checkpoint_is_trusted_if_it_is_named(tiny: Path, suite: Suite) -> None:
+    checkpoint = confirm(find_checkpoint(f"xiaomi-robotics-0-libero:source={tiny}"), Trust())
+    assert len(checkpoint.build(suite).spec.metadata["code_sha256"]) == 64
 
 
 def test_a_directory_in_a_file_must_say_that_its_code_may_run(tiny: Path, tmp_path: Path, suite: Suite) -> None:
@@ -435,36 +448,6 @@ def test_a_directory_in_a_file_must_say_that_its_code_may_run(tiny: Path, tmp_pa
     with pytest.raises(UsageError, match="contains Python code: set trust_remote_code=true"):
         find_checkpoint("mine", own).build(suite)
     assert find_checkpoint("trusted", own).build(suite).spec.chunk_size == 10
-
-
-def test_a_pinned_snapshot_in_the_cache_needs_no_network(
-    tiny: Path, tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "hub" / "models--someone--some-vla"
-    shutil.copytree(tiny, repository / "snapshots" / commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    policy = find_checkpoint(f"someone/some-vla:revision={commit},trust_remote_code=true").build(suite)
-    assert policy.spec.metadata["source"] == "someone/some-vla" and policy.spec.metadata["revision"] == commit
-    assert "weights_sha256" not in policy.spec.metadata and len(policy.spec.metadata["code_sha256"]) == 64
-
-
-def test_a_download_that_was_cut_off_is_not_taken_for_whole(
-    tiny: Path, tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part = tmp_path / "part"
-    shutil.copytree(tiny, part)
-    (part / "model.safetensors").unlink()
-    asked: list[bool] = []
-
-    def download(source: str, revision: str, local_files_only: bool = False) -> str:
-        asked.append(local_files_only)
-        return str(part if local_files_only else tiny)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    name = f"someone/some-vla:revision={'a' * 40},trust_remote_code=true"
-    assert find_checkpoint(name).build(suite).spec.chunk_size == 10 and asked == [True, False]
 
 
 def test_a_checkpoint_knows_its_name() -> None:

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field, model_validator
 
-from evalkit.errors import EnvironmentProblem, PolicyProblem, UsageError, unknown
+from evalkit.errors import PolicyProblem, UsageError, unknown
 from evalkit.observation import Observation
-from evalkit.policies.checkpoint import NamedParameters
-from evalkit.policies.weights import CheckpointFiles, locate
+from evalkit.policies.checkpoint import HubParameters
+from evalkit.policies.weights import locate
 from evalkit.policies.xiaomi_robotics_0.inference import Inference
 from evalkit.policies.xiaomi_robotics_0.loading import Attention, Dtype, load, missing_libraries
 from evalkit.policies.xiaomi_robotics_0.post_training import PostTraining
@@ -23,15 +23,9 @@ from evalkit.suite import Suite
 _INVARIANT_BATCH = 8  # rows of a batch-invariant pass, by default
 
 
-class Parameters(NamedParameters):
+class Parameters(HubParameters):
     """Parameters of a checkpoint of this family, in ``checkpoints.yaml`` or on the command line."""
 
-    source: str = Field(exclude=True, description="a directory, or a repository on the Hugging Face hub")
-    revision: str | None = Field(None, description="the full commit of that repository")
-    known_revision: dict[str, str] | None = Field(
-        None, exclude=True, description="a commit to offer without `revision`, and the publication that it is named_by"
-    )
-    trust_remote_code: bool = Field(False, description="allow the code that comes with the weights to run")
     robot_type: str | None = Field(None, description="the model's name for the robot; by default from the suite")
     preset: str | None = Field(None, description="the preset for requests and actions; by default from the robot type")
     chunk: int | None = Field(None, ge=1, description="the expected chunk length, checked against the model")
@@ -47,6 +41,11 @@ class Parameters(NamedParameters):
     local_window: int | None = Field(
         None, ge=0, description="the attention window of post-trained weights; by default as config.json says"
     )
+
+    @classmethod
+    def missing_libraries(cls) -> str | None:
+        """See :meth:`evalkit.policies.checkpoint.HubParameters.missing_libraries`."""
+        return missing_libraries()
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +66,12 @@ class XiaomiRobotics0:
             EnvironmentProblem: libraries, weights or the device are missing on this machine.
             PolicyProblem: weights, code or processor cannot be loaded.
         """
-        files = _locate_files(parameters)
+        files = locate(
+            parameters.source,
+            parameters.revision,
+            parameters.trust_remote_code,
+            code_sha256=parameters.code_sha256,
+        )
         preset = _find_preset(suite, parameters)
         loaded = load(files, parameters.attention, parameters.dtype, parameters.device)
         self._preset = preset
@@ -138,24 +142,6 @@ class XiaomiRobotics0:
         """Release the model and the GPU's memory."""
         del self._inference
         gc.collect()
-
-
-def _locate_files(parameters: Parameters) -> CheckpointFiles:
-    """Return the checkpoint's files. Raises one EnvironmentProblem for missing libraries and missing files."""
-    libraries = missing_libraries()
-    try:
-        files = locate(
-            parameters.source,
-            parameters.revision,
-            parameters.trust_remote_code,
-            parameters.display_name,
-            parameters.known_revision,
-        )
-    except EnvironmentProblem as error:
-        raise EnvironmentProblem(f"{libraries}; {error}" if libraries else str(error)) from error
-    if libraries:
-        raise EnvironmentProblem(libraries)
-    return files
 
 
 def _find_preset(suite: Suite, parameters: Parameters) -> RobotPreset:
