@@ -54,11 +54,11 @@ def _servers(seed: int, count: int, folder: Path) -> Iterator[Trial]:
 
 CAMPAIGNS: dict[str, tuple[Callable[[int, int, Path], Iterator[Trial]], int]] = {
     "kills": (kills.trials, 220),
-    "damage": (_damage, 240),
+    "damage": (_damage, 200),
     "servers": (_servers, 400),
-    "invocations": (_invocations, 1200),
+    "invocations": (_invocations, 1000),
     "documents": (documents.trials, 500),
-    "environments": (_environments, 200),
+    "environments": (_environments, 120),
 }
 
 

@@ -52,5 +52,5 @@ def test_what_is_no_delay_is_refused(text: str) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"latency_ms": []}', "[1, -2]", '["a"]', "[true]", "3", "[1e999]"])
 def test_a_trace_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "trace.json").write_text(content)
-    with pytest.raises(ValueError, match="must be a JSON list of latencies"):
+    with pytest.raises(ValueError, match=r"must be a JSON list of latencies|is not a finite number"):
         Delay.parse(f"trace:{tmp_path / 'trace.json'}")

@@ -140,7 +140,7 @@ def surroundings() -> list[Surroundings]:
     found += [
         Surroundings("little of it", "12 descriptors", limits={resource.RLIMIT_NOFILE: 12}),
         Surroundings("little of it", "30 descriptors", limits={resource.RLIMIT_NOFILE: 30}),
-        Surroundings("little of it", "1 GB of addresses", limits={resource.RLIMIT_AS: 1 << 30}),
+        Surroundings("little of it", "4 GB of addresses", limits={resource.RLIMIT_AS: 4 << 30}),
         Surroundings("little of it", "no PATH", {"PATH": ""}),
         *(Surroundings("little of it", f"COLUMNS={n}", {"COLUMNS": n}) for n in ("0", "-1", "x", "1", "99999")),
         Surroundings("little of it", "no TERM", {"TERM": "", "NO_COLOR": "1"}),
