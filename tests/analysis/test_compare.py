@@ -133,7 +133,6 @@ def test_one_repeat_that_differs_on_either_side_is_an_observation_of_its_own(tmp
         ({"fingerprint.versions.numpy": "1.0"}, "versions.numpy"),
         slow({"fingerprint.assets.digest": "x"}, "assets.digest"),
         ({"fingerprint.protocol": "x", "suite.splits.near.max_steps": 31}, "protocol.splits.near.max_steps"),
-        slow({"fingerprint.protocol": "x"}, "protocol"),
         slow({"execution.delay.steps": 2}, "execution.delay.steps"),
         slow({"execution.name": "naive"}, "execution.name"),
     ],
