@@ -14,8 +14,8 @@ from evalkit.execution.delay import Delay
 from evalkit.experiments.gate_order import GateOrder, Rounds, Unit, planned_order
 from evalkit.records.comparability import check_comparable
 from evalkit.records.frame import read_frame
-from evalkit.records.journal import Record
 from evalkit.records.manifest import Manifest, read_manifest
+from evalkit.records.record import Verdict
 from evalkit.runner.options import RunOptions
 from evalkit.runner.recorder import Progress
 from evalkit.runner.run import play
@@ -148,7 +148,7 @@ class Gate:
         """See :class:`evalkit.runner.options.EpisodeSelector`."""
         return self.results.order()
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: Verdict) -> None:
         """See :class:`evalkit.runner.options.EpisodeSelector`."""
         self.results.on_record(record)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from evalkit.episode import Episode
-from evalkit.records.journal import Record, chain_length
+from evalkit.records.record import Verdict, chain_length
 from evalkit.stats.rounds import rounds
 from evalkit.stats.sequential import SplitTests
 
@@ -60,7 +60,7 @@ def planned_order(
     return {name: stratum for name, stratum in order.items() if stratum}
 
 
-def score(record: Record, chain: int | None) -> float | None:
+def score(record: Verdict, chain: int | None) -> float | None:
     """Return 1 or 0, the share of a chain that was solved in a row, or None for an error."""
     if record.success is None:
         return None
@@ -109,7 +109,7 @@ class GateOrder:
         """Return the episodes of the tested units, in playing order."""
         return [episode for unit in self._units for episode in self._episodes[unit]]
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: Verdict) -> None:
         """Take one result."""
         self.on_score(record.episode, score(record, self._chain))
 

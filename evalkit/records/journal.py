@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from evalkit.episode import Episode
 from evalkit.errors import EvalkitError, UsageError
@@ -20,9 +21,12 @@ from evalkit.files import parse_json
 from evalkit.records.folder import RunFolder
 from evalkit.records.manifest import Manifest, read_manifest
 from evalkit.records.planned import PlanRules
-from evalkit.records.record import Record, chain_length
+from evalkit.records.record import Brief, Record, chain_length
 
 __all__ = ["Journal", "Record", "chain_length", "read_journal"]
+
+
+_Kept = TypeVar("_Kept", Record, Brief)
 
 
 class Journal:
@@ -30,7 +34,7 @@ class Journal:
 
     Attributes:
         path: the file.
-        records: the records in it, by episode.
+        records: the records in it in brief, by episode.
     """
 
     def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
@@ -48,10 +52,11 @@ class Journal:
             EvalkitError: the file cannot be written.
         """
         self.path = RunFolder(folder).journal
-        self.records: dict[Episode, Record] = {}
+        self.records: dict[Episode, Brief] = {}
         with self._naming_errors():
             if self.path.exists():
-                self.records, whole = _read(self.path, PlanRules.of(manifest) if manifest else None, cuts=True)
+                rules = PlanRules.of(manifest) if manifest else None
+                self.records, whole = _read(self.path, rules, Record.brief, cuts=True)
                 _cut(self.path, whole)
             self._file = self.path.open("ab", buffering=0)
             self._size = os.fstat(self._file.fileno()).st_size
@@ -76,7 +81,7 @@ class Journal:
                 raise
         self._size += len(line)
         self._sum.update(line)
-        self.records[record.episode] = record
+        self.records[record.episode] = record.brief()
 
     def check_written(self, episodes: Iterable[Episode] = ()) -> None:
         """Read the file back, and raise EvalkitError if it is not as written or lacks the record of an episode."""
@@ -137,20 +142,26 @@ def read_journal(folder: Path, manifest: Manifest | None = None) -> dict[Episode
         UsageError: any other damage, a record that the manifest does not plan, or a record that contradicts the verdict
             before it; the message names the file and the line.
     """
-    records, _ = _read(RunFolder(folder).journal, PlanRules.of(manifest or read_manifest(folder)))
+    records, _ = _read(RunFolder(folder).journal, PlanRules.of(manifest or read_manifest(folder)), _whole)
     return records
 
 
-def _read(path: Path, rules: PlanRules | None, cuts: bool = False) -> tuple[dict[Episode, Record], int]:
+def _whole(record: Record) -> Record:
+    return record
+
+
+def _read(
+    path: Path, rules: PlanRules | None, keep: Callable[[Record], _Kept], cuts: bool = False
+) -> tuple[dict[Episode, _Kept], int]:
     """Return the records, and the number of bytes before a torn last record.
 
     Args:
         path: the file.
         rules: the rules that the records must pass, if the manifest is known.
+        keep: the part of a record to return.
         cuts: count a last line that is no JSON as torn even if it has an end; lost blocks of a disk leave such lines.
     """
-    records: dict[Episode, Record] = {}
-    places: dict[Episode, int] = {}
+    records: dict[Episode, _Kept] = {}
     length = 0
     for number, line, last in _lines(path):
         if not line.endswith(b"\n"):
@@ -168,14 +179,26 @@ def _read(path: Path, rules: PlanRules | None, cuts: bool = False) -> tuple[dict
         except ValueError as error:
             raise UsageError(f"{path}: line {number}: {error}; remove the line that is not this run's") from error
         before = records.get(record.episode)
-        if before and before.success is not None and before.outcome() != record.outcome():
+        if before and before.success is not None and not before.same_outcome(record):
             raise UsageError(
-                f"{path}: line {number} contradicts line {places[record.episode]}: two results of episode "
+                f"{path}: line {number} contradicts line {_line_of(path, record.episode)}: two results of episode "
                 f"{record.episode.id}; remove the line that is not this run's"
             )
-        records[record.episode], places[record.episode] = record, number
+        records[record.episode] = keep(record)
         length += len(line)
     return records, length
+
+
+def _line_of(path: Path, episode: Episode) -> int:
+    """Return the number of the last line but those that contradict it that has an episode's verdict."""
+    found = 0
+    for number, line, _ in _lines(path):
+        record = Record.from_json(line[:-1])
+        if record.episode == episode:
+            if found:
+                break
+            found = number if record.success is not None else 0
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:

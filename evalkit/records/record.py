@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from evalkit.episode import Episode
 from evalkit.files import parse_json
+
+
+class Verdict(Protocol):
+    """The part of a result that counts it: of a :class:`Record`, or of a :class:`Brief`."""
+
+    @property
+    def episode(self) -> Episode:
+        """The episode."""
+
+    @property
+    def success(self) -> bool | None:
+        """The suite's verdict; None if the episode ended in an error."""
+
+    @property
+    def subtasks(self) -> Sequence[Sequence[Any]]:
+        """The attempted sub-tasks of a chain, in order: [name, solved]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """The part of a written record that a run still needs, so that a million of them fit into memory.
+
+    Attributes:
+        episode, success, subtasks: see :class:`Record`.
+        outcome_sum: a digest of the whole outcome.
+    """
+
+    episode: Episode
+    success: bool | None
+    subtasks: tuple[tuple[str | None, bool], ...]
+    outcome_sum: bytes
+
+    def same_outcome(self, record: Record) -> bool:
+        """Return True if a record of the same episode has the same outcome."""
+        return self.outcome_sum == record.brief().outcome_sum
+
 
 MAX_DIGITS = 15  # of a whole number: it fits a float64 exactly
 
@@ -75,6 +113,16 @@ class Record:
             raise ValueError(f"id {identity!r} is not that of its episode")
         return cls(episode=episode, **fields)
 
+    def brief(self) -> Brief:
+        """Return the part that a run still needs once the record is written."""
+        outcome = json.dumps(self.outcome(), sort_keys=True, allow_nan=False)
+        subtasks = tuple((name, solved) for name, solved in self.subtasks)
+        return Brief(self.episode, self.success, subtasks, hashlib.sha256(outcome.encode()).digest()[:16])
+
+    def same_outcome(self, record: Record) -> bool:
+        """Return True if a record of the same episode has the same outcome."""
+        return self.outcome() == record.outcome()
+
     def outcome(self) -> dict[str, Any]:
         """Return the record without its ``host`` part: equal for equal episodes of equal runs."""
         fields = asdict(self)
@@ -132,6 +180,6 @@ class _Line(_Section):
 _MESSAGES = {"missing": "is missing", "extra_forbidden": "unknown key"}
 
 
-def chain_length(subtasks: list[list[Any]]) -> int:
+def chain_length(subtasks: Sequence[Sequence[Any]]) -> int:
     """Return the number of sub-tasks solved before the first that was not."""
     return next((place for place, (_, solved) in enumerate(subtasks) if not solved), len(subtasks))

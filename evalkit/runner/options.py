@@ -11,8 +11,8 @@ from evalkit.episode import Episode
 from evalkit.execution.delay import Delay
 from evalkit.policies.trust import Trust
 from evalkit.policy import Policy
-from evalkit.records.journal import Record
 from evalkit.records.manifest import Manifest
+from evalkit.records.record import Verdict
 from evalkit.suite import Suite
 
 Video = Literal["none", "failures", "all"]
@@ -93,7 +93,7 @@ class EpisodeSelector(Protocol):
     def order(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Return the planned episodes to play, in playing order."""
 
-    def on_record(self, record: Record) -> None:
+    def on_record(self, record: Verdict) -> None:
         """Take note of a result. When a run is resumed, the results already on file come first."""
 
     def needs(self, episode: Episode) -> bool:

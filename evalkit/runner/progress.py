@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from evalkit.records.journal import Record
+from evalkit.records.record import Record, Verdict
 
 _MAX_LINES = 20  # plain lines per run, without notes
 
@@ -31,7 +31,7 @@ class _Counts:
         self.solved = self.failed = self.errors = 0
         self.subtasks: int | None = None  # solved sub-tasks, if episodes are chains
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Verdict) -> None:
         if record.subtasks:
             self.subtasks = (self.subtasks or 0) + sum(solved for _, solved in record.subtasks)
         if record.success is None:
@@ -73,7 +73,7 @@ class LiveProgress:
         )
         self._task: TaskID = self._bar.add_task(f"{title}: starting", total=None, counts="")
 
-    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Verdict]) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
         for record in records:
             self._counts.add(record)
@@ -123,7 +123,7 @@ class PlainProgress:
         self._before = 0
         self._began = time.monotonic()
 
-    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Verdict]) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
         for record in records:
             self._counts.add(record)
@@ -168,7 +168,7 @@ class PlainProgress:
 class Silent:
     """A progress display that shows nothing, for use from Python."""
 
-    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Verdict]) -> None:
         """See :class:`evalkit.runner.recorder.Progress`."""
 
     def record(self, record: Record) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from evalkit.episode import Episode
 from evalkit.errors import excerpt
 from evalkit.locations import naming
-from evalkit.records.journal import Journal, Record
+from evalkit.records.journal import Journal
 from evalkit.records.manifest import now
+from evalkit.records.record import Record, Verdict
 from evalkit.runner.video import VideoWriter
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Progress(Protocol):
     """A display of a run's progress."""
 
-    def begin(self, folder: Path, total: int, records: Sequence[Record]) -> None:
+    def begin(self, folder: Path, total: int, records: Sequence[Verdict]) -> None:
         """Show the start of a run of ``total`` episodes; ``records`` are those that it already has."""
 
     def record(self, record: Record) -> None:
@@ -40,7 +41,7 @@ class Recorder:
         run: ResolvedRun,
         journal: Journal,
         progress: Progress,
-        on_record: Callable[[Record], None] | None = None,
+        on_record: Callable[[Verdict], None] | None = None,
     ) -> None:
         self._run = run
         self._journal = journal
@@ -51,8 +52,8 @@ class Recorder:
     def finished(self, record: Record) -> None:
         """Record an episode. One that was repeated for its video alone is not recorded twice."""
         before = self._journal.records.get(record.episode)
-        if before is not None and before.error is None:
-            if record.outcome() != before.outcome():
+        if before is not None and before.success is not None:
+            if not before.same_outcome(record):
                 self._progress.note(f"{record.episode.id}: its repetition for the video ended differently")
             return
         self._journal.append(record)
@@ -60,7 +61,7 @@ class Recorder:
         if self._on_record:
             self._on_record(record)
 
-    def wants_video(self, record: Record) -> bool:
+    def wants_video(self, record: Verdict) -> bool:
         """Return True if the episode should have a video and has none."""
         wanted = self._run.video == "all" or (self._run.video == "failures" and record.success is False)
         return wanted and not self._path(record).exists()
@@ -95,5 +96,5 @@ class Recorder:
                 f"{record.episode.id}: the replay for its video ended in another state: not deterministic here"
             )
 
-    def _path(self, record: Record) -> Path:
+    def _path(self, record: Verdict) -> Path:
         return self._run.folder.video(record.episode, record.success)

@@ -131,7 +131,7 @@ def _play_missing(
     """Play every episode without an outcome, and retry those that ended in errors."""
     episodes, out = list(run.episodes), run.folder.root
     with Journal(out, manifest) as journal:
-        finished = [r for r in journal.records.values() if r.error is None]
+        finished = [r for r in journal.records.values() if r.success is not None]
         if selector:
             episodes = selector.order(episodes)
             for record in finished:
