@@ -57,12 +57,14 @@ def test_a_run_equals_itself(runs: Path) -> None:
     assert found.verdict == "PASS"
 
 
+@pytest.mark.slow
 def test_what_is_too_small_to_tell_is_inconclusive(runs: Path, tmp_path: Path) -> None:
     few = kept(runs / "good", tmp_path / "few", lambda r: r.episode.scene == 0)
     found = compare(few, runs / "good")
     assert found.verdict == "INCONCLUSIVE" and found.headline.contrast.n == 4 and found.unmatched == 76
 
 
+@pytest.mark.slow
 def test_runs_without_a_common_episode_are_compared_unpaired(runs: Path, tmp_path: Path) -> None:
     first = kept(runs / "good", tmp_path / "a", lambda r: r.episode.scene < 10)
     second = kept(runs / "bad", tmp_path / "b", lambda r: r.episode.scene >= 10)
@@ -75,6 +77,7 @@ def test_runs_without_a_common_episode_are_compared_unpaired(runs: Path, tmp_pat
         compare(other, kept(runs / "good", tmp_path / "d", lambda r: r.episode.task == "right"))
 
 
+@pytest.mark.slow
 def test_chains_are_compared_by_their_lengths(tmp_path: Path) -> None:
     both = ["here", "there"]
     a = run(tmp_path / "a", RELAY, checkpoint="oracle", episodes=6, splits=both)
@@ -88,6 +91,7 @@ def test_chains_are_compared_by_their_lengths(tmp_path: Path) -> None:
     assert found.rows[0].to_dict()["difference"] == -1.0
 
 
+@pytest.mark.slow
 def test_repeats_that_could_not_differ_count_once(tmp_path: Path) -> None:
     a = run(tmp_path / "a", checkpoint="oracle", episodes=3, repeats=2)
     b = run(tmp_path / "b", checkpoint="zero", episodes=3, repeats=2)
@@ -154,6 +158,7 @@ def test_another_suite_is_never_allowed(runs: Path, tmp_path: Path) -> None:
         compare(runs / "good", other, allow=["suite"])
 
 
+@pytest.mark.slow
 def test_the_horizon_is_a_checkpoints_own_affair(runs: Path, tmp_path: Path) -> None:
     assert compare(runs / "good", run(tmp_path / "five", checkpoint="oracle:chunk=5")).verdict == "PASS"
 
@@ -178,6 +183,7 @@ def test_runs_that_hold_nothing_are_refused(runs: Path, tmp_path: Path) -> None:
         compare(runs / "good", kept(runs / "good", tmp_path / "empty", lambda r: False))
 
 
+@pytest.mark.slow
 def test_what_people_are_shown(runs: Path) -> None:
     shown = invoke("compare", str(runs / "good"), str(runs / "bad")).stdout
     for words in ("only a", "p (Holm)", "worse in b:", "REGRESSION  mean of two is lower", ".mp4"):

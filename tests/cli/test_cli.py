@@ -120,6 +120,7 @@ def test_list_shows_suites_checkpoints_and_runs(finished: Path) -> None:
     assert shown.exit_code == 0 and "metaworld" in shown.stdout and "oracle-noisy" in shown.stdout
 
 
+@pytest.mark.slow
 def test_setup_and_doctor_on_a_suite_without_requirements(pointmass: str) -> None:
     assert "ready already" in invoke("setup", pointmass).stderr
     healthy = invoke("doctor", pointmass)
@@ -274,6 +275,7 @@ def test_a_full_disk_is_said_in_one_line(pointmass: str, tmp_path: Path, monkeyp
     assert result.stderr.strip().splitlines()[-1].startswith("evalkit: "), result.stderr
 
 
+@pytest.mark.slow
 def test_errors_make_the_exit_code_two_and_the_table_says_so(pointmass: str, tmp_path: Path) -> None:
     result = invoke("run", pointmass, "--checkpoint", "zero", "--task", "raises", "--out", tmp_path / "run")
     assert result.exit_code == 2

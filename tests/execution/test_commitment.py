@@ -79,6 +79,7 @@ def test_a_chunk_is_late_if_and_only_if_its_committed_actions_had_ended(case) ->
     assert played.stats == {"late_chunks": late}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(cases())
 def test_with_quantile_1_no_chunk_is_late_and_the_robot_never_idles(case) -> None:

@@ -18,6 +18,7 @@ from evalkit.records.journal import Record
 from evalkit.suite import load_suite
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_was_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTMASS_DELAY", "0.002")
     trace = tmp_path / "trace.json"

@@ -61,6 +61,7 @@ def test_too_few_scenes_are_inconclusive(baseline: Path, tmp_path: Path) -> None
     assert "more scenes would tell" in found["reason"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_judged_as_it_would_have_been(baseline: Path, noisy_run: Path, tmp_path: Path) -> None:
     after = gate(noisy_run, "--baseline", baseline)
     live = gate(*LIVE, "oracle-noisy:noise=1.5", "--baseline", baseline, "--out", tmp_path / "live")
@@ -103,6 +104,7 @@ def test_a_gate_that_was_killed_goes_on_to_the_same_verdict(baseline: Path, tmp_
     assert code == 0 and found["tests"] == whole["tests"]
 
 
+@pytest.mark.slow
 def test_chains_are_gated_by_their_lengths(tmp_path: Path) -> None:
     both = ["here", "there"]
     base = run(tmp_path / "base", RELAY, checkpoint="oracle", episodes=6, splits=both)
@@ -112,6 +114,7 @@ def test_chains_are_gated_by_their_lengths(tmp_path: Path) -> None:
     assert same["verdict"] == "PASS" and "not worse by 2.10" in same["reason"]
 
 
+@pytest.mark.slow
 def test_other_scenes_of_the_same_tasks_are_weighed_unpaired(baseline: Path, tmp_path: Path) -> None:
     theirs = kept(baseline, tmp_path / "theirs", lambda r: r.episode.scene >= 10)
     ours = run(tmp_path / "ours", checkpoint="oracle", episodes=10)
@@ -131,6 +134,7 @@ def test_before_it_starts_it_says_what_it_can_detect(baseline: Path) -> None:
         assert words in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_reports_for_continuous_integration(baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     still = run(tmp_path / "still", checkpoint="zero")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
@@ -149,6 +153,7 @@ def test_reports_for_continuous_integration(baseline: Path, tmp_path: Path, monk
 # No verdict: exit code 2, and never 1.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field"),
     [

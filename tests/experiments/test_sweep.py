@@ -57,6 +57,7 @@ def test_a_sweep_is_runs_on_the_same_episodes_and_a_table_of_them(swept: tuple[P
     assert list(pd.read_csv(out / "sweep.csv")["run"]) == [r["run"] for r in rows]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_drawn(swept: tuple[Path, dict[str, Any]]) -> None:
     from PIL import Image
 

@@ -203,6 +203,7 @@ def test_help_names_every_format(form: str) -> None:
     assert form in invoke("import", "--help").stdout
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_document_of_run_and_other_commands_work_on_it(tmp_path: Path) -> None:
     path, out = goal(tmp_path), tmp_path / "runs" / "goal"
     result = invoke("import", "vla-eval", path, "--out", out, "--checkpoint", "pi05", "--json")

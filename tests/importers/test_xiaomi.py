@@ -172,6 +172,7 @@ def test_calvins_chains_count_without_the_names_of_their_sub_tasks(tmp_path: Pat
     assert [len(r.subtasks) for r in read_journal(summary.folder).values()] == [5, 5, 1, 5, 4, 5]
 
 
+@pytest.mark.slow
 def test_every_entry_of_a_list_is_the_scene_that_evalkits_plan_has_there(tmp_path: Path) -> None:
     for dataset, splits in {"fractal": ["google_vm", "google_va"], "bridge": ["widowx"]}.items():
         folder = import_logs.simpler(tmp_path / dataset, dataset, lambda index: index % 3 == 0)

@@ -29,6 +29,8 @@ from evalkit.runner.options import Candidate, RunOptions
 from evalkit.serving.protocol import pack, unpack
 from evalkit.suite import Suite, load_suite
 
+pytestmark = pytest.mark.slow
+
 MAPPED = {"images": {"observation/image": "above"}, "state": {"observation/state": ["position"]}, "chunk": 10}
 REPLY = pack({"actions": np.full((10, 2), 0.25, np.float32)})
 EVALKIT = {

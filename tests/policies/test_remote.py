@@ -297,6 +297,7 @@ def test_a_bad_address_is_refused_before_anything_is_tried(suite: Suite, url: st
 # Servers that are not there, or are something else.
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_waited_for(suite: Suite) -> None:
     port = free_port()
     started = time.monotonic()
@@ -414,6 +415,7 @@ def test_nan_is_left_to_the_run_to_refuse(suite: Suite) -> None:
         assert np.isnan(policy.act([request(suite)])[0]).all()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_too_slow_is_one_line(suite: Suite) -> None:
     with (
         upstream(lambda _: time.sleep(0.5)) as server,
@@ -423,6 +425,7 @@ def test_a_server_that_is_too_slow_is_one_line(suite: Suite) -> None:
         policy.act([request(suite)])
 
 
+@pytest.mark.slow
 def test_a_reply_that_comes_too_late_answers_no_later_question(suite: Suite) -> None:
     asked: list[float] = []
 

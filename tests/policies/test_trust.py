@@ -28,6 +28,8 @@ from evalkit.policies.lock import read_lock
 from evalkit.policies.trust import Trust, confirm
 from evalkit.suite import load_suite
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = "someone/some-vla"
 WEIGHTS = bytes(range(256)) * 400
 FILES = {

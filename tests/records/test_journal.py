@@ -203,6 +203,7 @@ def test_a_journal_that_cannot_be_read_is_named(run: Path) -> None:
             read(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -100,6 +100,7 @@ def test_what_is_no_record_is_refused_by_line_and_field(run: Path, change: dict[
     refused_in_both_ways(run, json.dumps(fields, separators=(",", ":")).encode(), message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", list(json.loads(GOOD.to_json())))
 def test_no_field_may_be_missing_or_twice(run: Path, field: str) -> None:
     fields = json.loads(GOOD.to_json())
@@ -132,6 +133,7 @@ def test_what_is_no_json_is_refused_by_line(run: Path, old: str, new: str, messa
     refused_in_both_ways(run, GOOD.to_json().replace(old, new).encode(), message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [b"\r", b" ", b"\n", b"\0", b"\xff"])
 @pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf", b" "])
 def test_nothing_stands_around_a_record(run: Path, begin: bytes, end: bytes) -> None:

@@ -73,6 +73,7 @@ class Guided:
         pass
 
 
+@pytest.mark.slow
 def test_the_running_maximum_of_an_episode_depends_on_no_other_episode(pointmass: str, tmp_path: Path) -> None:
     runs = []
     for workers in (1, 3):

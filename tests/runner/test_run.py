@@ -134,6 +134,7 @@ def test_a_simulators_own_error_is_an_error_with_its_message(pointmass: str, tmp
     }
 
 
+@pytest.mark.slow
 def test_resuming_tries_errors_again_and_keeps_the_rest(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +414,7 @@ def test_a_policy_that_misbehaves_ends_the_run_with_one_line_and_loses_nothing(
     assert play(pointmass, tmp_path / "bad", episodes=1, resume=True) == behaved
 
 
+@pytest.mark.slow
 def test_requests_of_several_workers_share_a_batch(
     pointmass: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,6 +479,7 @@ mark.touch()
 # Videos.
 
 
+@pytest.mark.slow
 def test_a_video_that_was_lost_is_made_when_the_run_is_resumed(pointmass: str, tmp_path: Path) -> None:
     before = play(pointmass, tmp_path, checkpoint="oracle", video="all", splits=["near"])
     videos = sorted(tmp_path.rglob("*.mp4"))

@@ -246,6 +246,7 @@ def test_whatever_a_policy_does_the_server_goes_on(how: str) -> None:
             assert query(connection)["actions"].shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_what_waits_is_asked_about_together_and_one_that_fails_takes_no_other_with_it() -> None:
     policy = Stub(delay=0.2)
     with served(policy) as url:
@@ -314,6 +315,7 @@ def test_an_allowed_origin_must_be_one(origin: str) -> None:
     assert "--allow-origin" in line
 
 
+@pytest.mark.slow
 def test_a_message_that_takes_long_to_read_makes_no_other_client_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = threading.Event()
 

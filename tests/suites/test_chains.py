@@ -98,6 +98,7 @@ def test_a_runs_table_has_lengths_and_rates_of_sub_tasks(tmp_path: Path) -> None
     assert f"| {summary.headline.value:.2f} |" in render([summary], "md")
 
 
+@pytest.mark.slow
 def test_each_split_is_a_benchmark_of_its_own(tmp_path: Path) -> None:
     run(tmp_path / "one", splits=["there"])
     run(tmp_path / "fewer", episodes=2)
