@@ -12,14 +12,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-MARK = "EVALKIT_MARK"
-_PATIENCE_S = 3.0  # killed processes may take a moment to disappear
+from evalkit import _watcher
+from evalkit._watcher import MARK, kill_marked
+
+__all__ = ["MARK", "Guard", "kill_group", "kill_marked", "run"]
 
 
 class Guard:
@@ -35,7 +35,7 @@ class Guard:
         """Start the process that watches this one."""
         if sys.platform == "linux":
             self._watcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, self._mark],
+                [sys.executable, "-I", "-S", _watcher.__file__, self._mark],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -47,6 +47,7 @@ class Guard:
         """Kill what is left, and end the watcher."""
         kill_marked(self._mark)
         if self._watcher is not None and self._watcher.stdin is not None:
+            self._watcher.kill()
             self._watcher.stdin.close()
             self._watcher.wait()
 
@@ -68,41 +69,7 @@ def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subpr
         return subprocess.run(command, env={**env, MARK: guard.mark()}, **options)
 
 
-def kill_marked(mark: str) -> None:
-    """Kill every process whose mark begins with ``mark``, and those that they start meanwhile."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while _kill_once(mark) and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def kill_group(leader: int) -> None:
     """Kill the process group that ``leader`` began, whether or not ``leader`` itself still runs."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _kill_once(mark: str) -> bool:
-    """Kill the marked processes that run now. Return True if there were any."""
-    found = False
-    with contextlib.suppress(FileNotFoundError):
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and int(process.name) != os.getpid() and _is_marked(process, mark):
-                found = True
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(int(process.name), signal.SIGKILL)
-    return found
-
-
-def _is_marked(process: Path, mark: str) -> bool:
-    """Return True if a process runs with the mark; an ended one that was not waited for has no environment."""
-    try:
-        return f"\0{MARK}={mark}".encode() in b"\0" + (process / "environ").read_bytes()
-    except OSError:
-        return False
-
-
-if __name__ == "__main__":  # the watcher
-    with contextlib.suppress(KeyboardInterrupt):
-        while os.read(0, 1):
-            pass
-    kill_marked(sys.argv[1])

@@ -182,7 +182,7 @@ def test_a_killed_setup_leaves_no_installer_that_writes_into_the_next_build(
             assert first.poll() is None
             time.sleep(0.05)
         installer = int((tmp_path / "pid").read_text())
-        watcher = next(child for child in children(first.pid) if b"descendants" in command_of(child))
+        watcher = next(child for child in children(first.pid) if b"_watcher" in command_of(child))
         if not watched:
             os.kill(watcher, signal.SIGKILL)
         first.kill()
