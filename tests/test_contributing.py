@@ -129,6 +129,7 @@ def test_a_suite_from_an_empty_folder(empty: Path) -> None:
     follow("Add a suite", empty, here)
 
 
+@pytest.mark.slow
 def test_a_policy_beside_a_checkpoint_file(empty: Path) -> None:
     write_files("Add a suite", empty)
     follow("Add a policy", empty, here)

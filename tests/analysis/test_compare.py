@@ -131,6 +131,7 @@ def test_one_repeat_that_differs_on_either_side_is_an_observation_of_its_own(tmp
     assert pairs.sort_values(["scene", "repeat"])["distinct"].tolist() == [True, False, True] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -72,6 +72,7 @@ class Batched:
         self.closed = True
 
 
+@pytest.mark.slow
 def test_a_policy_object_is_asked_in_batches_and_stays_open(pointmass: str, tmp_path: Path) -> None:
     policy = Batched()
     summary = evalkit.evaluate(policy, suite=pointmass, episodes=1, out=tmp_path / "run")

@@ -176,6 +176,7 @@ def test_trouble_in_a_batch_is_one_line(opened: Any, trouble: str, timeout_s: fl
     assert trouble == "speaks" or gone([policy._process.pid])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "kind", "message"),
     [

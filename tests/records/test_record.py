@@ -110,6 +110,7 @@ def test_no_field_may_be_missing_or_twice(run: Path, field: str) -> None:
     refused_in_both_ways(run, json.dumps(fields, separators=(",", ":")).encode(), f"{field}: is missing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
